@@ -1,0 +1,204 @@
+"""Every key that something reads, with its default and what it does.
+
+Names and defaults are PySlowFast's and Open-VCLIP's unless the comment says "ours". Keys of
+theirs that nothing here reads are in ``upstream.py``: accepted at their off value only.
+"""
+
+from __future__ import annotations
+
+from fvcore.common.config import CfgNode
+
+_C = CfgNode()
+
+# ---- The run -----------------------------------------------------------------------------------
+_C.NUM_GPUS = 1  # Processes on this machine, one a GPU; 0 runs one process on the CPU.
+_C.NUM_SHARDS = 1  # Machines that share the run.
+_C.SHARD_ID = 0  # Number of this machine, from 0.
+_C.OUTPUT_DIR = "."  # Where logs, checkpoints and results go.
+_C.RNG_SEED = 1  # Seed of every random draw, together with the epoch and the sample's row.
+_C.LOG_PERIOD = 10  # Iterations between two lines of the training log.
+_C.LOG_MODEL_INFO = True  # Log the model's size before starting.
+_C.DIST_BACKEND = "nccl"  # nccl or gloo; on CPU gloo is used whatever this says.
+_C.TASK = ""  # PySlowFast's task; only the supervised one, "", is built.
+_C.VAL_MODE = False  # Validate the loaded weights once and stop.
+_C.TUNE_HEAD = False  # Make the class embeddings a trainable parameter.
+
+# ---- Data --------------------------------------------------------------------------------------
+_C.DATA = CfgNode()
+_C.DATA.PATH_TO_DATA_DIR = ""  # Folder of train.csv, val.csv, test.csv.
+_C.DATA.PATH_PREFIX = ""  # Put before every path of the lists.
+_C.DATA.PATH_LABEL_SEPARATOR = " "  # Between path and label in the lists.
+_C.DATA.INDEX_LABEL_MAPPING_FILE = ""  # JSON {"0": "class name", ...}.
+_C.DATA.NUM_FRAMES = 8  # Frames of a clip.
+_C.DATA.SAMPLING_RATE = 8  # Frames of the video from one frame of the clip to the next.
+_C.DATA.TARGET_FPS = 30  # Frame rate at which SAMPLING_RATE counts.
+_C.DATA.TRAIN_JITTER_FPS = 0.0  # In training, add uniform(0, this) to TARGET_FPS.
+_C.DATA.TRAIN_JITTER_SCALES = [256, 320]  # Range of the short side in training; see TEST below.
+_C.DATA.TRAIN_JITTER_SCALES_RELATIVE = []  # Area range of a random resized crop, if not empty.
+_C.DATA.TRAIN_JITTER_ASPECT_RELATIVE = []  # Aspect-ratio range of the random resized crop.
+_C.DATA.TRAIN_CROP_SIZE = 224  # Side of the square crop in training and validation.
+_C.DATA.TEST_CROP_SIZE = 256  # Side of the square crop in testing.
+_C.DATA.INPUT_CHANNEL_NUM = [3, 3]  # Channels of each pathway; CLIP has one and reads the first.
+_C.DATA.MEAN = [0.45, 0.45, 0.45]  # Subtracted from RGB in 0..1.
+_C.DATA.STD = [0.225, 0.225, 0.225]  # RGB is divided by it after MEAN.
+_C.DATA.RANDOM_FLIP = True  # Flip half of the training clips left to right.
+_C.DATA.INV_UNIFORM_SAMPLE = False  # Draw 1 / short side uniformly, not the side.
+_C.DATA.USE_OFFSET_SAMPLING = False  # Last view ends the video; see SAMPLING_COMPAT.
+_C.DATA.MULTI_LABEL = False  # A row may carry several labels, joined by ; or ,.
+_C.DATA.ENSEMBLE_METHOD = "sum"  # sum or max of the logits over a video's views.
+_C.DATA.REVERSE_INPUT_CHANNEL = False  # Feed BGR instead of RGB.
+_C.DATA.DECODING_BACKEND = "torchvision"  # pyav or torchvision; both decode the same frames.
+# Ours. published: frames as the released checkpoints saw them; exact: honours USE_OFFSET_SAMPLING
+# with every container, spreads views to the video's very end, no clamped last frame.
+_C.DATA.SAMPLING_COMPAT = "published"
+_C.DATA.VAL_RANDOM = False  # Ours. Draw validation clips at random as published code does.
+_C.DATA.MAX_BAD_FRACTION = 0.01  # Ours. Stop when more of the videos than this cannot be decoded.
+
+# ---- Augmentation ------------------------------------------------------------------------------
+_C.AUG = CfgNode()
+_C.AUG.ENABLE = False  # RandAugment and random erasing in training.
+_C.AUG.NUM_SAMPLE = 1  # Clips drawn from each training video; the batch grows by as much.
+_C.AUG.COLOR_JITTER = 0.4  # Strength of colour jitter where AA_TYPE is empty.
+_C.AUG.AA_TYPE = "rand-m9-mstd0.5-inc1"  # RandAugment's parameters in timm's notation.
+_C.AUG.INTERPOLATION = "bicubic"  # Of RandAugment's geometric operations.
+_C.AUG.RE_PROB = 0.25  # Probability of random erasing.
+_C.AUG.RE_MODE = "pixel"  # Erase with noise a pixel, one colour (rand) or zeros (const).
+_C.AUG.RE_COUNT = 1  # Most rectangles erased in a clip.
+_C.AUG.RE_SPLIT = False  # Spare the first of the NUM_SAMPLE clips of a video.
+
+_C.MIXUP = CfgNode()
+_C.MIXUP.ENABLE = False  # Mix videos of a batch and their labels; needs soft_cross_entropy.
+_C.MIXUP.ALPHA = 0.8  # Mixup's Beta parameter; 0 turns mixup off.
+_C.MIXUP.CUTMIX_ALPHA = 1.0  # CutMix's Beta parameter; 0 turns CutMix off.
+_C.MIXUP.PROB = 1.0  # Probability that a batch is mixed.
+_C.MIXUP.SWITCH_PROB = 0.5  # Probability of CutMix where both are on.
+_C.MIXUP.LABEL_SMOOTH_VALUE = 0.1  # Label smoothing of the mixed targets.
+
+# ---- Model -------------------------------------------------------------------------------------
+_C.MODEL = CfgNode()
+# vitb32, vitb16, vitl14 or vitl14_336: the CLIP that is looked for when no path is given. Sizes
+# always come from the weights; auto takes any size.
+_C.MODEL.ARCH = "vitb16"
+_C.MODEL.MODEL_NAME = "TemporalClipVideo"  # TemporalClipVideo, or BasicClipVideo: frames alone.
+_C.MODEL.NUM_CLASSES = 400  # Must equal the number of names in INDEX_LABEL_MAPPING_FILE.
+_C.MODEL.LOSS_FUNC = "cross_entropy"  # cross_entropy, soft_cross_entropy, bce, bce_logit.
+# None, expand_temporal_view, expand_temporal_view_step2, expand_temporal_view_step3,
+# channel_shift, channel_shift_published, cross_frame_attend, stadapt_zeroinit.
+_C.MODEL.TEMPORAL_MODELING_TYPE = None
+_C.MODEL.USE_CHECKPOINT = False  # Recompute activations in backward: less memory, more time.
+_C.MODEL.STATIC_GRAPH = False  # Tell DistributedDataParallel that the graph never changes.
+_C.MODEL.CONTEXT_LENGTH = 77  # Most tokens of a class's sentence.
+_C.MODEL.DROPOUT_RATE = 0.5  # Accepted at any value; CLIP has no dropout.
+_C.MODEL.FINETUNE_FACTOR = 1.0  # Learning-rate factor of parameters named message*.
+_C.MODEL.ADAPT_FINETUNE_FACTOR = 1.0  # Learning-rate factor of parameters named stadapt*.
+_C.MODEL.MLP_FINETUNE_FACTOR = 1.0  # Learning-rate factor of parameters named mlp*.
+# Ours. A CLIP file, or a name that open_clip lists. Empty: TRAIN/TEST.CLIP_ORI_PATH, then
+# ~/.cache/clip/ViT-B-16.pt and its like by ARCH.
+_C.MODEL.CLIP_PATH = ""
+_C.MODEL.TEXT_CACHE_DIR = ""  # Ours. Where class embeddings are kept; "": OUTPUT_DIR/text_cache.
+
+# ---- Training ----------------------------------------------------------------------------------
+_C.TRAIN = CfgNode()
+_C.TRAIN.ENABLE = True  # Train.
+_C.TRAIN.DATASET = "kinetics"  # The list format; kinetics is the only one.
+_C.TRAIN.BATCH_SIZE = 64  # Videos of a batch over all processes and machines.
+_C.TRAIN.EVAL_PERIOD = 10  # Epochs between validations.
+_C.TRAIN.CHECKPOINT_PERIOD = 10  # Epochs between checkpoints.
+_C.TRAIN.AUTO_RESUME = True  # Continue from the last checkpoint in OUTPUT_DIR.
+_C.TRAIN.CHECKPOINT_FILE_PATH = ""  # Start from this checkpoint, with its optimizer and epoch.
+_C.TRAIN.CHECKPOINT_EPOCH_RESET = False  # Take only the weights of CHECKPOINT_FILE_PATH.
+_C.TRAIN.MIXED_PRECISION = False  # Compute in AMP_DTYPE where that is safe.
+# Ours. auto, bfloat16, float16; auto: bfloat16 where the device computes in it, else float16.
+_C.TRAIN.AMP_DTYPE = "auto"
+# Ours. Parts that a process's share of a batch is computed in, one after another, to save memory.
+# BATCH_SIZE, the gradients and so the learning rate stay what they are.
+_C.TRAIN.GRAD_ACCUM_STEPS = 1
+_C.TRAIN.CUSTOM_LOAD = False  # Start from the weights in CUSTOM_LOAD_FILE.
+_C.TRAIN.CUSTOM_LOAD_FILE = None  # Weights for CUSTOM_LOAD.
+_C.TRAIN.CLIP_ORI_PATH = None  # The original CLIP that training mixes in.
+_C.TRAIN.LINEAR_CONNECT_CLIMB = False  # Interpolated training (the connect loss).
+_C.TRAIN.LINEAR_CONNECT_LOSS_RATIO = 1.0  # Weight of the loss at the interpolated weights.
+_C.TRAIN.LINEAR_CONNECT_SAMPLE = True  # Draw the ratio at every step; True only.
+_C.TRAIN.LINEAR_CONNECT_SAMPLE_L = 0.4  # Least share of the original CLIP.
+_C.TRAIN.LINEAR_CONNECT_SAMPLE_R = 0.6  # Greatest share of the original CLIP.
+# Ours. Multiply the interpolated gradient by (1 - ratio), as differentiation by the trained
+# weights would; the method leaves the factor out.
+_C.TRAIN.LINEAR_CONNECT_CHAIN_RULE = False
+_C.TRAIN.LINEAR_CONNECT_PER_RANK = False  # Ours. A ratio for each process, as published code draws.
+
+# ---- Testing -----------------------------------------------------------------------------------
+_C.TEST = CfgNode()
+_C.TEST.ENABLE = True  # Test, after training where both are on.
+_C.TEST.DATASET = "kinetics"  # The list format; kinetics is the only one.
+_C.TEST.BATCH_SIZE = 8  # Clips of a batch; a video's clips stay together.
+_C.TEST.CHECKPOINT_FILE_PATH = ""  # Weights to test.
+_C.TEST.NUM_ENSEMBLE_VIEWS = 10  # Clips a video in time.
+# Crops of each, 1 or 3. With 1 the short side is TRAIN_JITTER_SCALES[0], else TEST_CROP_SIZE.
+_C.TEST.NUM_SPATIAL_CROPS = 3
+_C.TEST.NUM_TEMPORAL_CLIPS = []  # Numbers of views to test one after another.
+_C.TEST.SAVE_RESULTS_PATH = ""  # File under OUTPUT_DIR for [predictions, labels].
+_C.TEST.CUSTOM_LOAD = False  # Test the weights in CUSTOM_LOAD_FILE.
+_C.TEST.CUSTOM_LOAD_FILE = None  # Weights for CUSTOM_LOAD.
+_C.TEST.OPENSET = False  # Read test_openset.csv instead of test.csv.
+_C.TEST.PATCHING_MODEL = False  # Mix the tested weights with the original CLIP.
+_C.TEST.PATCHING_RATIO = 0.5  # Share of the original CLIP.
+_C.TEST.PATCHING_RATIOS = []  # Ours. Shares to test in one pass, instead of PATCHING_RATIO.
+_C.TEST.CLIP_ORI_PATH = None  # The original CLIP for patching.
+_C.TEST.UPDATE_STATE = False  # False only; published code does nothing with it.
+
+# ---- Optimizer ---------------------------------------------------------------------------------
+_C.SOLVER = CfgNode()
+_C.SOLVER.OPTIMIZING_METHOD = "sgd"  # sgd, adam, adamw.
+_C.SOLVER.BASE_LR = 0.1  # Learning rate after warm-up.
+_C.SOLVER.BASE_LR_SCALE_NUM_SHARDS = False  # Multiply the three rates by NUM_SHARDS.
+_C.SOLVER.LR_POLICY = "cosine"  # cosine or steps_with_relative_lrs.
+_C.SOLVER.COSINE_END_LR = 0.0  # Learning rate at the end of the cosine.
+_C.SOLVER.COSINE_AFTER_WARMUP = False  # Begin the cosine's period after warm-up.
+_C.SOLVER.COSINE_RESTART_EPOCH = 0  # Begin the cosine again every so many epochs; 0: never.
+_C.SOLVER.STEPS = []  # First epoch of each stage of steps_with_relative_lrs, from 0.
+_C.SOLVER.LRS = []  # Each stage's factor of BASE_LR.
+_C.SOLVER.GAMMA = 0.1  # Decay factor of PySlowFast's other policies; accepted, unused.
+_C.SOLVER.MAX_EPOCH = 300  # Epochs.
+_C.SOLVER.WARMUP_EPOCHS = 0.0  # Epochs of linear warm-up.
+_C.SOLVER.WARMUP_START_LR = 0.01  # Learning rate at which warm-up starts.
+_C.SOLVER.MOMENTUM = 0.9  # Of sgd.
+_C.SOLVER.DAMPENING = 0.0  # Of sgd's momentum.
+_C.SOLVER.NESTEROV = True  # Of sgd.
+_C.SOLVER.BETAS = (0.9, 0.999)  # Of adam and adamw.
+_C.SOLVER.WEIGHT_DECAY = 1e-4  # Weight decay.
+_C.SOLVER.ZERO_WD_1D_PARAM = False  # No decay on 1-D parameters and biases.
+_C.SOLVER.CLIP_GRAD_VAL = None  # Clip each element of the gradient to +- this.
+_C.SOLVER.CLIP_GRAD_L2NORM = None  # Clip the gradient's global norm to this.
+
+# ---- Loader and TensorBoard --------------------------------------------------------------------
+_C.DATA_LOADER = CfgNode()
+_C.DATA_LOADER.NUM_WORKERS = 8  # Decoding processes of each training process; 0: none.
+_C.DATA_LOADER.PIN_MEMORY = True  # Page-locked batches; only where there is a GPU.
+_C.DATA_LOADER.ENABLE_MULTI_THREAD_DECODE = False  # Let the decoder use several threads a video.
+
+_C.TENSORBOARD = CfgNode()
+_C.TENSORBOARD.ENABLE = False  # Write event files.
+_C.TENSORBOARD.LOG_DIR = ""  # Their folder under OUTPUT_DIR; "": runs-kinetics.
+_C.TENSORBOARD.CLASS_NAMES_PATH = ""  # JSON {"class name": number}; "": the label map's names.
+_C.TENSORBOARD.CONFUSION_MATRIX = CfgNode()
+_C.TENSORBOARD.CONFUSION_MATRIX.ENABLE = False  # Confusion matrix of each evaluation.
+_C.TENSORBOARD.HISTOGRAM = CfgNode()
+_C.TENSORBOARD.HISTOGRAM.ENABLE = False  # Accuracy of each class as bars, worst first.
+_C.TENSORBOARD.WRONG_PRED_VIS = CfgNode()
+_C.TENSORBOARD.WRONG_PRED_VIS.ENABLE = False  # Videos that were classified wrongly.
+
+
+def get_cfg() -> CfgNode:
+    """Return a fresh copy of the defaults, not frozen."""
+    return _C.clone()
+
+
+def flatten(node: CfgNode, prefix: str = "") -> dict[str, object]:
+    """Return ``{"TRAIN.BATCH_SIZE": 64, ...}`` of a config tree."""
+    flat: dict[str, object] = {}
+    for name, value in node.items():
+        if isinstance(value, CfgNode):
+            flat.update(flatten(value, f"{prefix}{name}."))
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat

@@ -1,0 +1,288 @@
+"""``--cfg FILE --opts KEY VALUE ...`` to one checked, frozen config."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from fvcore.common.config import CfgNode
+
+from openvclip.config import upstream, values
+from openvclip.config.defaults import flatten, get_cfg
+from openvclip.config.validate import find_problems
+from openvclip.utils.errors import ConfigError
+
+BASE_KEY = "_BASE_"
+_FLAGS = ("--cfg", "--init_method", "--shard_id", "--num_shards")
+_PAIR = re.compile(r"^[A-Za-z_][\w.]*=")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"command line: {message}")
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        usage="%(prog)s --cfg FILE [--opts] [KEY VALUE ...]",
+        description="Train and test; every key is described in openvclip/config/defaults.py.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--cfg", dest="cfg_file", metavar="FILE", help="yaml file of settings")
+    parser.add_argument(
+        "--opts", nargs="*", default=[], metavar="KEY VALUE",
+        help="settings that replace the file's; KEY=VALUE is understood too",
+    )
+    parser.add_argument(
+        "--init_method", default="tcp://localhost:9999",
+        help="where the processes of the run meet (default %(default)s)",
+    )
+    parser.add_argument("--shard_id", type=int, help="number of this machine; replaces SHARD_ID")
+    parser.add_argument("--num_shards", type=int, help="machines; replaces NUM_SHARDS")
+    return parser
+
+
+def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Divide a command line into flags with their values, and KEY VALUE pairs.
+
+    By hand, because a value may begin with a dash (-1e-5), flags may follow the pairs, and
+    ``--opts`` may be left out.
+    """
+    flags: list[str] = []
+    pairs: list[str] = []
+    index = 0
+    while index < len(argv):
+        token = argv[index]
+        index += 1
+        if token == "--opts":
+            continue
+        if token.startswith("-"):
+            flags.append(token)
+            if token in _FLAGS and index < len(argv):
+                flags.append(argv[index])
+                index += 1
+        elif _PAIR.match(token):
+            pairs.extend(token.split("=", 1))
+        else:
+            if index < len(argv) and argv[index] in (*_FLAGS, "--opts"):
+                raise ConfigError(f"--opts: {token} has no value before {argv[index]}")
+            pairs.extend(argv[index - 1 : index + 1])
+            index += 1
+    return flags, pairs
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line of ``tools/run_net.py``.
+
+    Args:
+        argv: the arguments, without the program's name; None: those of this process.
+
+    Returns:
+        ``cfg_file``; ``opts``, the KEY VALUE list for :func:`load_cfg`, in which ``--shard_id``
+        and ``--num_shards`` have become SHARD_ID and NUM_SHARDS; ``init_method``; ``shard_id``
+        and ``num_shards`` (None where not given).
+
+    Raises:
+        ConfigError: a flag is unknown or lacks its value, or ``--cfg`` is missing.
+    """
+    flags, pairs = _split(sys.argv[1:] if argv is None else argv)
+    args = _build_parser().parse_args(flags)
+    if not args.cfg_file:
+        raise ConfigError("command line: --cfg FILE is missing, for example "
+                          "--cfg configs/Synthetic/demo.yaml")
+    args.opts = pairs
+    for key, number in (("SHARD_ID", args.shard_id), ("NUM_SHARDS", args.num_shards)):
+        if number is not None:
+            args.opts = [*args.opts, key, str(number)]
+    return args
+
+
+def _flatten_yaml(tree: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Return {dotted name: value}; an empty section (all of it commented out) vanishes."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat.update(_flatten_yaml(value, f"{prefix}{name}."))
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def read_yaml(path: str, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Read a settings file and the files that its ``_BASE_`` names, which it overrides.
+
+    Args:
+        path: the file; a ``_BASE_`` (one path or a list) is relative to the file that names it.
+        above: files that led here, to notice a circle.
+
+    Returns:
+        ``{"TRAIN.BATCH_SIZE": value, ...}``, values as yaml reads them.
+
+    Raises:
+        ConfigError: no such file, or not yaml, or not a mapping, or a circle of bases.
+    """
+    file = Path(os.path.expanduser(path)).resolve()
+    if file in above:
+        raise ConfigError(f"{path}: {BASE_KEY} leads back to the file itself")
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such config file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as a config file: {error}") from error
+    try:
+        tree = yaml.load(text, values.SafeYaml)  # noqa: S506 - a subclass of the safe loader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}{line}: {error.problem or error.context}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not a yaml file: {error}".replace("\n", " ")) from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: holds a {type(tree).__name__}, not KEY: value lines")
+    bases = tree.pop(BASE_KEY, [])
+    settings: dict[str, Any] = {}
+    for base in [bases] if isinstance(bases, str) else bases or []:
+        settings.update(read_yaml(str(file.parent / os.path.expanduser(str(base))), (*above, file)))
+    return {**settings, **_flatten_yaml(tree)}
+
+
+def _pair_up(opts: Sequence[str]) -> dict[str, str]:
+    """Return {key: text} of a KEY VALUE list; the last of equal keys counts."""
+    blank = [number for number, key in enumerate(opts[0::2]) if not str(key).strip()]
+    if blank:
+        raise ConfigError(f"--opts: the key of pair {blank[0] + 1} is blank; does a line of the "
+                          "script end in a backslash followed by a space?")
+    if len(opts) % 2:
+        raise ConfigError(f"--opts: {opts[-1]} has no value (keys and values must come in pairs)")
+    return dict(zip(opts[0::2], opts[1::2], strict=True))
+
+
+def nearest_keys(key: str, known: Sequence[str]) -> list[str]:
+    """Return the names that an unknown key most likely stands for, best first, at most three."""
+    wanted = key.upper()
+    last = wanted.rsplit(".", 1)[-1]
+    whole = difflib.get_close_matches(wanted, known, n=3, cutoff=0.75)
+    same_name = [name for name in known if name.rsplit(".", 1)[-1] == last]
+    same_name.sort(key=lambda name: -difflib.SequenceMatcher(None, wanted, name).ratio())
+    by_name = {name.rsplit(".", 1)[-1]: name for name in known}
+    close_name = [by_name[n] for n in difflib.get_close_matches(last, by_name, n=1, cutoff=0.75)]
+    loose = difflib.get_close_matches(wanted, known, n=1, cutoff=0.5)
+    exact = [name for name in known if name == wanted]
+    return list(dict.fromkeys([*exact, *same_name, *whole, *close_name, *loose]))[:3]
+
+
+def _upstream_problem(key: str, value: Any) -> str | None:
+    """Check a key that only upstream reads; None if it may be dropped."""
+    if key in upstream.INERT:
+        default = upstream.INERT[key]
+        try:
+            values.convert(key, value, default)
+        except TypeError:
+            return _type_problem(key, value, default)
+        return None
+    table = upstream.OFF if key in upstream.OFF else upstream.MODEL_KEYS
+    if key not in table:
+        return None  # a detail of a section that is off
+    off = table[key]
+    try:
+        same = values.convert(key, value, off) == off
+    except TypeError:
+        same = False
+    if same:
+        return None
+    return f"{key} is {value!r}: not built; only {off!r} is accepted"
+
+
+def _type_problem(key: str, value: Any, default: Any) -> str:
+    found = values.parse_text(value) if isinstance(value, str) else value
+    kind = type(found).__name__
+    return f"{key} is {value!r} ({kind}); {values.expected(key, default)} is expected"
+
+
+def _unknown_problem(key: str, value: Any, known: dict[str, Any]) -> str:
+    section = key.split(".", 1)[0]
+    if section in upstream.MODELS:
+        return f"{key} ({value!r}): belongs to a model of PySlowFast that is not built"
+    near = nearest_keys(key, [*known, *upstream.OFF])
+    hint = f"nearest: {', '.join(near)}" if near else "see openvclip/config/defaults.py"
+    return f"{key} ({value!r}) is not a known key; {hint}"
+
+
+def _set(cfg: CfgNode, key: str, value: Any) -> None:
+    *sections, name = key.split(".")
+    for section in sections:
+        cfg = cfg[section]
+    cfg[name] = value
+
+
+def merge(cfg: CfgNode, settings: dict[str, Any], where: str) -> list[str]:
+    """Set ``settings`` in ``cfg``; return one line for each that cannot be.
+
+    Args:
+        cfg: a config tree that is not frozen; changed in place.
+        settings: ``{"TRAIN.BATCH_SIZE": value}``.
+        where: the file or ``--opts``, put before every line.
+    """
+    defaults = flatten(get_cfg())
+    parents = [key.split(".")[:-1] for key in defaults]
+    sections = {".".join(names[:depth + 1]) for names in parents for depth in range(len(names))}
+    problems: list[str] = []
+    for key, value in settings.items():
+        problem = None
+        if key in defaults:
+            try:
+                _set(cfg, key, values.convert(key, value, defaults[key]))
+            except TypeError:
+                problem = _type_problem(key, value, defaults[key])
+        elif key in upstream.OFF or key in upstream.INERT or key in upstream.MODEL_KEYS:
+            problem = _upstream_problem(key, value)
+        elif key in sections or key in upstream.MODELS or key in upstream.SECTIONS:
+            if value is not None:
+                problem = f"{key} is a section; give it keys, not {value!r}"
+        elif upstream.section_of(key) is None:
+            problem = _unknown_problem(key, value, defaults)
+        if problem:
+            problems.append(f"{where}: {problem}")
+    return problems
+
+
+def _raise(problems: list[str]) -> None:
+    if len(problems) == 1:
+        raise ConfigError(problems[0])
+    if problems:
+        lines = "".join(f"\n  - {problem}" for problem in problems)
+        raise ConfigError(f"{len(problems)} settings cannot be used:{lines}")
+
+
+def load_cfg(cfg_file: str | Path | None = None, opts: Sequence[str] = ()) -> CfgNode:
+    """Return the defaults, changed by a yaml file and then by KEY VALUE pairs.
+
+    Args:
+        cfg_file: yaml file of settings, or None; it may name files to start from in ``_BASE_``.
+        opts: ``["TRAIN.BATCH_SIZE", "8", ...]``; values are Python or yaml literals.
+
+    Returns:
+        A frozen config in which every rule of ``validate.py`` holds.
+
+    Raises:
+        ConfigError: names every setting that cannot be used, one a line.
+    """
+    cfg = get_cfg()
+    problems: list[str] = []
+    if cfg_file is not None:
+        problems += merge(cfg, read_yaml(str(cfg_file)), str(cfg_file))
+    problems += merge(cfg, _pair_up(list(opts)), "--opts")
+    _raise(problems)
+    _raise(find_problems(cfg))
+    cfg.freeze()
+    return cfg

@@ -1,0 +1,289 @@
+"""What a config must satisfy: tables of ranges and choices, and one function for each other rule.
+
+Nothing here looks at files or devices: whatever needs them is checked where they are opened.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from fvcore.common.config import CfgNode
+
+from openvclip.config.defaults import flatten
+
+TEMPORAL_TYPES = (
+    None,
+    "expand_temporal_view",
+    "expand_temporal_view_step2",
+    "expand_temporal_view_step3",
+    "channel_shift",
+    "channel_shift_published",
+    "cross_frame_attend",
+    "stadapt_zeroinit",
+)
+
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "DIST_BACKEND": ("nccl", "gloo"),
+    "TASK": ("",),
+    "DATA.ENSEMBLE_METHOD": ("sum", "max"),
+    "DATA.DECODING_BACKEND": ("pyav", "torchvision"),
+    "DATA.SAMPLING_COMPAT": ("published", "exact"),
+    "AUG.RE_MODE": ("pixel", "rand", "const"),
+    "AUG.INTERPOLATION": ("bicubic", "bilinear", "nearest"),
+    "MODEL.ARCH": ("vitb32", "vitb16", "vitl14", "vitl14_336", "auto"),
+    "MODEL.MODEL_NAME": ("TemporalClipVideo", "BasicClipVideo"),
+    "MODEL.LOSS_FUNC": ("cross_entropy", "soft_cross_entropy", "bce", "bce_logit"),
+    "MODEL.TEMPORAL_MODELING_TYPE": TEMPORAL_TYPES,
+    "TRAIN.AMP_DTYPE": ("auto", "bfloat16", "float16"),
+    "TRAIN.LINEAR_CONNECT_SAMPLE": (True,),
+    "TEST.NUM_SPATIAL_CROPS": (1, 3),
+    "TEST.UPDATE_STATE": (False,),
+    "SOLVER.OPTIMIZING_METHOD": ("sgd", "adam", "adamw"),
+    "SOLVER.LR_POLICY": ("cosine", "steps_with_relative_lrs"),
+}
+# Choices in which capitals do not matter.
+DATASETS = {"TRAIN.DATASET": ("kinetics",), "TEST.DATASET": ("kinetics",)}
+
+# Both ends included; None is open. Lists are checked element by element, None values pass.
+RANGES: dict[str, tuple[float | None, float | None]] = {
+    "NUM_GPUS": (0, None),
+    "NUM_SHARDS": (1, None),
+    "SHARD_ID": (0, None),
+    "RNG_SEED": (0, 2**63 - 1),
+    "LOG_PERIOD": (1, None),
+    "DATA.NUM_FRAMES": (1, None),
+    "DATA.SAMPLING_RATE": (1, None),
+    "DATA.TARGET_FPS": (1, None),
+    "DATA.TRAIN_JITTER_FPS": (0, None),
+    "DATA.TRAIN_JITTER_SCALES": (1, None),
+    "DATA.TRAIN_CROP_SIZE": (1, None),
+    "DATA.TEST_CROP_SIZE": (1, None),
+    "DATA.INPUT_CHANNEL_NUM": (3, 3),
+    "DATA.MEAN": (0, 1),
+    "DATA.MAX_BAD_FRACTION": (0, 1),
+    "AUG.NUM_SAMPLE": (1, None),
+    "AUG.COLOR_JITTER": (0, None),
+    "AUG.RE_PROB": (0, 1),
+    "AUG.RE_COUNT": (1, None),
+    "MIXUP.ALPHA": (0, None),
+    "MIXUP.CUTMIX_ALPHA": (0, None),
+    "MIXUP.PROB": (0, 1),
+    "MIXUP.SWITCH_PROB": (0, 1),
+    "MIXUP.LABEL_SMOOTH_VALUE": (0, 1),
+    "MODEL.NUM_CLASSES": (1, None),
+    "MODEL.CONTEXT_LENGTH": (3, None),
+    "MODEL.FINETUNE_FACTOR": (0, None),
+    "MODEL.ADAPT_FINETUNE_FACTOR": (0, None),
+    "MODEL.MLP_FINETUNE_FACTOR": (0, None),
+    "TRAIN.BATCH_SIZE": (1, None),
+    "TRAIN.EVAL_PERIOD": (1, None),
+    "TRAIN.CHECKPOINT_PERIOD": (1, None),
+    "TRAIN.GRAD_ACCUM_STEPS": (1, None),
+    "TRAIN.LINEAR_CONNECT_LOSS_RATIO": (0, None),
+    "TRAIN.LINEAR_CONNECT_SAMPLE_L": (0, 1),
+    "TRAIN.LINEAR_CONNECT_SAMPLE_R": (0, 1),
+    "TEST.BATCH_SIZE": (1, None),
+    "TEST.NUM_ENSEMBLE_VIEWS": (1, None),
+    "TEST.NUM_TEMPORAL_CLIPS": (1, None),
+    "TEST.PATCHING_RATIO": (0, 1),
+    "TEST.PATCHING_RATIOS": (0, 1),
+    "SOLVER.BASE_LR": (0, None),
+    "SOLVER.COSINE_END_LR": (0, None),
+    "SOLVER.COSINE_RESTART_EPOCH": (0, None),
+    "SOLVER.STEPS": (0, None),
+    "SOLVER.LRS": (0, None),
+    "SOLVER.MAX_EPOCH": (1, None),
+    "SOLVER.WARMUP_EPOCHS": (0, None),
+    "SOLVER.WARMUP_START_LR": (0, None),
+    "SOLVER.MOMENTUM": (0, 1),
+    "SOLVER.WEIGHT_DECAY": (0, None),
+    "DATA_LOADER.NUM_WORKERS": (0, None),
+}
+# Greater than 0.
+POSITIVE = (
+    "DATA.STD", "DATA.TRAIN_JITTER_SCALES_RELATIVE", "DATA.TRAIN_JITTER_ASPECT_RELATIVE",
+    "SOLVER.CLIP_GRAD_VAL", "SOLVER.CLIP_GRAD_L2NORM",
+)
+# Numbers of elements that are accepted.
+LENGTHS: dict[str, tuple[int, ...]] = {
+    "DATA.TRAIN_JITTER_SCALES": (2,),
+    "DATA.TRAIN_JITTER_SCALES_RELATIVE": (0, 2),
+    "DATA.TRAIN_JITTER_ASPECT_RELATIVE": (0, 2),
+    "DATA.INPUT_CHANNEL_NUM": (1, 2),
+    "DATA.MEAN": (3,),
+    "DATA.STD": (3,),
+    "SOLVER.BETAS": (2,),
+}
+# Keys that may not be empty.
+FILLED = ("OUTPUT_DIR", "DATA.PATH_LABEL_SEPARATOR")
+
+
+def _items(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _finite(flat: dict[str, Any]) -> Iterator[str]:
+    for key, value in flat.items():
+        if any(isinstance(x, float) and not math.isfinite(x) for x in _items(value)):
+            yield f"{key} is {value}; it must be finite"
+
+
+def _choices(flat: dict[str, Any]) -> Iterator[str]:
+    for key, allowed in CHOICES.items():
+        if flat[key] not in allowed:
+            yield _not_a_choice(key, flat[key], allowed)
+    for key, allowed in DATASETS.items():
+        if str(flat[key]).lower() not in allowed:
+            yield (f"{_not_a_choice(key, flat[key], allowed)} (lists of any dataset can be written "
+                   "in that format: one line a video, path and label)")
+
+
+def _not_a_choice(key: str, value: Any, allowed: tuple[Any, ...]) -> str:
+    names = ", ".join(repr(name) for name in allowed)
+    near = difflib.get_close_matches(str(value).lower(), [str(name) for name in allowed], n=1)
+    hint = f"; nearest: {near[0]}" if near and len(allowed) > 1 else ""
+    return f"{key} is {value!r}; {'one of ' if len(allowed) > 1 else 'only '}{names}{hint}"
+
+
+def _ranges(flat: dict[str, Any]) -> Iterator[str]:
+    for key, (low, high) in RANGES.items():
+        for number in _items(flat[key]):
+            if (low is not None and number < low) or (high is not None and number > high):
+                limits = f"at least {low}" if high is None else f"in [{low}, {high}]"
+                yield f"{key} is {flat[key]}; it must be {limits}"
+                break
+    for key in POSITIVE:
+        if any(number is not None and number <= 0 for number in _items(flat[key])):
+            yield f"{key} is {flat[key]}; it must be greater than 0"
+
+
+def _sizes(flat: dict[str, Any]) -> Iterator[str]:
+    for key, lengths in LENGTHS.items():
+        if len(flat[key]) not in lengths:
+            numbers = " or ".join(str(n) for n in lengths)
+            yield f"{key} is {list(flat[key])}; it must have {numbers} elements"
+    for key in FILLED:
+        if not flat[key]:
+            yield f"{key} is empty; it needs a value"
+
+
+def _run(cfg: CfgNode) -> Iterator[str]:
+    if cfg.SHARD_ID >= cfg.NUM_SHARDS:
+        yield f"SHARD_ID is {cfg.SHARD_ID}; with NUM_SHARDS {cfg.NUM_SHARDS} it must be less"
+    processes = max(1, cfg.NUM_GPUS) * max(1, cfg.NUM_SHARDS)
+    for section in ("TRAIN", "TEST"):
+        batch = cfg[section].BATCH_SIZE
+        if cfg[section].ENABLE and batch % processes:
+            yield (f"{section}.BATCH_SIZE is {batch}; the run's {processes} processes (NUM_GPUS "
+                   "times NUM_SHARDS) cannot share it equally")
+
+
+def _pixels(cfg: CfgNode) -> Iterator[str]:
+    data = cfg.DATA
+    scales, area = data.TRAIN_JITTER_SCALES, data.TRAIN_JITTER_SCALES_RELATIVE
+    aspect = data.TRAIN_JITTER_ASPECT_RELATIVE
+    for name in ("TRAIN_JITTER_SCALES", "TRAIN_JITTER_SCALES_RELATIVE",
+                 "TRAIN_JITTER_ASPECT_RELATIVE"):
+        pair = data[name]
+        if len(pair) == 2 and pair[0] > pair[1]:
+            yield f"DATA.{name} is {pair}; the first must not exceed the second"
+    if bool(area) != bool(aspect):
+        yield (f"DATA.TRAIN_JITTER_SCALES_RELATIVE is {area} and DATA.TRAIN_JITTER_ASPECT_RELATIVE "
+               f"is {aspect}; a random resized crop needs both")
+    if any(part > 1 for part in area):
+        yield f"DATA.TRAIN_JITTER_SCALES_RELATIVE is {area}; no crop is larger than the frame"
+    if len(scales) != 2:
+        return
+    if cfg.TRAIN.ENABLE and not area and scales[0] < data.TRAIN_CROP_SIZE:
+        yield (f"DATA.TRAIN_CROP_SIZE is {data.TRAIN_CROP_SIZE}; frames of short side "
+               f"{scales[0]} (DATA.TRAIN_JITTER_SCALES) are too small for it")
+    one_crop = cfg.TEST.ENABLE and cfg.TEST.NUM_SPATIAL_CROPS == 1
+    if one_crop and scales[0] < data.TEST_CROP_SIZE:
+        yield (f"DATA.TEST_CROP_SIZE is {data.TEST_CROP_SIZE}; with TEST.NUM_SPATIAL_CROPS 1 the "
+               f"short side is DATA.TRAIN_JITTER_SCALES[0], {scales[0]}, too small for it")
+
+
+def _loss(cfg: CfgNode) -> Iterator[str]:
+    loss, multi_label = cfg.MODEL.LOSS_FUNC, cfg.DATA.MULTI_LABEL
+    if multi_label != (loss in ("bce", "bce_logit")):
+        yield (f"MODEL.LOSS_FUNC is {loss!r} with DATA.MULTI_LABEL {multi_label}; several labels "
+               "need bce or bce_logit, and one label needs cross_entropy or soft_cross_entropy")
+    if cfg.MIXUP.ENABLE and loss != "soft_cross_entropy":
+        yield (f"MODEL.LOSS_FUNC is {loss!r}; MIXUP.ENABLE True makes soft targets, which need "
+               "soft_cross_entropy")
+    if cfg.MIXUP.ENABLE and cfg.MIXUP.ALPHA == 0 and cfg.MIXUP.CUTMIX_ALPHA == 0:
+        yield "MIXUP.ENABLE is True with MIXUP.ALPHA 0 and MIXUP.CUTMIX_ALPHA 0; one must be over 0"
+    kind = cfg.AUG.AA_TYPE
+    if cfg.AUG.ENABLE and kind and kind.split("-")[0] != "rand":
+        yield f"AUG.AA_TYPE is {kind!r}; only RandAugment (rand-m9-mstd0.5-inc1) and '' are built"
+
+
+def _model(cfg: CfgNode) -> Iterator[str]:
+    kind = cfg.MODEL.TEMPORAL_MODELING_TYPE
+    if cfg.MODEL.MODEL_NAME == "BasicClipVideo" and kind is not None:
+        yield (f"MODEL.TEMPORAL_MODELING_TYPE is {kind!r}; BasicClipVideo sees frames alone: set "
+               "it to None, or MODEL.MODEL_NAME to TemporalClipVideo")
+
+
+def _weights(cfg: CfgNode) -> Iterator[str]:
+    for section in ("TRAIN", "TEST"):
+        if cfg[section].CUSTOM_LOAD and not cfg[section].CUSTOM_LOAD_FILE:
+            yield f"{section}.CUSTOM_LOAD is True; {section}.CUSTOM_LOAD_FILE must name a file"
+
+
+def _connect(cfg: CfgNode) -> Iterator[str]:
+    train = cfg.TRAIN
+    if train.LINEAR_CONNECT_SAMPLE_L > train.LINEAR_CONNECT_SAMPLE_R:
+        yield (f"TRAIN.LINEAR_CONNECT_SAMPLE_L is {train.LINEAR_CONNECT_SAMPLE_L}; it must not "
+               f"exceed TRAIN.LINEAR_CONNECT_SAMPLE_R, {train.LINEAR_CONNECT_SAMPLE_R}")
+    if train.LINEAR_CONNECT_CLIMB and train.LINEAR_CONNECT_LOSS_RATIO == 0:
+        yield ("TRAIN.LINEAR_CONNECT_LOSS_RATIO is 0.0; TRAIN.LINEAR_CONNECT_CLIMB True needs a "
+               "ratio over 0")
+
+
+def _schedule(cfg: CfgNode) -> Iterator[str]:
+    solver = cfg.SOLVER
+    if solver.WARMUP_EPOCHS > solver.MAX_EPOCH:
+        yield (f"SOLVER.WARMUP_EPOCHS is {solver.WARMUP_EPOCHS}; it must not exceed "
+               f"SOLVER.MAX_EPOCH, {solver.MAX_EPOCH}")
+    if solver.WARMUP_EPOCHS > 0 and solver.WARMUP_START_LR > solver.BASE_LR:
+        yield (f"SOLVER.WARMUP_START_LR is {solver.WARMUP_START_LR}; it must not exceed "
+               f"SOLVER.BASE_LR, {solver.BASE_LR}")
+    if solver.LR_POLICY == "cosine" and solver.COSINE_END_LR > solver.BASE_LR:
+        yield (f"SOLVER.COSINE_END_LR is {solver.COSINE_END_LR}; it must not exceed "
+               f"SOLVER.BASE_LR, {solver.BASE_LR}")
+    if solver.LR_POLICY == "steps_with_relative_lrs":
+        steps = solver.STEPS
+        if not steps or len(steps) != len(solver.LRS):
+            yield (f"SOLVER.STEPS is {steps} and SOLVER.LRS {solver.LRS}; steps_with_relative_lrs "
+                   "needs as many of each, and at least one")
+        elif steps[0] != 0 or any(a >= b for a, b in zip(steps, steps[1:], strict=False)):
+            yield f"SOLVER.STEPS is {steps}; it must begin with 0 and increase"
+
+
+def _optimizer(cfg: CfgNode) -> Iterator[str]:
+    solver = cfg.SOLVER
+    if any(not 0 <= beta < 1 for beta in solver.BETAS):
+        yield f"SOLVER.BETAS is {solver.BETAS}; each must be in [0, 1)"
+    nesterov = solver.OPTIMIZING_METHOD == "sgd" and solver.NESTEROV
+    if nesterov and (solver.MOMENTUM == 0 or solver.DAMPENING != 0):
+        yield (f"SOLVER.NESTEROV is True; it needs SOLVER.MOMENTUM ({solver.MOMENTUM}) over 0 and "
+               f"SOLVER.DAMPENING ({solver.DAMPENING}) 0")
+    if solver.CLIP_GRAD_VAL is not None and solver.CLIP_GRAD_L2NORM is not None:
+        yield "SOLVER.CLIP_GRAD_VAL and SOLVER.CLIP_GRAD_L2NORM are both set; leave one None"
+
+
+TABLES: tuple[Callable[[dict[str, Any]], Iterator[str]], ...] = (_finite, _choices, _ranges, _sizes)
+RULES: tuple[Callable[[CfgNode], Iterator[str]], ...] = (
+    _run, _pixels, _loss, _model, _weights, _connect, _schedule, _optimizer,
+)
+
+
+def find_problems(cfg: CfgNode) -> list[str]:
+    """Return one line for each rule that ``cfg`` breaks; none if it is fit to run."""
+    flat = flatten(cfg)
+    problems = [line for table in TABLES for line in table(flat)]
+    return problems + [line for rule in RULES for line in rule(cfg)]

@@ -1,0 +1,134 @@
+"""From what a file or a command line says to a value of the key's type."""
+
+from __future__ import annotations
+
+import ast
+from typing import Any
+
+import yaml
+
+# Types of the keys whose default is None, and of the elements of lists that are empty by default.
+OPTIONAL: dict[str, type] = {
+    "SOLVER.CLIP_GRAD_VAL": float,
+    "SOLVER.CLIP_GRAD_L2NORM": float,
+    "AUG.MAX_MASK_PATCHES_PER_BLOCK": int,
+}
+ELEMENTS: dict[str, type] = {
+    "DATA.TRAIN_JITTER_SCALES_RELATIVE": float,
+    "DATA.TRAIN_JITTER_ASPECT_RELATIVE": float,
+    "SOLVER.LRS": float,
+    "SOLVER.STEPS": int,
+    "TEST.NUM_TEMPORAL_CLIPS": int,
+    "TEST.PATCHING_RATIOS": float,
+}
+_KINDS = {bool: "True or False", int: "an int", float: "a number", str: "a string"}
+
+
+class SafeYaml(yaml.SafeLoader):
+    """yaml's safe loader, refusing a key that is given twice with two values.
+
+    Twice with the same value, as in a published file, is no error.
+    """
+
+
+def _construct_mapping(loader: SafeYaml, node: yaml.MappingNode) -> dict[Any, Any]:
+    mapping: dict[Any, Any] = {}
+    loader.flatten_mapping(node)
+    for key_node, value_node in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        value = loader.construct_object(value_node, deep=True)
+        try:
+            repeated = key in mapping and mapping[key] != value
+        except TypeError:
+            raise yaml.constructor.ConstructorError(
+                None, None, "a key is not a name", key_node.start_mark
+            ) from None
+        if repeated:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{key} is given twice, with different values", key_node.start_mark
+            )
+        mapping[key] = value
+    return mapping
+
+
+SafeYaml.add_constructor("tag:yaml.org,2002:map", _construct_mapping)
+
+
+def parse_text(text: str) -> Any:
+    """Return what ``text`` says as a Python literal, else as yaml, else as itself."""
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        pass
+    try:
+        return yaml.load(text, SafeYaml)  # noqa: S506 - a subclass of the safe loader
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError):
+        return text
+
+
+def _unquote(text: str) -> str:
+    """Take off the quotes that a shell script put inside the argument."""
+    if len(text) >= 2 and text[0] == text[-1] and text[0] in "'\"":
+        value = parse_text(text)
+        return value if isinstance(value, str) else text
+    return text
+
+
+def _scalar(value: Any, kind: type) -> Any:
+    """Return ``value`` as ``kind`` or raise TypeError; only text and int to float are converted."""
+    if kind is not str and isinstance(value, str):
+        value = parse_text(value)  # among others 1e-5, which yaml 1.1 takes for a string
+    if kind is float and type(value) is int:
+        try:
+            return float(value)
+        except OverflowError:
+            raise TypeError from None
+    if type(value) is not kind:
+        raise TypeError
+    return value
+
+
+def _sequence(key: str, value: Any, default: list | tuple) -> Any:
+    if not isinstance(value, (list, tuple)):
+        raise TypeError
+    kind = type(default[0]) if default else ELEMENTS.get(key)
+    if kind in _KINDS:
+        value = [_scalar(item, kind) for item in value]
+    return type(default)(value)
+
+
+def expected(key: str, default: Any) -> str:
+    """Say which values the key takes, for an error message."""
+    if isinstance(default, (list, tuple)):
+        kind = type(default[0]) if default else ELEMENTS.get(key)
+        names = {int: " of ints", float: " of numbers", str: " of strings"}
+        return f"a list{names.get(kind, '')}, such as [1, 2]" if kind is not str else "a list"
+    if default is None:
+        return f"{_KINDS[OPTIONAL.get(key, str)]} or None"
+    return _KINDS[type(default)]
+
+
+def convert(key: str, value: Any, default: Any) -> Any:
+    """Return ``value`` in the type that ``default`` has.
+
+    Args:
+        key: the full dotted name; looked up for keys whose default is None or an empty list.
+        value: a yaml value, or the text of a command line.
+        default: the key's default.
+
+    An int serves for a float and a list for a tuple, and the other way round. Text serves for any
+    type it is a literal of. None clears a string whose default is empty.
+
+    Raises:
+        TypeError: the value is of another type.
+    """
+    kind = OPTIONAL.get(key, str) if default is None else type(default)
+    if default is None and (value is None or value in ("None", "none", "null", "")):
+        return None
+    if kind is str:
+        if value in (None, "None") and default == "":
+            return ""
+        return _unquote(_scalar(value, str))
+    if kind in (list, tuple):
+        return _sequence(key, parse_text(value) if isinstance(value, str) else value, default)
+    return _scalar(value, kind)

@@ -1,0 +1,1 @@
+"""Errors, logging and process groups; imports nothing else of the project."""

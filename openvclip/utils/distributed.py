@@ -1,0 +1,150 @@
+"""Process groups: one process, torchrun, or PySlowFast's own spawn reach the same code."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from openvclip.utils.errors import ConfigError
+from openvclip.utils.logging import get_logger, setup_logging
+
+
+def is_distributed() -> bool:
+    """Whether this process belongs to a group."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def rank() -> int:
+    """Number of this process, 0 when alone."""
+    return dist.get_rank() if is_distributed() else 0
+
+
+def world_size() -> int:
+    """Number of processes, 1 when alone."""
+    return dist.get_world_size() if is_distributed() else 1
+
+
+def is_main() -> bool:
+    """Whether this process writes files and the log."""
+    return rank() == 0
+
+
+def barrier() -> None:
+    """Wait for all processes."""
+    if is_distributed():
+        dist.barrier()
+
+
+def all_gather_object(value: Any) -> list[Any]:
+    """Return every process's ``value``, in order of rank."""
+    if not is_distributed():
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def all_reduce_sum(values: list[float], device: torch.device) -> list[float]:
+    """Sum numbers over all processes, in float64."""
+    if not is_distributed():
+        return values
+    tensor = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.all_reduce(tensor)
+    return tensor.tolist()
+
+
+def select_device(num_gpus: int) -> torch.device:
+    """Return the device of this process: its own GPU, or the CPU when ``num_gpus`` is 0.
+
+    The default ``NUM_GPUS 1`` also runs on a machine without a GPU, with a line in the log; more
+    are refused there.
+
+    Raises:
+        ConfigError: more GPUs asked for than there are.
+    """
+    present = torch.cuda.device_count()
+    if num_gpus == 0:
+        return torch.device("cpu")
+    if present == 0 and num_gpus == 1:
+        get_logger(__name__).info("no GPU here: running on the CPU (NUM_GPUS 0 says so too)")
+        return torch.device("cpu")
+    if num_gpus > present:
+        raise ConfigError(
+            f"NUM_GPUS is {num_gpus} and this machine has {present}; set NUM_GPUS to {present}"
+        )
+    index = int(os.environ.get("LOCAL_RANK", 0))
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
+
+
+def launch(function: Callable[[Any], None], cfg: Any, init_method: str) -> None:
+    """Run ``function(cfg)`` in every process that the run has on this machine.
+
+    Under torchrun (``RANK`` and ``WORLD_SIZE`` are set) this process is one of them. Otherwise
+    ``NUM_GPUS`` processes are started here, of ``NUM_GPUS * NUM_SHARDS`` in all, when that is
+    more than one.
+
+    Args:
+        function: the work, importable by name.
+        cfg: the run's config, handed to it.
+        init_method: where the processes of several shards meet, such as ``tcp://host:9999``.
+    """
+    # The console only: the file is opened once the run's settings are known to be possible.
+    setup_logging(rank=int(os.environ.get("RANK", 0)))
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        if int(os.environ["WORLD_SIZE"]) == 1:
+            _run(0, function, cfg, None, 1, 0)
+        else:
+            _run(
+                int(os.environ.get("LOCAL_RANK", 0)),
+                function,
+                cfg,
+                "env://",
+                int(os.environ["WORLD_SIZE"]),
+                int(os.environ["RANK"]),
+            )
+        return
+    processes = max(cfg.NUM_GPUS, 1)
+    total = processes * cfg.NUM_SHARDS
+    if total == 1:
+        _run(0, function, cfg, None, 1, 0)
+        return
+    if cfg.NUM_GPUS > torch.cuda.device_count():
+        select_device(cfg.NUM_GPUS)
+    first = cfg.SHARD_ID * processes
+    torch.multiprocessing.spawn(
+        _spawned, args=(function, cfg, init_method, total, first), nprocs=processes
+    )
+
+
+def _spawned(
+    local_rank: int, function: Callable, cfg: Any, init_method: str, total: int, first: int
+) -> None:
+    os.environ["LOCAL_RANK"] = str(local_rank)
+    _run(local_rank, function, cfg, init_method, total, first + local_rank)
+
+
+def _run(
+    local_rank: int,
+    function: Callable[[Any], None],
+    cfg: Any,
+    init_method: str | None,
+    total: int,
+    number: int,
+) -> None:
+    """Join the group, run, and leave it."""
+    setup_logging(cfg.OUTPUT_DIR, rank=number)
+    if init_method is None:
+        function(cfg)
+        return
+    # NCCL moves GPU tensors only: a run on CPUs takes gloo whatever the default says.
+    backend = cfg.DIST_BACKEND if cfg.NUM_GPUS and torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, init_method=init_method, world_size=total, rank=number)
+    try:
+        function(cfg)
+    finally:
+        dist.destroy_process_group()

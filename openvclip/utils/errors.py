@@ -1,0 +1,23 @@
+"""Errors that a user can act on: each names the key or file, what was found, and what to do."""
+
+from __future__ import annotations
+
+
+class OpenVCLIPError(Exception):
+    """Base of the errors that the tools report as one line instead of a traceback."""
+
+
+class ConfigError(OpenVCLIPError):
+    """A config key or command-line option is unknown, of the wrong type or out of range."""
+
+
+class DataError(OpenVCLIPError):
+    """A list, label map or video cannot be used."""
+
+
+class CheckpointError(OpenVCLIPError):
+    """A weights file is missing, damaged or does not fit the model."""
+
+
+class TrainingError(OpenVCLIPError):
+    """Training cannot go on: a loss or gradient is not finite."""

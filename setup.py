@@ -1,0 +1,40 @@
+"""Installation of openvclip; ``pip install -c constraints.txt -e .[dev]`` from a clone."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(
+    r'^__version__ = "([^"]+)"', (ROOT / "openvclip/__init__.py").read_text("utf-8"), re.M
+).group(1)
+
+setup(
+    name="openvclip",
+    version=VERSION,
+    description="CLIP turned into an open-vocabulary video classifier (Open-VCLIP)",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["openvclip", "openvclip.*"]),
+    install_requires=[
+        "torch",
+        "torchvision",
+        "fvcore",
+        "iopath",
+        "av",
+        "simplejson",
+        "psutil",
+        "tensorboard",
+        "ftfy",
+        "regex",
+        "tqdm",
+        "open_clip_torch",  # the BPE vocabulary, and the checkpoints that it names
+        "matplotlib",
+        "safetensors",
+    ],
+    extras_require={
+        "dev": ["pytest", "ruff"],
+        "slurm": ["submitit"],
+    },
+)

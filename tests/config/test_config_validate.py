@@ -1,0 +1,136 @@
+"""Each rule refuses what breaks it, by name, and passes what does not."""
+
+from __future__ import annotations
+
+import pytest
+
+from openvclip.config import get_cfg, load_cfg
+from openvclip.config.defaults import flatten
+from openvclip.config.validate import (
+    CHOICES,
+    DATASETS,
+    LENGTHS,
+    POSITIVE,
+    RANGES,
+    TEMPORAL_TYPES,
+    find_problems,
+)
+from openvclip.utils.errors import ConfigError
+
+ADAMW = ["SOLVER.OPTIMIZING_METHOD", "adamw"]
+
+
+def failure(*opts: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_cfg(None, list(opts))
+    return str(caught.value)
+
+
+def test_the_defaults_are_fit_to_run() -> None:
+    assert find_problems(get_cfg()) == []
+
+
+def test_tables_name_existing_keys() -> None:
+    tables = {*CHOICES, *DATASETS, *LENGTHS, *POSITIVE, *RANGES}
+    assert tables <= set(flatten(get_cfg()))
+
+
+@pytest.mark.parametrize("key", sorted(RANGES))
+def test_every_range_is_checked_at_both_ends(key: str) -> None:
+    default = flatten(get_cfg())[key]
+    for limit, step in zip(RANGES[key], (-1, 1), strict=True):
+        if limit is None:
+            continue
+        beyond = limit + step
+        value = [beyond] * max(1, len(default)) if isinstance(default, list) else beyond
+        message = failure(key, str(value))
+        assert f"{key} is" in message and "must be" in message
+
+
+@pytest.mark.parametrize("key", sorted(CHOICES))
+def test_every_choice_is_checked(key: str) -> None:
+    wrong = {bool: str(not CHOICES[key][0]), int: "7"}.get(type(CHOICES[key][0]), "bogus")
+    assert f"{key} is " in failure(key, wrong)
+
+
+@pytest.mark.parametrize("kind", TEMPORAL_TYPES)
+def test_every_temporal_type_is_accepted(kind: str | None) -> None:
+    cfg = load_cfg(None, ["MODEL.TEMPORAL_MODELING_TYPE", str(kind)])
+    assert kind == cfg.MODEL.TEMPORAL_MODELING_TYPE
+
+
+@pytest.mark.parametrize(("opts", "parts"), [
+    (["SOLVER.BASE_LR", ".nan"], ["SOLVER.BASE_LR", "finite"]),
+    (["SOLVER.BASE_LR", "1e999"], ["SOLVER.BASE_LR", "finite"]),
+    (["DATA.MEAN", "[.nan, 0, 0]"], ["DATA.MEAN", "finite"]),
+    (["DATA.STD", "[0, 1, 1]"], ["DATA.STD", "greater than 0"]),
+    (["DATA.MEAN", "[0.5]"], ["DATA.MEAN", "3 elements"]),
+    (["OUTPUT_DIR", ""], ["OUTPUT_DIR", "empty"]),
+    (["DATA.PATH_LABEL_SEPARATOR", ""], ["DATA.PATH_LABEL_SEPARATOR", "empty"]),
+    (["SHARD_ID", "1"], ["SHARD_ID", "NUM_SHARDS 1"]),
+    (["NUM_GPUS", "3", "TEST.ENABLE", "False"], ["TRAIN.BATCH_SIZE", "3 processes"]),
+    (["NUM_GPUS", "16", "TRAIN.ENABLE", "False"], ["TEST.BATCH_SIZE is 8", "16 processes"]),
+    (["DATA.TRAIN_JITTER_SCALES", "[320, 256]"], ["DATA.TRAIN_JITTER_SCALES", "exceed"]),
+    (["DATA.TRAIN_CROP_SIZE", "300"], ["DATA.TRAIN_CROP_SIZE", "too small"]),
+    (["DATA.TEST_CROP_SIZE", "300", "TEST.NUM_SPATIAL_CROPS", "1"], ["DATA.TEST_CROP_SIZE"]),
+    (["DATA.TRAIN_JITTER_SCALES_RELATIVE", "[0.1, 1]"], ["ASPECT_RELATIVE", "needs both"]),
+    (["DATA.TRAIN_JITTER_SCALES_RELATIVE", "[0.1, 2]",
+      "DATA.TRAIN_JITTER_ASPECT_RELATIVE", "[0.7, 1.3]"], ["larger than the frame"]),
+    (["DATA.MULTI_LABEL", "True"], ["MODEL.LOSS_FUNC", "bce_logit"]),
+    (["MODEL.LOSS_FUNC", "bce"], ["MODEL.LOSS_FUNC", "MULTI_LABEL False"]),
+    (["MIXUP.ENABLE", "True"], ["MODEL.LOSS_FUNC", "soft_cross_entropy"]),
+    (["MIXUP.ENABLE", "True", "MODEL.LOSS_FUNC", "soft_cross_entropy", "MIXUP.ALPHA", "0",
+      "MIXUP.CUTMIX_ALPHA", "0"], ["MIXUP.ALPHA 0"]),
+    (["AUG.ENABLE", "True", "AUG.AA_TYPE", "augmix-m5"], ["AUG.AA_TYPE", "RandAugment"]),
+    (["MODEL.MODEL_NAME", "BasicClipVideo", "MODEL.TEMPORAL_MODELING_TYPE", "channel_shift"],
+     ["BasicClipVideo"]),
+    (["TRAIN.CUSTOM_LOAD", "True"], ["TRAIN.CUSTOM_LOAD_FILE"]),
+    (["TEST.CUSTOM_LOAD", "True"], ["TEST.CUSTOM_LOAD_FILE"]),
+    (["TRAIN.LINEAR_CONNECT_SAMPLE_L", "0.7"], ["TRAIN.LINEAR_CONNECT_SAMPLE_R"]),
+    (["TRAIN.LINEAR_CONNECT_CLIMB", "True", "TRAIN.LINEAR_CONNECT_LOSS_RATIO", "0"],
+     ["LINEAR_CONNECT_LOSS_RATIO"]),
+    (["SOLVER.WARMUP_EPOCHS", "301"], ["SOLVER.WARMUP_EPOCHS", "300"]),
+    (["SOLVER.WARMUP_EPOCHS", "2", "SOLVER.BASE_LR", "1e-5"], ["SOLVER.WARMUP_START_LR"]),
+    (["SOLVER.COSINE_END_LR", "1.0"], ["SOLVER.COSINE_END_LR"]),
+    (["SOLVER.LR_POLICY", "steps_with_relative_lrs"], ["SOLVER.STEPS", "at least one"]),
+    (["SOLVER.LR_POLICY", "steps_with_relative_lrs", "SOLVER.STEPS", "[0, 5]",
+      "SOLVER.LRS", "[1]"], ["SOLVER.LRS"]),
+    (["SOLVER.LR_POLICY", "steps_with_relative_lrs", "SOLVER.STEPS", "[1, 5]",
+      "SOLVER.LRS", "[1, 0.1]"], ["begin with 0"]),
+    (["SOLVER.BETAS", "(0.9, 1.0)"], ["SOLVER.BETAS"]),
+    (["SOLVER.MOMENTUM", "0"], ["SOLVER.NESTEROV"]),
+    (["SOLVER.CLIP_GRAD_VAL", "1", "SOLVER.CLIP_GRAD_L2NORM", "1"], ["both set"]),
+    (["SOLVER.CLIP_GRAD_L2NORM", "0"], ["SOLVER.CLIP_GRAD_L2NORM", "greater than 0"]),
+    (["TRAIN.DATASET", "kinetic"], ["TRAIN.DATASET", "'kinetics'"]),
+    (["DATA.DECODING_BACKEND", "torchcodec"], ["torchcodec", "pyav"]),
+    (["MODEL.ARCH", "vit_b16"], ["nearest: vitb16"]),
+])
+def test_each_rule_refuses(opts: list[str], parts: list[str]) -> None:
+    message = failure(*opts)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+@pytest.mark.parametrize("opts", [
+    ["TRAIN.DATASET", "Kinetics"],
+    ["NUM_GPUS", "3", "TRAIN.ENABLE", "False", "TEST.BATCH_SIZE", "9"],
+    ["NUM_GPUS", "0"],
+    ["SOLVER.COSINE_END_LR", "0.1"],
+    ["SOLVER.LR_POLICY", "steps_with_relative_lrs", "SOLVER.STEPS", "[0, 5]",
+     "SOLVER.LRS", "[1, 0.1]"],
+    ["SOLVER.MOMENTUM", "0", *ADAMW],
+    ["DATA.MULTI_LABEL", "True", "MODEL.LOSS_FUNC", "bce_logit"],
+    ["MIXUP.ENABLE", "True", "MODEL.LOSS_FUNC", "soft_cross_entropy"],
+    ["TEST.PATCHING_RATIOS", "[0, 0.5, 1]"],
+    ["TRAIN.CUSTOM_LOAD", "True", "TRAIN.CUSTOM_LOAD_FILE", "a.pyth"],
+    ["DATA.TRAIN_CROP_SIZE", "300", "TRAIN.ENABLE", "False"],
+])
+def test_what_no_rule_forbids(opts: list[str]) -> None:
+    assert load_cfg(None, opts).is_frozen()
+
+
+def test_every_broken_rule_is_reported_at_once() -> None:
+    message = failure("NUM_SHARDS", "0", "TEST.PATCHING_RATIO", "1.5", "MODEL.ARCH", "resnet")
+    for key in ("NUM_SHARDS is 0", "TEST.PATCHING_RATIO is 1.5", "MODEL.ARCH is 'resnet'"):
+        assert message.count(f"- {key}") == 1

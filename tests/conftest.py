@@ -1,0 +1,81 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# One thread each: the models here are too small to share, and several tests start processes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def repo() -> Path:
+    """Root of the checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Folder of the recorded numbers that are kept in the repository."""
+    return ROOT / "tests" / "golden"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder beside the checkout with the full recordings and real videos, if it is there."""
+    folder = ROOT.parent / "shared"
+    if not (folder / "golden" / "README.md").is_file():
+        pytest.skip("the full recordings are not beside this checkout")
+    return folder
+
+
+@pytest.fixture
+def tiny_video_clip():
+    """A VideoCLIP of the recorded tiny model's size, randomly initialised."""
+    import torch
+
+    from openvclip.clip.model import CLIP, CLIPConfig
+    from openvclip.models.video_clip import VideoCLIP
+
+    torch.manual_seed(0)
+    clip = CLIP(
+        CLIPConfig(
+            embed_dim=64, image_size=64, patch_size=16, vision_width=128, vision_layers=3,
+            text_width=64, text_layers=2, context_length=77, vocab_size=49408,
+        )
+    )
+    return VideoCLIP(clip, 8, torch.eye(5, 64))
+
+
+@pytest.fixture(autouse=True)
+def captured_log(caplog):
+    """Let caplog see the project's log, which does not reach the root logger."""
+    import logging
+
+    logger = logging.getLogger("openvclip")
+    logger.addHandler(caplog.handler)
+    yield
+    logger.removeHandler(caplog.handler)
+
+
+@pytest.fixture(scope="session")
+def tiny_clip_state(golden: Path):
+    """Weights of the recorded tiny CLIP (64 px, patch 16, width 128), fp32, OpenAI's names.
+
+    Of the token embedding only the rows that the recorded classifier uses; the rest is zero.
+    """
+    import torch
+
+    state = {}
+    for part in ("visual_a", "visual_b", "text"):
+        state |= torch.load(golden / f"tiny_clip_{part}.pt", weights_only=True)
+    state = {name: t if t.dtype == torch.int32 else t.float() for name, t in state.items()}
+    rows = state.pop("token_embedding.rows")
+    embedding = torch.zeros(49408, rows.shape[1])
+    embedding[state.pop("token_embedding.ids").long()] = rows
+    return {**state, "token_embedding.weight": embedding}
