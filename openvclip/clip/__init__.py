@@ -1,0 +1,1 @@
+"""CLIP: tokenizer, the two towers, and reading weights of every format."""

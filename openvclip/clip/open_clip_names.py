@@ -1,0 +1,111 @@
+"""Weights by a name of open_clip: which names are built like OpenAI's ViT, and loading one.
+
+Heads and activation are not in a state dict, so they are read from open_clip's model configs:
+loading a model whose activation or head width differs would give wrong features without an error.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import json
+from pathlib import Path
+
+import torch
+
+from openvclip.utils.errors import CheckpointError
+from openvclip.utils.torchvision_ops import import_torchvision
+
+# Settings that leave a tower as OpenAI's; any other one changes how it computes.
+VISION_KEYS = frozenset({"image_size", "layers", "width", "patch_size", "head_width", "mlp_ratio"})
+TEXT_KEYS = frozenset({"context_length", "vocab_size", "width", "heads", "layers"})
+TOP_KEYS = frozenset({"embed_dim", "quick_gelu", "vision_cfg", "text_cfg"})
+
+
+def model_configs() -> dict[str, Path]:
+    """Return the names that open_clip lists, with their config files, without importing it."""
+    spec = importlib.util.find_spec("open_clip")
+    if spec is None or spec.origin is None:
+        raise CheckpointError("open_clip is not installed: `pip install open_clip_torch`, "
+                              "or give the path of a CLIP file")
+    return {p.stem: p for p in sorted((Path(spec.origin).parent / "model_configs").glob("*.json"))}
+
+
+def why_refused(config: dict) -> str | None:
+    """Return why a model of open_clip is not built like OpenAI's ViT, or None if it is."""
+    vision, text = config.get("vision_cfg", {}), config.get("text_cfg", {})
+    if "timm_model_name" in vision:
+        return f"its image tower is timm's {vision['timm_model_name']}"
+    if isinstance(vision.get("layers"), list):
+        return "its image tower is a ResNet"
+    if "hf_model_name" in text:
+        return f"its text tower is Hugging Face's {text['hf_model_name']}"
+    extra = sorted({*config} - TOP_KEYS) + [f"vision_cfg.{k}" for k in {*vision} - VISION_KEYS]
+    extra += [f"text_cfg.{k}" for k in {*text} - TEXT_KEYS]
+    if extra:
+        return f"it is built with {', '.join(sorted(extra))}"
+    if vision.get("head_width", 64) != 64:
+        return f"its attention heads have {vision['head_width']} channels instead of 64"
+    if vision.get("mlp_ratio", 4) != 4 or vision.get("width", 0) % 64:
+        return "its image tower's widths are not OpenAI's"
+    if text.get("heads") != text.get("width", 0) // 64:
+        return f"its text tower has {text.get('heads')} heads for {text.get('width')} channels"
+    return None
+
+
+def check_name(name: str) -> None:
+    """Raise a CheckpointError unless ``name`` is a model of open_clip built like OpenAI's ViT."""
+    configs = model_configs()
+    if name not in configs:
+        lower = {n.lower(): n for n in configs}
+        near = difflib.get_close_matches(name.lower(), lower, n=3)
+        hint = f"; nearest names: {', '.join(lower[n] for n in near)}" if near else ""
+        raise CheckpointError(
+            f"{name!r} is neither a file nor a model of open_clip{hint}. Give the path of a CLIP "
+            "file or a name such as ViT-B-16"
+        )
+    reason = why_refused(json.loads(configs[name].read_text(encoding="utf-8")))
+    if reason:
+        raise CheckpointError(
+            f"open_clip's {name} cannot be used: {reason}; only towers like OpenAI's ViT can, such "
+            "as ViT-B-16"
+        )
+
+
+def load(spec: str) -> dict[str, torch.Tensor]:
+    """Load the weights of ``name``, ``name/tag`` or ``name:tag``, downloading them if need be.
+
+    Args:
+        spec: an open_clip model name; the tag of its weights is ``openai`` where none is given.
+
+    Returns:
+        The model's state dict.
+
+    Raises:
+        CheckpointError: unknown or unsuitable name or tag, or the download failed.
+    """
+    name, _, tag = spec.replace(":", "/").partition("/")
+    check_name(name)
+    import_torchvision()
+    import open_clip
+
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    tag = tag or "openai"
+    if tag not in tags:
+        raise CheckpointError(
+            f"open_clip has no weights {tag!r} for {name}; give {name}/TAG with one of: "
+            f"{', '.join(tags) or '(it has none)'}"
+        )
+    if tag != "openai" and not open_clip.get_pretrained_cfg(name, tag).get("quick_gelu"):
+        raise CheckpointError(
+            f"open_clip's {name}/{tag} cannot be used: it was trained with GELU, and OpenAI's "
+            "towers have QuickGELU"
+        )
+    try:
+        model = open_clip.create_model(name, pretrained=tag, precision="fp32", device="cpu")
+    except Exception as error:  # whatever the network, the hub or the disk came up with
+        raise CheckpointError(
+            f"open_clip could not load {name}/{tag} ({type(error).__name__}: {error}); without a "
+            "network, put the file in place and give its path"
+        ) from error
+    return dict(model.state_dict())

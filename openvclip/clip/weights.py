@@ -1,0 +1,231 @@
+"""Reading weights: OpenAI archive, state dict, PySlowFast .pyth, .safetensors, open_clip name.
+
+Whatever the container, the result has OpenAI's names without a prefix. No code is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+from openvclip.clip import open_clip_names
+from openvclip.utils.errors import CheckpointError
+
+# Numbers that OpenAI's archives carry beside the weights.
+NOT_WEIGHTS = frozenset({"input_resolution", "context_length", "vocab_size"})
+PREFIXES = ("module.", "model.")
+CONTAINERS = ("model_state", "state_dict")
+SUFFIXES = frozenset({".pt", ".pth", ".pyth", ".bin", ".ckpt", ".safetensors"})
+# A CLIP with a ViT has these at least; its sizes are read from them.
+SIZE_KEYS = (
+    "visual.conv1.weight", "visual.class_embedding", "visual.positional_embedding", "visual.proj",
+    "positional_embedding", "token_embedding.weight", "text_projection", "logit_scale",
+)
+RANKS = {"visual.conv1.weight": 4, "visual.class_embedding": 1, "logit_scale": 0}
+ARCH_FILES = {
+    "vitb32": "ViT-B-32.pt", "vitb16": "ViT-B-16.pt",
+    "vitl14": "ViT-L-14.pt", "vitl14_336": "ViT-L-14-336px.pt",
+}
+
+
+def default_clip_path(arch: str) -> Path:
+    """Return where OpenAI's package keeps the archive of ``arch``: ``~/.cache/clip/ViT-B-16.pt``.
+
+    Raises:
+        CheckpointError: ``arch`` is none of vitb32, vitb16, vitl14, vitl14_336.
+    """
+    if arch not in ARCH_FILES:
+        raise CheckpointError(
+            f"MODEL.ARCH {arch!r} has no default CLIP file; set MODEL.CLIP_PATH, or MODEL.ARCH to "
+            f"one of {', '.join(ARCH_FILES)}"
+        )
+    return Path.home() / ".cache" / "clip" / ARCH_FILES[arch]
+
+
+def load_clip(path_or_name: str | Path) -> dict[str, torch.Tensor]:
+    """Load an original CLIP from a file, or by a name that open_clip lists.
+
+    Args:
+        path_or_name: a file in any format of :func:`load_state_dict_file`, or a name such as
+            ``ViT-B-16`` (OpenAI's weights) or ``ViT-B-16-quickgelu/dfn2b``.
+
+    Returns:
+        fp32 tensors on the CPU under OpenAI's names, without prefix.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or holds no CLIP with a ViT; or the name is
+            unknown or of a model that is not built like OpenAI's.
+    """
+    path = Path(path_or_name).expanduser()
+    text = str(path_or_name)
+    if not path.exists() and path.suffix not in SUFFIXES and not text.startswith(("/", ".", "~")):
+        state = clean_names(open_clip_names.load(text))
+    else:
+        state = load_state_dict_file(path)
+    require_keys(state, text)
+    return {name: tensor.to(torch.float32, copy=True) for name, tensor in state.items()}
+
+
+def load_state_dict_file(path: str | Path) -> dict[str, torch.Tensor]:
+    """Read a file's tensors, names without prefix, dtypes as stored.
+
+    Reads OpenAI's TorchScript archives, plain state dicts, checkpoints with ``model_state`` or
+    ``state_dict``, and ``.safetensors``. Files in torch's zip format are mapped into memory, not
+    read at once.
+
+    Raises:
+        CheckpointError: missing, a folder, empty, damaged, holding Python objects, or no tensors.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; give the checkpoint file in it")
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint {path} does not exist; check the path")
+    if path.stat().st_size == 0:
+        raise CheckpointError(
+            f"checkpoint {path} is empty (0 bytes), as if writing it was cut off; "
+            "copy or download it again"
+        )
+    try:
+        content = _read(path)
+    except Exception as error:  # damaged bytes surface as nearly any exception of the readers
+        raise _reading_error(path, error) from error
+    return clean_names(_find_tensors(content, path))
+
+
+def _read(path: Path) -> object:
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    if not zipfile.is_zipfile(path):
+        return torch.load(path, map_location="cpu", weights_only=True)
+    with zipfile.ZipFile(path) as archive:
+        scripted = any(name.endswith("/constants.pkl") for name in archive.namelist())
+    if not scripted:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    with warnings.catch_warnings():
+        # OpenAI publishes TorchScript; torch calls that format deprecated, and still reads it.
+        warnings.simplefilter("ignore")
+        return torch.jit.load(path, map_location="cpu").state_dict()
+
+
+def _reading_error(path: Path, error: Exception) -> CheckpointError:
+    text = str(error)
+    if isinstance(error, pickle.UnpicklingError) and "Unsupported global" in text:
+        found = re.search(r"GLOBAL (\S+)", text)
+        return CheckpointError(
+            f"checkpoint {path} holds Python objects{f' ({found[1]})' if found else ''}, which are "
+            "never unpickled because they can run code; save it again with tensors only: "
+            "torch.save({'model_state': model.state_dict()}, path)"
+        )
+    first = text.strip().splitlines()[0][:200] if text.strip() else ""
+    return CheckpointError(
+        f"checkpoint {path} ({path.stat().st_size} bytes) cannot be read: it is damaged, cut off "
+        f"or of another format; copy or download it again ({type(error).__name__}: {first})"
+    )
+
+
+def _find_tensors(content: object, path: Path) -> dict[str, torch.Tensor]:
+    if isinstance(content, Mapping):
+        for key in CONTAINERS:
+            if isinstance(content.get(key), Mapping):
+                content = content[key]
+                break
+        tensors = {k: v for k, v in content.items()
+                   if isinstance(k, str) and isinstance(v, torch.Tensor)}
+        if tensors:
+            return tensors
+    keys = ", ".join(map(repr, list(content)[:5])) if isinstance(content, Mapping) else ""
+    raise CheckpointError(
+        f"checkpoint {path} holds no tensors by name, nor any under {' or '.join(CONTAINERS)} "
+        f"(found {type(content).__name__}{f' with {keys}' if keys else ''}); give a model's weights"
+    )
+
+
+def clean_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Strip ``module.`` (DDP) and ``model.`` (VideoCLIP) from names; drop OpenAI's three numbers.
+
+    Raises:
+        CheckpointError: two names become the same.
+    """
+    result: dict[str, torch.Tensor] = {}
+    for name, tensor in state.items():
+        short = name
+        for prefix in PREFIXES:
+            short = short.removeprefix(prefix)
+        if short in result:
+            raise CheckpointError(f"the checkpoint has {short} twice, with and without a prefix")
+        if short not in NOT_WEIGHTS:
+            result[short] = tensor
+    return result
+
+
+def count_layers(state: Mapping[str, torch.Tensor], prefix: str) -> int:
+    """Return one more than the largest block number that follows ``prefix`` in a name."""
+    numbers = [name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)]
+    return 1 + max((int(number) for number in numbers if number.isdigit()), default=-1)
+
+
+def require_keys(state: Mapping[str, torch.Tensor], where: str) -> None:
+    """Raise a CheckpointError unless ``state`` has the tensors that make it a CLIP with a ViT."""
+    if "visual.layer1.0.conv1.weight" in state:
+        raise CheckpointError(
+            f"{where}: this CLIP's image tower is a ResNet; only ViT towers are supported"
+        )
+    missing = [name for name in SIZE_KEYS if name not in state]
+    if missing:
+        raise CheckpointError(
+            f"{where} is not a CLIP with OpenAI's names: {len(missing)} of the {len(SIZE_KEYS)} "
+            f"tensors that tell its sizes are missing ({_some(missing)}), among {len(state)} "
+            f"tensors found ({_some(list(state)) or 'none'})"
+        )
+    wrong = [f"{name} {tuple(state[name].shape)}" for name in SIZE_KEYS
+             if state[name].ndim != RANKS.get(name, 2)]
+    if wrong:
+        raise CheckpointError(f"{where}: {len(wrong)} tensors have impossible shapes: "
+                              f"{_some(wrong)}")
+
+
+def check_keys(
+    expected: Mapping[str, tuple[int, ...]],
+    found: Mapping[str, tuple[int, ...]],
+    where: str,
+    allow_missing: Callable[[str], bool] | None = None,
+) -> None:
+    """Compare names and shapes of a checkpoint with those of a model.
+
+    Args:
+        expected: the model's names and shapes.
+        found: the checkpoint's.
+        where: what to call the checkpoint in the message.
+        allow_missing: says of an expected name whether the checkpoint may lack it.
+
+    Raises:
+        CheckpointError: something is missing, unexpected or of another shape; counted, the first
+            five of each kind named.
+    """
+    missing = [n for n in expected
+               if n not in found and not (allow_missing and allow_missing(n))]
+    unexpected = [n for n in found if n not in expected]
+    shapes = [f"{n} {tuple(found[n])} instead of {tuple(expected[n])}" for n in expected
+              if n in found and tuple(found[n]) != tuple(expected[n])]
+    problems = [f"{len(names)} {kind}: {_some(names)}" for kind, names in
+                (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+                if names]
+    if problems:
+        raise CheckpointError(
+            f"{where} does not fit the model ({len(expected)} tensors): {'; '.join(problems)}. "
+            "Check that MODEL.CLIP_PATH, MODEL.TEMPORAL_MODELING_TYPE and TUNE_HEAD are those that "
+            "the checkpoint was made with"
+        )
+
+
+def _some(names: list[str], count: int = 5) -> str:
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")

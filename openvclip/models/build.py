@@ -1,0 +1,181 @@
+"""From a config to a model: which CLIP, which temporal variant, which classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from openvclip.clip.model import CLIP
+from openvclip.clip.weights import ARCH_FILES, check_keys, default_clip_path, load_clip
+from openvclip.models.prompts import class_embeddings
+from openvclip.models.temporal import build_temporal_clip, is_adapter
+from openvclip.models.video_clip import VideoCLIP
+from openvclip.utils.errors import CheckpointError, ConfigError
+from openvclip.utils.logging import get_logger
+
+logger = get_logger(__name__)
+
+# ARCH: patch size, width of the image tower, image size. The others fit any CLIP.
+ARCH_SIZES = {
+    "vitb32": (32, 768, 224), "vitb16": (16, 768, 224),
+    "vitl14": (14, 1024, 224), "vitl14_336": (14, 1024, 336),
+}
+ANY_ARCH = ("", "auto")
+
+
+def resolve_clip(cfg: Any) -> str:
+    """Return the path or open_clip name of the original CLIP that ``cfg`` asks for.
+
+    The first of MODEL.CLIP_PATH, TRAIN.CLIP_ORI_PATH, TEST.CLIP_ORI_PATH that is set, else the
+    file of MODEL.ARCH in ``~/.cache/clip``.
+
+    Raises:
+        ConfigError: none is set and MODEL.ARCH has no default file.
+    """
+    for path in (cfg.MODEL.CLIP_PATH, cfg.TRAIN.CLIP_ORI_PATH, cfg.TEST.CLIP_ORI_PATH):
+        if path:
+            return str(path)
+    if cfg.MODEL.ARCH not in ARCH_FILES:
+        raise ConfigError(
+            f"MODEL.CLIP_PATH is empty and MODEL.ARCH {cfg.MODEL.ARCH!r} has no default CLIP file; "
+            f"set MODEL.CLIP_PATH, or MODEL.ARCH to one of {', '.join(ARCH_FILES)}"
+        )
+    path = default_clip_path(cfg.MODEL.ARCH)
+    if not path.is_file():
+        raise CheckpointError(
+            f"no CLIP weights: MODEL.CLIP_PATH is empty and {path}, the file of MODEL.ARCH "
+            f"{cfg.MODEL.ARCH}, does not exist; put OpenAI's archive there or set MODEL.CLIP_PATH "
+            "to a file or to a name of open_clip such as ViT-B-16"
+        )
+    return str(path)
+
+
+def check_arch(arch: str, clip: CLIP, where: str) -> None:
+    """Raise unless the loaded CLIP has the sizes of MODEL.ARCH ("" and "auto" fit any)."""
+    if arch in ANY_ARCH:
+        return
+    if arch not in ARCH_SIZES:
+        raise ConfigError(f"MODEL.ARCH {arch!r} is unknown; use auto or one of "
+                          f"{', '.join(ARCH_SIZES)}")
+    config = clip.config
+    found = (config.patch_size, config.vision_width, config.image_size)
+    if found != ARCH_SIZES[arch]:
+        raise CheckpointError(
+            f"MODEL.ARCH {arch} has patch size, width and image size {ARCH_SIZES[arch]}, but "
+            f"{where} has {found}; change MODEL.ARCH (auto accepts any) or MODEL.CLIP_PATH"
+        )
+
+
+def temporal_clip_video(cfg: Any) -> str | None:
+    """TemporalClipVideo: the temporal type that the config names."""
+    return cfg.MODEL.TEMPORAL_MODELING_TYPE
+
+
+def basic_clip_video(cfg: Any) -> None:
+    """BasicClipVideo: CLIP on frames that do not see each other."""
+    if cfg.MODEL.TEMPORAL_MODELING_TYPE is not None:
+        raise ConfigError(
+            "MODEL.MODEL_NAME BasicClipVideo has no temporal modelling, but "
+            f"MODEL.TEMPORAL_MODELING_TYPE is {cfg.MODEL.TEMPORAL_MODELING_TYPE!r}; set it to None "
+            "or MODEL.MODEL_NAME to TemporalClipVideo"
+        )
+
+
+# MODEL.MODEL_NAME -> the temporal type of its image tower.
+MODELS: dict[str, Callable[[Any], str | None]] = {
+    "TemporalClipVideo": temporal_clip_video,
+    "BasicClipVideo": basic_clip_video,
+}
+
+
+def build_model(cfg: Any, label_names: Sequence[str]) -> VideoCLIP:
+    """Build the model that ``cfg`` describes, in fp32 on the CPU.
+
+    Its weights and its classifier come from the original CLIP; a checkpoint is loaded afterwards
+    with :func:`load_model_weights`, which leaves the classifier alone, as published.
+
+    Args:
+        cfg: the config tree.
+        label_names: class names, in the order of the labels.
+
+    Raises:
+        ConfigError: keys that contradict each other or the number of classes.
+        CheckpointError: no CLIP, or one that does not fit.
+        DataError: a class name that is too long.
+    """
+    if cfg.MODEL.MODEL_NAME not in MODELS:
+        raise ConfigError(f"MODEL.MODEL_NAME {cfg.MODEL.MODEL_NAME!r} is unknown; use one of "
+                          f"{', '.join(MODELS)}")
+    temporal_type = MODELS[cfg.MODEL.MODEL_NAME](cfg)
+    if len(label_names) != cfg.MODEL.NUM_CLASSES:
+        raise ConfigError(
+            f"MODEL.NUM_CLASSES is {cfg.MODEL.NUM_CLASSES}, but the label map has "
+            f"{len(label_names)} names; set MODEL.NUM_CLASSES to {len(label_names)} or check "
+            "DATA.INDEX_LABEL_MAPPING_FILE"
+        )
+    where = resolve_clip(cfg)
+    clip = build_temporal_clip(
+        load_clip(where),
+        temporal_type=temporal_type,
+        num_frames=cfg.DATA.NUM_FRAMES,
+        use_checkpoint=cfg.MODEL.USE_CHECKPOINT,
+        where=where,
+    )
+    check_arch(cfg.MODEL.ARCH, clip, where)
+    size = clip.config
+    logger.info(
+        "CLIP from %s: %d px, patch %d, image tower %d x %d, text tower %d x %d; temporal type %s",
+        where, size.image_size, size.patch_size, size.vision_layers, size.vision_width,
+        size.text_layers, size.text_width, temporal_type,
+    )
+    classifier = build_classifier(cfg, clip, label_names)
+    return VideoCLIP(clip, cfg.DATA.NUM_FRAMES, classifier, tune_head=cfg.TUNE_HEAD)
+
+
+def build_classifier(cfg: Any, clip: CLIP, label_names: Sequence[str]) -> torch.Tensor:
+    """Return the (classes, embed_dim) classifier of ``label_names`` by the text tower of ``clip``.
+
+    A GPU is used if the run has one. Results are kept in MODEL.TEXT_CACHE_DIR.
+    """
+    device = "cuda" if cfg.NUM_GPUS > 0 and torch.cuda.is_available() else "cpu"
+    cache_dir = cfg.MODEL.TEXT_CACHE_DIR or Path(cfg.OUTPUT_DIR) / "text_cache"
+    home = clip.logit_scale.device
+    try:
+        return class_embeddings(
+            clip.to(device), label_names, context_length=cfg.MODEL.CONTEXT_LENGTH,
+            cache_dir=cache_dir,
+        )
+    finally:
+        clip.to(home)
+
+
+def load_model_weights(
+    model: VideoCLIP, state: Mapping[str, torch.Tensor], where: str
+) -> None:
+    """Copy a checkpoint's weights into ``model``; every name and shape must fit.
+
+    The temporal variant's own parameters, which an original CLIP lacks, keep their values if the
+    checkpoint has none of them; so does the tuned head. The classifier is not touched.
+
+    Args:
+        model: as :func:`build_model` gives, not wrapped for distributed training.
+        state: names without prefix, as ``load_state_dict_file`` gives, or behind ``model.``.
+        where: what to call the checkpoint in errors.
+
+    Raises:
+        CheckpointError: names or shapes do not fit; they are counted and named.
+    """
+    state = {name if name == "head" else f"model.{name.removeprefix('model.')}": tensor
+             for name, tensor in state.items()}
+    current = model.state_dict()
+    original = not any(is_adapter(name) for name in state)
+    check_keys(
+        {name: tuple(tensor.shape) for name, tensor in current.items()},
+        {name: tuple(tensor.shape) for name, tensor in state.items()},
+        where,
+        allow_missing=lambda name: name == "head" or (original and is_adapter(name)),
+    )
+    model.load_state_dict({**current, **state})

@@ -1,0 +1,78 @@
+"""A video (B, 3, T, H, W) to logits (B, classes): CLIP on every frame, logits averaged."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from openvclip.clip.model import CLIP
+from openvclip.utils.errors import DataError
+
+
+class VideoCLIP(nn.Module):
+    """CLIP as a classifier of video clips (Open-VCLIP, arXiv 2302.00624).
+
+    The state dict has CLIP's names behind ``model.`` (and ``head`` with ``tune_head``); the
+    classifier is not part of it. The text tower does not train.
+
+    Args:
+        clip: a CLIP whose image tower was built for ``num_frames`` frames.
+        num_frames: T, frames in a clip.
+        classifier: (classes, embed_dim) embeddings of the classes, each of length 1.
+        tune_head: train a copy of ``classifier``.
+    """
+
+    def __init__(
+        self, clip: CLIP, num_frames: int, classifier: torch.Tensor, tune_head: bool = False
+    ) -> None:
+        super().__init__()
+        self.model = clip
+        self.model.freeze_text()
+        self.num_frames = num_frames
+        self.register_buffer("classifier", torch.empty(0), persistent=False)
+        self.set_classifier(classifier)
+        self.head = nn.Parameter(self.classifier.clone()) if tune_head else None
+
+    def set_classifier(self, embeddings: torch.Tensor) -> None:
+        """Classify among other classes: ``embeddings`` (classes, embed_dim), each of length 1.
+
+        A tuned head, if there is one, is not changed and goes on being used.
+        """
+        if embeddings.ndim != 2 or embeddings.shape[1] != self.model.embed_dim:
+            raise DataError(
+                f"class embeddings of shape {tuple(embeddings.shape)} do not fit this CLIP; "
+                f"expected (classes, {self.model.embed_dim})"
+            )
+        self.classifier = embeddings.detach().to(self.model.logit_scale.device, torch.float32)
+
+    def check_video(self, video: torch.Tensor) -> None:
+        """Raise a DataError unless ``video`` is (B, 3, num_frames, image_size, image_size)."""
+        size = self.model.image_size
+        if video.ndim != 5 or video.shape[1] != 3:
+            raise DataError(f"expected a batch (B, 3, T, H, W), got {tuple(video.shape)}")
+        if video.shape[2] != self.num_frames:
+            raise DataError(
+                f"the batch has {video.shape[2]} frames a clip, the model was built for "
+                f"{self.num_frames}; set DATA.NUM_FRAMES to the number that the loader gives"
+            )
+        if video.shape[3] != size or video.shape[4] != size:
+            raise DataError(
+                f"the batch has frames of {video.shape[3]}x{video.shape[4]} pixels, this CLIP "
+                f"takes {size}x{size}; set DATA.TRAIN_CROP_SIZE and DATA.TEST_CROP_SIZE to {size}"
+            )
+
+    def forward(self, video: torch.Tensor) -> torch.Tensor:
+        """(B, 3, T, H, W) normalised video -> (B, classes) fp32 logits.
+
+        Raises:
+            DataError: the frame count or size is not the model's.
+        """
+        self.check_video(video)
+        frames = video.transpose(1, 2).flatten(0, 1)  # (B·T, 3, H, W), a clip's frames adjacent
+        features = self.model.encode_image(frames)  # (B·T, D)
+        with torch.autocast(features.device.type, enabled=False):
+            features = F.normalize(features.float(), dim=-1).unflatten(0, (-1, self.num_frames))
+            weight = self.classifier if self.head is None else F.normalize(self.head, dim=-1)
+            # The mean of the frames' logits is the logit of their mean: averaging first is cheaper.
+            return self.model.logit_scale.exp() * features.mean(dim=1) @ weight.T
