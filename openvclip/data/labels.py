@@ -1,0 +1,206 @@
+"""Video lists (``path<separator>label`` rows) and label maps (``index2cls.json``)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from openvclip.utils.errors import DataError
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """The class names of a dataset; the position of a name is its label."""
+
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the names in their order, in hexadecimal."""
+        return hashlib.sha256(json.dumps(list(self.names)).encode()).hexdigest()
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> LabelSpace:
+        """Read ``{"0": "first class", "1": "second class", ...}``.
+
+        Raises:
+            DataError: the file is missing or is not such a map with indices from 0 without a gap.
+        """
+        hint = 'expected {"0": "first class", "1": "second class", ...}'
+        try:
+            text = Path(path).read_text(encoding="utf-8-sig")
+            pairs = json.loads(text, object_pairs_hook=list)
+        except OSError as error:
+            raise DataError(f"cannot read the label map {path}: {error.strerror}") from error
+        except ValueError as error:
+            raise DataError(f"the label map {path} is not JSON: {error}; {hint}") from error
+        if not text.lstrip().startswith("{"):
+            raise DataError(f"the label map {path} is not an object; {hint}")
+        if not pairs:
+            raise DataError(f"the label map {path} has no classes; {hint}")
+        return cls(_names_in_order(pairs, f"the label map {path}", hint))
+
+
+def _names_in_order(pairs: list, where: str, hint: str) -> tuple[str, ...]:
+    names: dict[int, str] = {}
+    for key, name in pairs:
+        if not (key.isascii() and key.isdigit()):
+            raise DataError(f"{where}: the key {key!r} is not an index; {hint}")
+        if not isinstance(name, str) or not name.strip():
+            raise DataError(f"{where}: class {key} has the name {name!r}, not a text; {hint}")
+        if int(key) in names:
+            raise DataError(f"{where}: the index {int(key)} stands there twice")
+        names[int(key)] = name
+    gap = next((i for i in range(len(names)) if i not in names), None)
+    if gap is not None:
+        raise DataError(
+            f"{where}: {len(names)} classes, but the index {gap} is missing; "
+            "indices count from 0 without a gap"
+        )
+    return tuple(names[i] for i in range(len(names)))
+
+
+@dataclass(frozen=True)
+class VideoList:
+    """The rows of one list.
+
+    Attributes:
+        paths: file of each row, with the prefix.
+        labels: int64 array (rows,), or one tuple of labels a row where videos have several.
+        source: where the list came from, for messages.
+    """
+
+    paths: list[str]
+    labels: np.ndarray | list[tuple[int, ...]]
+    source: str = ""
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+def read_list(
+    csv: str | Path,
+    *,
+    separator: str = " ",
+    prefix: str = "",
+    num_classes: int,
+    multi_label: bool = False,
+) -> VideoList:
+    """Read a list of ``path<separator>label`` rows; the last separator of a row counts.
+
+    Paths may therefore contain the separator. With ``multi_label`` the label column holds
+    integers joined by ``;`` (or by ``,`` where the separator is another).
+
+    Args:
+        csv: the list.
+        separator: text between path and label (``DATA.PATH_LABEL_SEPARATOR``).
+        prefix: folder that the paths are relative to (``DATA.PATH_PREFIX``). With a prefix a row
+            must stay below it; without one, paths are taken as they are.
+        num_classes: labels must be smaller.
+        multi_label: whether a row may have several labels.
+
+    Raises:
+        DataError: the file is missing or empty, or a row cannot be used (named by line).
+    """
+    paths: list[str] = []
+    labels: list = []
+    for number, line in _lines(Path(csv)):
+        where = f"{csv}, line {number}"
+        path, label = _split_row(line, separator, where)
+        if prefix and _escapes(path):
+            raise DataError(
+                f"{where}: the path {path!r} leads out of DATA.PATH_PREFIX {prefix!r}; "
+                "make it relative to the prefix, or leave the prefix empty"
+            )
+        paths.append(os.path.join(prefix, path))
+        if multi_label:
+            parts = label.replace(",", ";").split(";")
+            labels.append(tuple(_label(part, num_classes, where) for part in parts))
+        else:
+            labels.append(_label(label, num_classes, where))
+    if not paths:
+        raise DataError(f"the list {csv} is empty; expected rows like 'video.mp4{separator}0'")
+    return VideoList(paths, labels if multi_label else np.array(labels, dtype=np.int64), str(csv))
+
+
+def _lines(csv: Path) -> list[tuple[int, str]]:
+    """Return (line number, text) of each row; empty lines at the end are no rows."""
+    try:
+        text = csv.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        found = sorted(p.name for p in csv.parent.glob("*.csv")) if csv.parent.is_dir() else None
+        there = "that folder does not exist" if found is None else (
+            f"the folder has {', '.join(found)}" if found else "the folder has no .csv"
+        )
+        raise DataError(
+            f"the list {csv} does not exist ({there}); set DATA.PATH_TO_DATA_DIR"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the list {csv}: {error}") from error
+    lines = text.rstrip().split("\n") if text.strip() else []
+    return [(number, line.strip()) for number, line in enumerate(lines, 1)]
+
+
+def _split_row(line: str, separator: str, where: str) -> tuple[str, str]:
+    if not line:
+        raise DataError(f"{where}: the line is empty; remove it")
+    path, found, label = line.rpartition(separator)
+    path = path.strip()
+    if not found or not path or not label.strip():
+        raise DataError(
+            f"{where}: no label in {line!r}; expected 'path{separator}label' "
+            f"(DATA.PATH_LABEL_SEPARATOR is {separator!r})"
+        )
+    return path, label.strip()
+
+
+def _label(text: str, num_classes: int, where: str) -> int:
+    try:
+        label = int(text)
+    except ValueError as error:
+        raise DataError(
+            f"{where}: the label {text!r} is not an integer; if it belongs to the path, "
+            "set DATA.PATH_LABEL_SEPARATOR"
+        ) from error
+    if not 0 <= label < num_classes:
+        raise DataError(
+            f"{where}: the label {label} is outside the map of {num_classes} classes "
+            f"(0 to {num_classes - 1}); check the list, DATA.INDEX_LABEL_MAPPING_FILE and "
+            "MODEL.NUM_CLASSES"
+        )
+    return label
+
+
+def _escapes(path: str) -> bool:
+    if os.path.isabs(path):
+        return True
+    return ".." in path and os.path.normpath(path).split(os.sep, 1)[0] == os.pardir
+
+
+def check_videos_exist(paths: Sequence[str], *, prefix: str = "", source: str = "") -> None:
+    """Stop early where the videos of a list are plainly not there.
+
+    Looks at a handful of rows spread over the list, so that it costs nothing on long lists.
+
+    Raises:
+        DataError: the prefix is no folder, or none of the rows looked at exists.
+    """
+    if prefix and not os.path.isdir(prefix):
+        raise DataError(f"missing video folder: DATA.PATH_PREFIX {prefix!r} is not a folder")
+    probes = [paths[i * (len(paths) - 1) // 7] for i in range(8)] if paths else []
+    if probes and not any(os.path.exists(path) for path in probes):
+        folder = os.path.dirname(probes[0]) or "."
+        state = "which has no such file" if os.path.isdir(folder) else "which does not exist"
+        raise DataError(
+            f"missing video folder: {probes[0]!r} of the list {source} is not in {folder!r}, "
+            f"{state}, and neither are other rows; set DATA.PATH_PREFIX to the folder that the "
+            "list's paths are relative to"
+        )

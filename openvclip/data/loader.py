@@ -1,0 +1,273 @@
+"""cfg -> datasets and loaders, and who reads which rows."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from openvclip.data.augment import build_augment
+from openvclip.data.dataset import Pixels, VideoDataset
+from openvclip.data.labels import LabelSpace, check_videos_exist, read_list
+from openvclip.data.sampling import Sampling
+from openvclip.utils.errors import ConfigError, DataError
+from openvclip.utils.logging import get_logger
+
+logger = get_logger(__name__)
+
+# Keeps the order of rows apart from the draws of items, which are seeded alike.
+_ORDER = 0x0BDE5
+
+
+class TrainSampler(Sampler):
+    """Shuffled batches of (epoch, row), the same split over any number of processes.
+
+    An epoch's order is a permutation seeded by (seed, epoch). It is cut into global batches, the
+    remainder is dropped, and each process takes its contiguous share of every batch. Workers get
+    the epoch with each row, so that they need no state.
+
+    Args:
+        rows: how many there are.
+        batch: rows of a global batch.
+        seed: of the order.
+        rank: number of this process.
+        world_size: number of processes.
+    """
+
+    def __init__(
+        self, rows: int, batch: int, *, seed: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.rows, self.batch, self.seed = rows, batch, seed
+        self.rank, self.world_size = rank, world_size
+        self.epoch, self.start = 0, 0
+
+    def set_epoch(self, epoch: int, start_iteration: int = 0) -> None:
+        """Choose the epoch, and the iteration to begin at when one is continued."""
+        self.epoch, self.start = epoch, start_iteration
+
+    def __len__(self) -> int:
+        return self.rows // self.batch
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch, share = self.epoch, self.batch // self.world_size
+        order = np.random.default_rng((self.seed % 2**64, epoch, _ORDER)).permutation(self.rows)
+        for number in range(self.start, len(self)):
+            first = number * self.batch + self.rank * share
+            yield [(epoch, int(row)) for row in order[first:first + share]]
+
+
+class EvalSampler(Sampler):
+    """Batches of (epoch, row) that visit the rows rank, rank + world size, ... once each.
+
+    Args:
+        rows: how many there are.
+        batch: rows of a batch of this process.
+        rank: number of this process.
+        world_size: number of processes.
+    """
+
+    def __init__(self, rows: int, batch: int, *, rank: int = 0, world_size: int = 1) -> None:
+        self.own = range(rank, rows, world_size)
+        self.batch = batch
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int, start_iteration: int = 0) -> None:
+        """Choose the epoch, which random validation clips depend on."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-len(self.own) // self.batch)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch = self.epoch
+        for first in range(0, len(self.own), self.batch):
+            yield [(epoch, row) for row in self.own[first:first + self.batch]]
+
+
+def collate(items: list[dict[str, Any]], *, empty: tuple[int, ...]) -> dict[str, Any]:
+    """Join the items of a :class:`VideoDataset`, clips of one video adjacent.
+
+    Items without a video leave only their entry in ``bad``.
+
+    Args:
+        items: at least one.
+        empty: shape (3, T, size, size) of a clip, for a batch in which no video could be read.
+
+    Returns:
+        ``video`` float32 (M, 3, T, size, size), ``label`` (M,) or (M, C), ``index`` (M,) and
+        ``clip`` (M,) int64, ``bad`` list of (row, reason).
+    """
+    good = [item for item in items if item["video"] is not None]
+    counts = torch.tensor([len(item["clip"]) for item in good], dtype=torch.int64)
+    labels = torch.stack([item["label"] for item in good or items])
+    index = torch.tensor([item["index"] for item in good], dtype=torch.int64)
+    return {
+        "video": torch.cat([item["video"] for item in good]) if good else torch.zeros(0, *empty),
+        "label": labels.repeat_interleave(counts, dim=0) if good else labels[:0],
+        "index": index.repeat_interleave(counts),
+        "clip": torch.cat([item["clip"] for item in good]) if good else index,
+        "bad": [entry for item in items for entry in item["bad"]],
+    }
+
+
+def _init_worker(_: int) -> None:
+    # Workers share the cores by their number, not by threads of their own.
+    torch.set_num_threads(1)
+
+
+class Loader:
+    """Batches of a dataset, epoch by epoch.
+
+    Args:
+        dataset: the samples.
+        sampler: gives lists of (epoch, row).
+        num_workers: processes that decode; 0 decodes in this one.
+        pin_memory: page-lock batches, for faster copies to a GPU.
+    """
+
+    def __init__(
+        self,
+        dataset: VideoDataset,
+        sampler: TrainSampler | EvalSampler,
+        *,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        self.dataset, self.sampler = dataset, sampler
+        size = dataset.pixels.size
+        self._loader = DataLoader(
+            dataset,
+            batch_sampler=sampler,
+            num_workers=num_workers,
+            collate_fn=functools.partial(
+                collate, empty=(3, dataset.sampling.num_frames, size, size)
+            ),
+            pin_memory=pin_memory,
+            worker_init_fn=_init_worker,
+            persistent_workers=num_workers > 0,
+            # A generator of its own: iterating must not move the global one.
+            generator=torch.Generator().manual_seed(0),
+        )
+
+    def set_epoch(self, epoch: int, start_iteration: int = 0) -> None:
+        """Choose the epoch of the next iteration, and at which of its batches that begins."""
+        self.dataset.set_epoch(epoch)
+        self.sampler.set_epoch(epoch, start_iteration)
+
+    def __len__(self) -> int:
+        """Return the batches of a whole epoch on this process."""
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self._loader)
+
+
+@functools.cache
+def _note_backend(backend: str) -> None:
+    if backend != "pyav":
+        logger.info("DATA.DECODING_BACKEND %s: videos are decoded by PyAV", backend)
+
+
+def _list_name(cfg, split: str) -> str:
+    return "test_openset.csv" if split == "test" and cfg.TEST.OPENSET else f"{split}.csv"
+
+
+def build_pixels(cfg, split: str) -> Pixels:
+    """Build what becomes of the frames in ``split``."""
+    data = cfg.DATA
+    return Pixels(
+        scales=tuple(data.TRAIN_JITTER_SCALES),
+        size=data.TEST_CROP_SIZE if split == "test" else data.TRAIN_CROP_SIZE,
+        mean=tuple(data.MEAN),
+        std=tuple(data.STD),
+        inverse=data.INV_UNIFORM_SAMPLE,
+        flip=data.RANDOM_FLIP,
+        area=tuple(data.TRAIN_JITTER_SCALES_RELATIVE),
+        aspect=tuple(data.TRAIN_JITTER_ASPECT_RELATIVE),
+        reverse_channels=data.REVERSE_INPUT_CHANNEL,
+    )
+
+
+def build_dataset(cfg, split: str) -> VideoDataset:
+    """Build the dataset of ``train``, ``val`` or ``test`` from its list.
+
+    Raises:
+        DataError: the list, the label map or the video folder cannot be used.
+    """
+    data = cfg.DATA
+    _note_backend(data.DECODING_BACKEND)
+    classes = cfg.MODEL.NUM_CLASSES
+    if data.INDEX_LABEL_MAPPING_FILE:
+        classes = len(LabelSpace.from_json(data.INDEX_LABEL_MAPPING_FILE))
+    videos = read_list(
+        Path(data.PATH_TO_DATA_DIR) / _list_name(cfg, split),
+        separator=data.PATH_LABEL_SEPARATOR,
+        prefix=data.PATH_PREFIX,
+        num_classes=classes,
+        multi_label=data.MULTI_LABEL,
+    )
+    check_videos_exist(videos.paths, prefix=data.PATH_PREFIX, source=videos.source)
+    return VideoDataset(
+        split,
+        videos,
+        num_classes=classes,
+        sampling=Sampling(
+            num_frames=data.NUM_FRAMES,
+            sampling_rate=data.SAMPLING_RATE,
+            target_fps=data.TARGET_FPS,
+            use_offset=data.USE_OFFSET_SAMPLING,
+            compat=data.SAMPLING_COMPAT,
+        ),
+        pixels=build_pixels(cfg, split),
+        views=cfg.TEST.NUM_ENSEMBLE_VIEWS,
+        crops=cfg.TEST.NUM_SPATIAL_CROPS,
+        seed=cfg.RNG_SEED,
+        fps_jitter=data.TRAIN_JITTER_FPS,
+        num_sample=cfg.AUG.NUM_SAMPLE,
+        augment=build_augment(cfg) if cfg.AUG.ENABLE and split == "train" else None,
+        val_random=data.VAL_RANDOM,
+        multi_thread=cfg.DATA_LOADER.ENABLE_MULTI_THREAD_DECODE,
+    )
+
+
+def build_loader(cfg, split: str, rank: int = 0, world_size: int = 1) -> Loader:
+    """Build the loader of ``train``, ``val`` or ``test`` for one process.
+
+    Batch sizes in the config are of all processes together. Training drops the last, partial
+    batch; evaluation visits every row exactly once over all processes.
+
+    Raises:
+        ConfigError: a batch size is not a multiple of the number of processes.
+        DataError: the list, the label map or the video folder cannot be used, or there are
+            fewer training rows than a batch takes.
+    """
+    key = "TEST.BATCH_SIZE" if split == "test" else "TRAIN.BATCH_SIZE"
+    batch = cfg.TEST.BATCH_SIZE if split == "test" else cfg.TRAIN.BATCH_SIZE
+    if batch % world_size:
+        raise ConfigError(
+            f"{key} is {batch}; it counts the batch of all {world_size} processes together and "
+            f"must be a multiple of {world_size}"
+        )
+    dataset = build_dataset(cfg, split)
+    share = {"rank": rank, "world_size": world_size}
+    if split == "train":
+        if len(dataset) < batch:
+            raise DataError(
+                f"{dataset.videos.source} has {len(dataset)} rows, fewer than one batch: "
+                f"TRAIN.BATCH_SIZE is {batch}; lower it to {len(dataset)} or less"
+            )
+        sampler = TrainSampler(len(dataset), batch, seed=cfg.RNG_SEED, **share)
+    else:
+        own = max(1, batch // world_size // dataset.clips_per_video)
+        sampler = EvalSampler(len(dataset), own, **share)
+    return Loader(
+        dataset,
+        sampler,
+        num_workers=cfg.DATA_LOADER.NUM_WORKERS,
+        pin_memory=cfg.DATA_LOADER.PIN_MEMORY and torch.cuda.is_available(),
+    )

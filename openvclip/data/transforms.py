@@ -1,0 +1,215 @@
+"""From uint8 frames to normalised crops: PySlowFast's spatial sampling.
+
+Published code normalises whole float frames, then resizes and crops. Normalising is affine and
+each output pixel of the resize is a weighted mean, so the two commute; here only the crop is
+normalised. The results agree to 1e-5.
+
+Geometry is drawn first, as a ``Crop``, by functions that take the random generator, so that a
+test can replay recorded draws; ``apply_crops`` then has nothing random in it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+
+LEFT, CENTRE, RIGHT = 0, 1, 2
+CHUNK_PIXELS = 2**22
+
+
+class Draws(Protocol):
+    """The part of ``numpy.random.Generator`` that is used here."""
+
+    def uniform(self, low: float = 0.0, high: float = 1.0) -> float: ...
+
+    def integers(self, low: int, high: int) -> int: ...
+
+
+@dataclass(frozen=True)
+class Crop:
+    """What becomes of each frame of a clip.
+
+    The region (``top``, ``left``, ``height``, ``width``) of the frame is resized to
+    ``resized`` and of that the square of ``size`` pixels at ``y``, ``x`` is taken.
+
+    Attributes:
+        region: top, left, height and width in the source frame.
+        resized: height and width that the region is resized to.
+        y: first row of the crop in the resized region.
+        x: first column of the crop in the resized region.
+        size: side of the crop.
+        flip: whether the crop is mirrored.
+    """
+
+    region: tuple[int, int, int, int]
+    resized: tuple[int, int]
+    y: int
+    x: int
+    size: int
+    flip: bool = False
+
+
+def scaled_size(height: int, width: int, short: int) -> tuple[int, int]:
+    """Return the size with the short side ``short`` and the long side rounded down."""
+    if min(height, width) == short:
+        return height, width
+    if width < height:
+        return math.floor(height / width * short), short
+    return short, math.floor(width / height * short)
+
+
+def fixed_crop(height: int, width: int, *, scale: int, size: int, position: int = CENTRE) -> Crop:
+    """Return one of three crops along the long side, after scaling the short side to ``scale``.
+
+    Args:
+        height: of the frame.
+        width: of the frame.
+        scale: the short side after resizing.
+        size: side of the crop, at most ``scale``.
+        position: 0 left (or top), 1 centre, 2 right (or bottom).
+    """
+    new_h, new_w = scaled_size(height, width, scale)
+    y, x = math.ceil((new_h - size) / 2), math.ceil((new_w - size) / 2)
+    if new_h > new_w:
+        y = {LEFT: 0, CENTRE: y, RIGHT: new_h - size}[position]
+    else:
+        x = {LEFT: 0, CENTRE: x, RIGHT: new_w - size}[position]
+    return Crop((0, 0, height, width), (new_h, new_w), y, x, size)
+
+
+def jitter_crop(
+    height: int,
+    width: int,
+    *,
+    scales: Sequence[int],
+    size: int,
+    draws: Draws,
+    inverse: bool = False,
+    flip: bool = True,
+) -> Crop:
+    """Draw a scale, a place and a flip, in this order.
+
+    Args:
+        height: of the frame.
+        width: of the frame.
+        scales: least and greatest short side.
+        size: side of the crop, at most the least short side.
+        draws: the random generator.
+        inverse: draw the inverse of the scale uniformly (``DATA.INV_UNIFORM_SAMPLE``).
+        flip: mirror with probability 1/2 (``DATA.RANDOM_FLIP``).
+    """
+    low, high = scales
+    if inverse:
+        short = round(1.0 / draws.uniform(1.0 / high, 1.0 / low))
+    else:
+        short = round(draws.uniform(low, high))
+    new_h, new_w = scaled_size(height, width, short)
+    # The end is left out, so that the last offset is never drawn: published behaviour.
+    y = int(draws.integers(0, new_h - size)) if new_h > size else 0
+    x = int(draws.integers(0, new_w - size)) if new_w > size else 0
+    mirrored = flip and draws.uniform() < 0.5
+    return Crop((0, 0, height, width), (new_h, new_w), y, x, size, bool(mirrored))
+
+
+def relative_crop(
+    height: int,
+    width: int,
+    *,
+    area: Sequence[float],
+    aspect: Sequence[float],
+    size: int,
+    draws: Draws,
+    flip: bool = True,
+) -> Crop:
+    """Draw a random resized crop: a part of the frame, stretched to the square.
+
+    Ten tries to fit a region of a drawn area and aspect ratio into the frame, then the largest
+    central one within the ratios.
+
+    Args:
+        height: of the frame.
+        width: of the frame.
+        area: least and greatest share of the frame (``DATA.TRAIN_JITTER_SCALES_RELATIVE``).
+        aspect: least and greatest width / height, drawn uniformly in its logarithm
+            (``DATA.TRAIN_JITTER_ASPECT_RELATIVE``).
+        size: side of the result.
+        draws: the random generator.
+        flip: mirror with probability 1/2.
+    """
+    region = _central_region(height, width, aspect)
+    for _ in range(10):
+        target = draws.uniform(area[0], area[1]) * height * width
+        ratio = math.exp(draws.uniform(math.log(aspect[0]), math.log(aspect[1])))
+        w, h = round(math.sqrt(target * ratio)), round(math.sqrt(target / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            top, left = draws.integers(0, height - h + 1), draws.integers(0, width - w + 1)
+            region = (int(top), int(left), h, w)
+            break
+    mirrored = flip and draws.uniform() < 0.5
+    return Crop(region, (size, size), 0, 0, size, bool(mirrored))
+
+
+def _central_region(
+    height: int, width: int, aspect: Sequence[float]
+) -> tuple[int, int, int, int]:
+    h, w = height, width
+    if width / height < min(aspect):
+        h = min(round(width / min(aspect)), height)
+    elif width / height > max(aspect):
+        w = min(round(height * max(aspect)), width)
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def apply_crops(frames: torch.Tensor, crops: Sequence[Crop]) -> list[torch.Tensor]:
+    """Resize and crop frames: bilinear, ``align_corners`` False, no antialiasing.
+
+    Args:
+        frames: uint8 or float (T, H, W, 3).
+        crops: what to cut out; all of the same region and resized size, so that one resize does.
+
+    Returns:
+        For each crop float32 (3, T, size, size), in the range of the input.
+    """
+    (top, left, height, width), resized = crops[0].region, crops[0].resized
+    planes = frames[:, top:top + height, left:left + width].permute(3, 0, 1, 2)
+    # A few frames at a time: whole float frames of a large video would fill hundreds of MB.
+    step = max(1, CHUNK_PIXELS // (height * width))
+    parts: list[list[torch.Tensor]] = [[] for _ in crops]
+    for chunk in planes.split(step, dim=1):
+        if resized != (height, width):
+            chunk = F.interpolate(
+                chunk.contiguous().float(), size=resized, mode="bilinear", align_corners=False
+            )
+        for part, crop in zip(parts, crops, strict=True):
+            cut = chunk[..., crop.y:crop.y + crop.size, crop.x:crop.x + crop.size]
+            part.append((cut.flip(3) if crop.flip else cut).contiguous().float())
+    return [torch.cat(part, dim=1) if len(part) > 1 else part[0] for part in parts]
+
+
+def normalise(
+    clip: torch.Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    *,
+    reverse_channels: bool = False,
+) -> torch.Tensor:
+    """Scale to [0, 1], subtract the mean, divide by the standard deviation.
+
+    Args:
+        clip: (3, T, H, W), values 0 to 255.
+        mean: of the channels, in RGB order.
+        std: of the channels, in RGB order.
+        reverse_channels: give BGR (``DATA.REVERSE_INPUT_CHANNEL``), after normalising.
+
+    Returns:
+        float32 (3, T, H, W).
+    """
+    factor = torch.tensor([1.0 / (255.0 * value) for value in std]).view(3, 1, 1, 1)
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)]).view(3, 1, 1, 1)
+    out = torch.addcmul(shift, clip.float(), factor)
+    return out.flip(0) if reverse_channels else out

@@ -1,0 +1,124 @@
+"""Mixing, patching and averaging of weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from openvclip.interpolation import (
+    WeightInterpolator,
+    WeightPatcher,
+    average_state_dicts,
+    draw_ratio,
+    patch_state_dict,
+)
+from openvclip.utils.errors import CheckpointError
+
+
+@pytest.fixture
+def recorded(golden):
+    return torch.load(golden / "patch_swa_small.pt", weights_only=True)
+
+
+def test_patching_reproduces_the_recorded_weights(recorded):
+    patched = patch_state_dict(recorded["finetuned"], recorded["clip"], recorded["ratio"])
+    assert list(patched) == list(recorded["patched"])
+    for name, tensor in recorded["patched"].items():
+        torch.testing.assert_close(patched[name], tensor, atol=1e-6, rtol=0)
+
+
+def test_averaging_reproduces_the_recorded_means(recorded):
+    files = recorded["checkpoints"]  # numbers 1 to 4
+    for states, wanted in (
+        (files[1:3], recorded["mean_2_3"]),
+        ([recorded["clip"], *files], recorded["mean_0_4_with_clip"]),
+    ):
+        mean = average_state_dicts(iter(states))
+        for name, tensor in wanted.items():
+            torch.testing.assert_close(mean[name], tensor, atol=1e-6, rtol=0)
+
+
+def test_patching_keeps_what_clip_lacks_and_mixes_fp16_in_fp32():
+    checkpoint = {"w": torch.tensor([1.0]), "adapter": torch.tensor([7.0])}
+    clip = {"w": torch.tensor([1.0009765625], dtype=torch.float16)}
+    patched = patch_state_dict(checkpoint, clip, 0.25)
+    assert patched["adapter"].item() == 7.0
+    assert patched["w"].dtype == torch.float32
+    # In fp16 the mixture would fall back to 1.0 exactly.
+    assert patched["w"].item() == pytest.approx(1.000244140625, abs=1e-9)
+
+
+def test_patching_refuses_other_shapes_and_strangers():
+    with pytest.raises(CheckpointError, match=r"cannot patch w: shape \(2,\).*\(3,\)"):
+        patch_state_dict({"w": torch.zeros(2)}, {"w": torch.zeros(3)}, 0.5)
+    with pytest.raises(CheckpointError, match="share no parameter"):
+        patch_state_dict({"w": torch.zeros(2)}, {"v": torch.zeros(2)}, 0.5)
+
+
+def test_averaging_adapters_over_those_that_have_them():
+    mean = average_state_dicts(
+        [{"w": torch.zeros(1)}, {"w": torch.ones(1), "adapter": torch.full((1,), 3.0)}]
+    )
+    assert mean["w"].item() == 0.5
+    assert mean["adapter"].item() == 3.0
+
+
+def test_averaging_does_not_change_its_sources_and_names_a_misfit():
+    first = {"w": torch.zeros(2)}
+    average_state_dicts([first, {"w": torch.ones(2)}])
+    assert first["w"].tolist() == [0.0, 0.0]
+    with pytest.raises(CheckpointError, match=r"cannot average w.*in file-b"):
+        average_state_dicts([first, {"w": torch.ones(3)}], names=["file-a", "file-b"].__getitem__)
+    with pytest.raises(CheckpointError, match="no checkpoints"):
+        average_state_dicts([])
+
+
+def test_mixed_weights_are_restored_bit_for_bit_even_after_an_error():
+    torch.manual_seed(0)
+    model = nn.Linear(5, 4)
+    model.register_parameter("adapter", nn.Parameter(torch.randn(3)))
+    anchor = {n: torch.randn_like(p) for n, p in model.named_parameters() if n != "adapter"}
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    interpolator = WeightInterpolator(dict(model.named_parameters()), anchor)
+    for ratio in (0.0, 0.3, 0.77, 1.0):
+        with interpolator.mixed(ratio):
+            for name, tensor in anchor.items():
+                wanted = ratio * tensor + (1 - ratio) * before[name]
+                torch.testing.assert_close(dict(model.named_parameters())[name].data, wanted)
+            assert torch.equal(model.adapter, before["adapter"])
+        assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
+    with pytest.raises(ZeroDivisionError), interpolator.mixed(0.5):
+        raise ZeroDivisionError
+    assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
+
+
+def test_interpolator_refuses_an_anchor_that_does_not_fit():
+    parameters = dict(nn.Linear(2, 2).named_parameters())
+    with pytest.raises(CheckpointError, match="none of the parameters that train"):
+        WeightInterpolator(parameters, {"other": torch.zeros(1)})
+    with pytest.raises(CheckpointError, match="weight has shape"):
+        WeightInterpolator(parameters, {"weight": torch.zeros(3, 3)})
+
+
+def test_ratio_depends_on_seed_step_and_rank_only():
+    draws = [draw_ratio(0.0, 0.6, seed=3, step=s) for s in range(2000)]
+    assert draws == [draw_ratio(0.0, 0.6, seed=3, step=s) for s in range(2000)]
+    assert min(draws) >= 0.0 and max(draws) <= 0.6
+    assert sum(draws) / len(draws) == pytest.approx(0.3, abs=0.02)
+    assert len({draw_ratio(0, 1, seed=3, step=5, rank=r) for r in range(4)}) == 4
+    assert draw_ratio(0, 1, seed=3, step=5) != draw_ratio(0, 1, seed=4, step=5)
+
+
+def test_patcher_moves_only_what_differs_and_reaches_both_ends():
+    torch.manual_seed(1)
+    model = nn.Linear(3, 2)
+    clip = {"weight": torch.randn(2, 3), "bias": model.bias.detach().clone()}
+    tuned = model.weight.detach().clone()
+    patcher = WeightPatcher(dict(model.named_parameters()), clip)
+    assert patcher.names == ["weight"]
+    for ratio in (0.5, 1.0, 0.0):
+        patcher.set_ratio(ratio)
+        wanted = ratio * clip["weight"] + (1 - ratio) * tuned
+        torch.testing.assert_close(model.weight.data, wanted)
+    assert torch.equal(model.weight.data, tuned)
