@@ -1,0 +1,157 @@
+"""cfg -> everything that training needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from openvclip.clip.weights import load_clip
+from openvclip.data.augment import build_mixup
+from openvclip.data.loader import build_loader
+from openvclip.engine import checkpoint as ckpt
+from openvclip.engine.losses import build_loss
+from openvclip.engine.optim import build_optimizer, build_schedule
+from openvclip.engine.setup import build_label_space, build_precision, load_weights, unwrap
+from openvclip.engine.train_step import InterpolatedStep, PlainStep
+from openvclip.engine.trainer import Trainer
+from openvclip.interpolation import WeightInterpolator
+from openvclip.models.build import build_model, resolve_clip
+from openvclip.report.writers import build_tensorboard
+from openvclip.utils import distributed
+from openvclip.utils.errors import ConfigError
+from openvclip.utils.logging import get_logger
+
+logger = get_logger(__name__)
+
+
+def build_interpolator(cfg, model: nn.Module) -> WeightInterpolator:
+    """Build the mixer of the parameters that train with the original CLIP.
+
+    The original is ``TRAIN.CLIP_ORI_PATH``, or else the CLIP that the model was made from.
+    """
+    source = cfg.TRAIN.CLIP_ORI_PATH or resolve_clip(cfg)
+    interpolator = WeightInterpolator(
+        {name: p for name, p in model.named_parameters() if p.requires_grad},
+        {f"model.{name}": tensor for name, tensor in load_clip(source).items()},
+    )
+    logger.info(
+        "interpolated training: r ~ U(%g, %g) of %s in %d tensors, connect loss x %g",
+        cfg.TRAIN.LINEAR_CONNECT_SAMPLE_L, cfg.TRAIN.LINEAR_CONNECT_SAMPLE_R, source,
+        len(interpolator.names), cfg.TRAIN.LINEAR_CONNECT_LOSS_RATIO,
+    )
+    return interpolator
+
+
+def build_step(cfg, model: nn.Module, device: torch.device) -> PlainStep:
+    """Build the training step that ``TRAIN.LINEAR_CONNECT_CLIMB`` asks for."""
+    autocast, scaler = build_precision(cfg, device)
+    loss = build_loss(cfg)
+    common = {"autocast": autocast, "scaler": scaler, "accumulate": cfg.TRAIN.GRAD_ACCUM_STEPS}
+    if not cfg.TRAIN.LINEAR_CONNECT_CLIMB:
+        return PlainStep(model, loss, **common)
+    return InterpolatedStep(
+        model,
+        loss,
+        build_interpolator(cfg, unwrap(model)),
+        low=cfg.TRAIN.LINEAR_CONNECT_SAMPLE_L,
+        high=cfg.TRAIN.LINEAR_CONNECT_SAMPLE_R,
+        loss_ratio=cfg.TRAIN.LINEAR_CONNECT_LOSS_RATIO,
+        seed=cfg.RNG_SEED,
+        chain_rule=cfg.TRAIN.LINEAR_CONNECT_CHAIN_RULE,
+        rank=distributed.rank() if cfg.TRAIN.LINEAR_CONNECT_PER_RANK else None,
+        **common,
+    )
+
+
+def wrap_distributed(model: nn.Module, device: torch.device, static_graph: bool) -> nn.Module:
+    """Wrap the model in DistributedDataParallel when there are several processes."""
+    if distributed.world_size() == 1:
+        return model
+    return nn.parallel.DistributedDataParallel(
+        model,
+        device_ids=[device.index] if device.type == "cuda" else None,
+        static_graph=static_graph,
+    )
+
+
+def load_initial_weights(cfg, trainer: Trainer) -> None:
+    """Load what training begins with, and say in the log what it was.
+
+    In this order: the newest checkpoint of ``OUTPUT_DIR`` (``TRAIN.AUTO_RESUME``);
+    ``TRAIN.CHECKPOINT_FILE_PATH``, with its optimizer and epoch unless
+    ``TRAIN.CHECKPOINT_EPOCH_RESET``; the weights of ``TRAIN.CUSTOM_LOAD_FILE``; CLIP.
+    """
+    train = cfg.TRAIN
+    last = ckpt.load_last_checkpoint(cfg.OUTPUT_DIR) if train.AUTO_RESUME else None
+    if last is not None:
+        path, content = last
+        trainer.load(content, path)
+    elif train.CHECKPOINT_FILE_PATH:
+        content = ckpt.load_file(train.CHECKPOINT_FILE_PATH)
+        trainer.load(
+            content, train.CHECKPOINT_FILE_PATH, reset_epoch=train.CHECKPOINT_EPOCH_RESET
+        )
+    elif train.CUSTOM_LOAD:
+        load_weights(unwrap(trainer.model), train.CUSTOM_LOAD_FILE)
+    else:
+        logger.info("training begins at the original CLIP")
+
+
+def build_trainer(cfg) -> Trainer:
+    """Build the trainer, with whatever it begins from already loaded.
+
+    Lists, class names and weights are all read and checked here, before any long work.
+    """
+    torch.manual_seed(cfg.RNG_SEED)
+    device = distributed.select_device(cfg.NUM_GPUS)
+    share = cfg.TRAIN.BATCH_SIZE // distributed.world_size()
+    if cfg.TRAIN.GRAD_ACCUM_STEPS > max(share, 1):
+        raise ConfigError(
+            f"TRAIN.GRAD_ACCUM_STEPS is {cfg.TRAIN.GRAD_ACCUM_STEPS}, but a process has only "
+            f"{share} videos of a batch; lower it, or raise TRAIN.BATCH_SIZE"
+        )
+    labels = build_label_space(cfg)
+    ranks = {"rank": distributed.rank(), "world_size": distributed.world_size()}
+    train_loader = None if cfg.VAL_MODE else build_loader(cfg, "train", **ranks)
+    has_val = (Path(cfg.DATA.PATH_TO_DATA_DIR) / "val.csv").is_file()
+    if not has_val:
+        logger.warning("no val.csv in %s: training without validation", cfg.DATA.PATH_TO_DATA_DIR)
+    val_loader = build_loader(cfg, "val", **ranks) if has_val or cfg.VAL_MODE else None
+    model = build_model(cfg, labels.names).to(device)
+    if cfg.LOG_MODEL_INFO:
+        log_model_info(model)
+    model = wrap_distributed(model, device, cfg.MODEL.STATIC_GRAPH)
+    trainer = Trainer(
+        step=build_step(cfg, model, device),
+        optimizer=build_optimizer(unwrap(model), cfg),
+        schedule=build_schedule(cfg),
+        train_loader=train_loader,
+        val_loader=val_loader,
+        output_dir=cfg.OUTPUT_DIR,
+        max_epoch=cfg.SOLVER.MAX_EPOCH,
+        seed=cfg.RNG_SEED,
+        device=device,
+        num_classes=len(labels),
+        config=cfg.dump(),
+        checkpoint_period=cfg.TRAIN.CHECKPOINT_PERIOD,
+        eval_period=cfg.TRAIN.EVAL_PERIOD,
+        log_period=cfg.LOG_PERIOD,
+        clip_value=cfg.SOLVER.CLIP_GRAD_VAL,
+        clip_norm=cfg.SOLVER.CLIP_GRAD_L2NORM,
+        mixup=build_mixup(cfg),
+        multi_label=cfg.DATA.MULTI_LABEL,
+        max_bad_fraction=cfg.DATA.MAX_BAD_FRACTION,
+        writer=build_tensorboard(cfg, labels.names),
+    )
+    load_initial_weights(cfg, trainer)
+    return trainer
+
+
+def log_model_info(model: nn.Module) -> None:
+    """Log the number of parameters, and of those that train."""
+    total = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    logger.info("%s: %.2f M parameters, %.2f M train", type(model).__name__, total / 1e6,
+                trained / 1e6)

@@ -1,0 +1,103 @@
+"""One pass over a list of videos: predictions of every video, from all processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from openvclip.engine.meters import ViewEnsemble
+from openvclip.utils import distributed
+from openvclip.utils.logging import Progress
+
+
+@dataclass
+class Predictions:
+    """Scores of the videos of a list, in the list's order.
+
+    Attributes:
+        scores: (N, C) ensembled logits; undefined where ``complete`` is False.
+        complete: bool (N,), False for videos that could not be evaluated.
+        failures: row -> why it could not be decoded.
+    """
+
+    scores: Tensor
+    complete: Tensor
+    failures: dict[int, str]
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module,
+    batches: Iterable[dict],
+    *,
+    num_videos: int,
+    num_classes: int,
+    num_clips: int = 1,
+    method: str = "sum",
+    variants: dict[float, Callable[[], None]] | None = None,
+    device: torch.device,
+    autocast: Callable = nullcontext,
+    what: str = "evaluating",
+) -> dict[float, Predictions]:
+    """Evaluate every clip once with every variant of the weights.
+
+    Args:
+        model: maps video (M, 3, T, H, W) to logits (M, C).
+        batches: as the loader gives them (``video``, ``index``, ``clip`` and ``bad``); this
+            process's share of the list.
+        num_videos: rows of the whole list.
+        num_classes: C.
+        num_clips: clips of a video.
+        method: ``sum`` or ``max`` over a video's clips.
+        variants: patching ratio -> what puts the weights of that ratio into the model. A batch
+            is decoded once and evaluated under each. None evaluates the model as it is, as 0.0.
+        device: where the model is.
+        autocast: makes the context of the forward passes.
+        what: name of the work in the progress line.
+
+    Returns:
+        Predictions by ratio, the same in every process.
+    """
+    variants = variants or {0.0: lambda: None}
+    ensembles = {
+        ratio: ViewEnsemble(num_videos, num_classes, num_clips, method) for ratio in variants
+    }
+    failures: dict[int, str] = {}
+    was_training = model.training
+    model.eval()
+    share = -(-(num_videos - distributed.rank()) // distributed.world_size())
+    progress = Progress(share, what, "videos")
+    for batch in batches:
+        failures.update(batch["bad"])
+        count = len(set(batch["index"].tolist()))
+        if count:
+            video = batch["video"].to(device, non_blocking=True)
+            clips = batch.get("clip", torch.zeros_like(batch["index"]))
+            for ratio, set_weights in variants.items():
+                set_weights()
+                with autocast():
+                    logits = model(video)
+                ensembles[ratio].add(logits, batch["index"], clips)
+        progress.update(count + len(batch["bad"]))
+    model.train(was_training)
+    return {ratio: _gather(ensemble, failures) for ratio, ensemble in ensembles.items()}
+
+
+def _gather(ensemble: ViewEnsemble, failures: dict[int, str]) -> Predictions:
+    """Bring together what each process evaluated; each video was evaluated by one of them."""
+    mine = ensemble.complete
+    scores = torch.where(mine[:, None], ensemble.scores, torch.zeros_like(ensemble.scores))
+    rows = mine.nonzero().flatten()
+    complete = torch.zeros_like(mine)
+    all_failures: dict[int, str] = {}
+    for part_rows, part_scores, part_failures in distributed.all_gather_object(
+        (rows, scores[rows], failures)
+    ):
+        scores[part_rows] = part_scores
+        complete[part_rows] = True
+        all_failures.update(part_failures)
+    return Predictions(scores, complete, dict(sorted(all_failures.items())))

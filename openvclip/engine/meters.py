@@ -1,0 +1,120 @@
+"""Running means of a training run, and the ensemble of a video's views."""
+
+from __future__ import annotations
+
+import time
+
+import psutil
+import torch
+from torch import Tensor
+
+from openvclip.utils.errors import ConfigError
+from openvclip.utils.logging import format_seconds
+
+
+class Mean:
+    """Weighted mean over everything added, and over what was added since the last ``window``."""
+
+    def __init__(self) -> None:
+        self.total = self.count = 0.0
+        self._total = self._count = 0.0
+
+    def add(self, value: float, weight: float = 1.0) -> None:
+        """Add ``value`` that stands for ``weight`` samples."""
+        self.total += value * weight
+        self.count += weight
+        self._total += value * weight
+        self._count += weight
+
+    @property
+    def mean(self) -> float:
+        """Mean over everything; 0 before anything was added."""
+        return self.total / self.count if self.count else 0.0
+
+    def window(self) -> float:
+        """Mean since the last call, or over everything if nothing came since."""
+        value = self._total / self._count if self._count else self.mean
+        self._total = self._count = 0.0
+        return value
+
+
+class IterationTimer:
+    """Splits an iteration into waiting for data and computing, and foretells the end.
+
+    Args:
+        remaining: iterations left in the whole run when it is made.
+    """
+
+    def __init__(self, remaining: int) -> None:
+        self.remaining = remaining
+        self.data, self.total = Mean(), Mean()
+        self._start = time.perf_counter()
+
+    def data_ready(self) -> None:
+        """The batch has come."""
+        self.data.add(time.perf_counter() - self._start)
+
+    def iteration_done(self) -> None:
+        """The step is over; the wait for the next batch begins."""
+        now = time.perf_counter()
+        self.total.add(now - self._start)
+        self.remaining -= 1
+        self._start = now
+
+    def eta(self) -> str:
+        """Time left in the run at the mean pace so far."""
+        return format_seconds(self.remaining * self.total.mean)
+
+
+def memory_stats(device: torch.device) -> dict[str, str]:
+    """Peak GPU memory and this process's resident memory, as PySlowFast's log names them."""
+    used = psutil.Process().memory_info().rss / 2**30
+    total = psutil.virtual_memory().total / 2**30
+    stats = {"RAM": f"{used:.2f}/{total:.2f}G"}
+    if device.type == "cuda":
+        stats["gpu_mem"] = f"{torch.cuda.max_memory_allocated(device) / 2**30:.2f}G"
+    return stats
+
+
+class ViewEnsemble:
+    """Combines the logits of a video's clips into one prediction.
+
+    Every clip counts once; a clip given again is an error, since it would weigh double.
+
+    Args:
+        num_videos: number of videos N.
+        num_classes: number of classes C.
+        num_clips: clips of a video (views x crops).
+        method: ``sum`` adds logits; ``max`` takes their maximum.
+    """
+
+    def __init__(self, num_videos: int, num_classes: int, num_clips: int, method: str) -> None:
+        if method not in ("sum", "max"):
+            raise ConfigError(f"DATA.ENSEMBLE_METHOD is {method!r}; it must be sum or max")
+        self.method = method
+        start = 0.0 if method == "sum" else -torch.inf
+        self.scores = torch.full((num_videos, num_classes), start, dtype=torch.float32)
+        self.seen = torch.zeros(num_videos, num_clips, dtype=torch.bool)
+
+    def add(self, logits: Tensor, videos: Tensor, clips: Tensor) -> None:
+        """Add logits (M, C) of clips (M,) of videos (M,), all by index.
+
+        Clips of a video are added in the order of their index, so that the sum does not depend on
+        how they were batched.
+        """
+        logits = logits.detach().float().cpu()
+        order = sorted(range(len(videos)), key=lambda i: (int(videos[i]), int(clips[i])))
+        for i in order:
+            video, clip = int(videos[i]), int(clips[i])
+            if self.seen[video, clip]:
+                raise ValueError(f"clip {clip} of video {video} was evaluated twice")
+            self.seen[video, clip] = True
+            if self.method == "sum":
+                self.scores[video] += logits[i]
+            else:
+                torch.maximum(self.scores[video], logits[i], out=self.scores[video])
+
+    @property
+    def complete(self) -> Tensor:
+        """bool (N,): videos of which every clip was added."""
+        return self.seen.all(dim=1)

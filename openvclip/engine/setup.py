@@ -1,0 +1,71 @@
+"""What training and testing set up in the same way: precision, class names, weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from openvclip.clip.weights import load_state_dict_file
+from openvclip.data.labels import LabelSpace
+from openvclip.models.build import load_model_weights
+from openvclip.models.video_clip import VideoCLIP
+from openvclip.utils.errors import ConfigError
+from openvclip.utils.logging import get_logger
+
+logger = get_logger(__name__)
+
+
+def build_label_space(cfg) -> LabelSpace:
+    """Read the class names of ``DATA.INDEX_LABEL_MAPPING_FILE`` and check their number."""
+    path = cfg.DATA.INDEX_LABEL_MAPPING_FILE
+    if not path:
+        raise ConfigError(
+            "DATA.INDEX_LABEL_MAPPING_FILE is empty; give the *-index2cls.json with the names of "
+            "the classes, which the text classifier is made from"
+        )
+    labels = LabelSpace.from_json(path)
+    if len(labels) != cfg.MODEL.NUM_CLASSES:
+        raise ConfigError(
+            f"MODEL.NUM_CLASSES is {cfg.MODEL.NUM_CLASSES}, but {path} names {len(labels)} "
+            f"classes; set MODEL.NUM_CLASSES to {len(labels)} or give the other file"
+        )
+    return labels
+
+
+def compute_amp_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Return the dtype of ``TRAIN.AMP_DTYPE``; ``auto`` is bf16 wherever the device computes it."""
+    if name == "auto":
+        native = device.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
+    return {"bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+
+
+def build_precision(cfg, device: torch.device) -> tuple[Callable, torch.amp.GradScaler]:
+    """Return the maker of the forward passes' context, and the gradient scaler.
+
+    Gradients are scaled for fp16 only: bf16 has fp32's range.
+    """
+    if not cfg.TRAIN.MIXED_PRECISION:
+        return nullcontext, torch.amp.GradScaler(device.type, enabled=False)
+    dtype = compute_amp_dtype(cfg.TRAIN.AMP_DTYPE, device)
+    logger.info("mixed precision: %s on %s", str(dtype).removeprefix("torch."), device.type)
+    return (
+        partial(torch.autocast, device.type, dtype=dtype),
+        torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
+    )
+
+
+def load_weights(model: VideoCLIP, path: str | Path) -> None:
+    """Load the weights of a checkpoint, of whatever origin, into the model; every key must fit."""
+    load_model_weights(model, load_state_dict_file(path), str(path))
+    logger.info("loaded the weights of %s", path)
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside DistributedDataParallel, or the model itself."""
+    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model

@@ -1,0 +1,350 @@
+"""Multi-view zero-shot testing, with patching at one ratio or at many."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from openvclip import __version__
+from openvclip.clip.weights import load_clip
+from openvclip.data.loader import build_loader
+from openvclip.engine import checkpoint as ckpt
+from openvclip.engine.evaluate import Predictions, predict
+from openvclip.engine.setup import build_label_space, build_precision, load_weights
+from openvclip.interpolation import WeightPatcher
+from openvclip.models.build import build_model, resolve_clip
+from openvclip.models.prompts import TEMPLATES
+from openvclip.report.metrics import (
+    compute_accuracy,
+    compute_mean_average_precision,
+    compute_per_class_accuracy,
+)
+from openvclip.report.writers import (
+    TensorboardWriter,
+    build_tensorboard,
+    save_predictions,
+    write_csv,
+    write_json,
+)
+from openvclip.utils import distributed
+from openvclip.utils.errors import ConfigError
+from openvclip.utils.logging import get_logger, log_json_stats
+
+logger = get_logger(__name__)
+
+
+class Tester:
+    """Evaluates a list of videos, every clip of every video exactly once.
+
+    Args:
+        model: maps video (M, 3, T, H, W) to logits (M, C), weights already loaded.
+        loader: test batches, see :func:`openvclip.data.loader.build_loader`.
+        class_names: names of the C classes.
+        num_clips: clips (views x crops) of a video.
+        output_dir: where ``results.json`` and ``per_class.csv`` go.
+        device: where the model is.
+        patcher: patches the weights, or None to test them as they are.
+        ratios: patching ratios to report, with a patcher.
+        method: ensemble over clips, ``sum`` or ``max``.
+        autocast: makes the context of the forward passes.
+        predictions_path: file for ``[scores, labels]``, or None; with several ratios each gets
+            its own, ``name_ratio0.30.ext``.
+        multi_label: labels are 0/1 vectors; mean average precision is reported.
+        facts: what else to write into the results: the protocol and what was loaded.
+        writer: TensorBoard, or None.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        loader: Any,
+        class_names: Sequence[str],
+        num_clips: int,
+        output_dir: str | Path,
+        device: torch.device,
+        patcher: WeightPatcher | None = None,
+        ratios: Sequence[float] = (),
+        method: str = "sum",
+        autocast: Callable = nullcontext,
+        predictions_path: str | Path | None = None,
+        multi_label: bool = False,
+        facts: dict[str, Any] | None = None,
+        writer: TensorboardWriter | None = None,
+    ) -> None:
+        self.model, self.loader = model, loader
+        self.class_names = list(class_names)
+        self.num_clips = num_clips
+        self.output_dir = Path(output_dir)
+        self.device = device
+        self.patcher, self.ratios = patcher, list(ratios)
+        self.method, self.autocast = method, autocast
+        self.predictions_path = Path(predictions_path) if predictions_path else None
+        self.multi_label = multi_label
+        self.facts = facts or {}
+        self.writer = writer
+
+    def run(self) -> dict[str, Any]:
+        """Test, log and write the results; returns what ``results.json`` holds."""
+        started = time.monotonic()
+        variants = None
+        if self.patcher is not None:
+            variants = {ratio: self._setter(ratio) for ratio in self.ratios}
+        found = predict(
+            self.model,
+            self.loader,
+            num_videos=len(self.loader.dataset),
+            num_classes=len(self.class_names),
+            num_clips=self.num_clips,
+            method=self.method,
+            variants=variants,
+            device=self.device,
+            autocast=self.autocast,
+            what="testing",
+        )
+        labels = self.loader.dataset.label_tensor()
+        rows = [
+            {"patching_ratio": ratio if self.patcher else None, **self._score(predictions, labels)}
+            for ratio, predictions in found.items()
+        ]
+        results = {
+            **self.facts,
+            "videos": len(labels),
+            "failed": self._describe_failures(next(iter(found.values()))),
+            "seconds": round(time.monotonic() - started, 1),
+            "results": rows,
+        }
+        if distributed.is_main():
+            self._write(results, found, labels)
+        distributed.barrier()
+        return results
+
+    def _setter(self, ratio: float) -> Callable[[], None]:
+        return lambda: self.patcher.set_ratio(ratio)
+
+    def _score(self, predictions: Predictions, labels: torch.Tensor) -> dict[str, float]:
+        """Accuracies in percent; videos that failed count as wrong in the headline numbers."""
+        done = predictions.complete
+        scores, known = predictions.scores[done], labels[done]
+        if self.multi_label:
+            return {"map_decoded": compute_mean_average_precision(scores, known)}
+        share = float(done.double().mean())
+        top1, top5 = compute_accuracy(scores, known)
+        return {
+            "top1": top1 * share,
+            "top5": top5 * share,
+            "top1_decoded": top1,
+            "top5_decoded": top5,
+        }
+
+    def _describe_failures(self, predictions: Predictions) -> list[dict[str, Any]]:
+        paths = self.loader.dataset.describe(list(predictions.failures))
+        return [
+            {"row": row, "path": path, "reason": reason}
+            for (row, reason), path in zip(predictions.failures.items(), paths, strict=True)
+        ]
+
+    def _write(
+        self, results: dict[str, Any], found: dict[float, Predictions], labels: torch.Tensor
+    ) -> None:
+        """Log the numbers and write every file of the results."""
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        for row in results["results"]:
+            log_json_stats({"_type": "test_final", **row}, self.output_dir)
+        if results["failed"]:
+            logger.warning(
+                "%d of %d videos could not be evaluated and count as wrong; see results.json",
+                len(results["failed"]), results["videos"],
+            )
+        write_json(self.output_dir / "results.json", results)
+        if not self.multi_label:
+            self._write_per_class(found, labels)
+        for ratio, predictions in found.items():
+            if self.predictions_path is not None:
+                path = self.predictions_path
+                if len(found) > 1:
+                    path = path.with_name(f"{path.stem}_ratio{ratio:.2f}{path.suffix}")
+                save_predictions(path, predictions.scores, labels)
+            if self.writer is not None and not self.multi_label:
+                done = predictions.complete
+                tag = f"Test/ratio_{ratio:g}" if self.patcher else "Test"
+                self.writer.add_predictions(tag, predictions.scores[done], labels[done], 0)
+                self.writer.add_wrong_predictions(
+                    tag, self.loader.dataset, predictions.scores, labels, done, 0
+                )
+        logger.info("wrote %s", self.output_dir / "results.json")
+
+    def _write_per_class(self, found: dict[float, Predictions], labels: torch.Tensor) -> None:
+        header, columns = ["index", "class", "videos"], []
+        totals = torch.bincount(labels, minlength=len(self.class_names))
+        for ratio, predictions in found.items():
+            header.append(f"top1_ratio{ratio:g}" if self.patcher else "top1")
+            done = predictions.complete
+            _, right = compute_per_class_accuracy(predictions.scores[done], labels[done])
+            columns.append((right.double() / totals.clamp(min=1) * 100).tolist())
+        write_csv(
+            self.output_dir / "per_class.csv",
+            header,
+            (
+                [i, name, int(totals[i]), *(f"{column[i]:.2f}" for column in columns)]
+                for i, name in enumerate(self.class_names)
+            ),
+        )
+
+
+def find_test_checkpoint(cfg) -> str | None:
+    """Return the file whose weights are tested, or None for the untouched CLIP.
+
+    ``TEST.CUSTOM_LOAD_FILE`` (with ``TEST.CUSTOM_LOAD``), then ``TEST.CHECKPOINT_FILE_PATH``, then
+    the last checkpoint of the training that this very run did. A checkpoint that merely lies in
+    ``OUTPUT_DIR`` is not picked up: a test of raw CLIP must stay one.
+    """
+    if cfg.TEST.CUSTOM_LOAD:
+        return cfg.TEST.CUSTOM_LOAD_FILE
+    if cfg.TEST.CHECKPOINT_FILE_PATH:
+        return cfg.TEST.CHECKPOINT_FILE_PATH
+    found = ckpt.list_checkpoints(Path(cfg.OUTPUT_DIR) / ckpt.FOLDER)
+    if not found:
+        return None
+    last = str(list(found.values())[-1])
+    if cfg.TRAIN.ENABLE:
+        return last
+    logger.warning(
+        "%s lies in OUTPUT_DIR but is not tested; name it in TEST.CHECKPOINT_FILE_PATH if it "
+        "should be", last,
+    )
+    return None
+
+
+def build_patcher(cfg, model: nn.Module, checkpoint: str | None) -> tuple[Any, list[float]]:
+    """Build what ``TEST.PATCHING_MODEL`` or ``TEST.PATCHING_RATIOS`` asks for, or (None, [])."""
+    ratios = list(cfg.TEST.PATCHING_RATIOS)
+    if not ratios and cfg.TEST.PATCHING_MODEL:
+        ratios = [cfg.TEST.PATCHING_RATIO]
+    if not ratios:
+        return None, []
+    if checkpoint is None and set(ratios) != {1.0}:  # CLIP at ratio 1 is CLIP: published scripts
+        raise ConfigError(
+            "patching is on (TEST.PATCHING_MODEL or TEST.PATCHING_RATIOS) but there is nothing "
+            "to patch: give TEST.CUSTOM_LOAD True with TEST.CUSTOM_LOAD_FILE, or "
+            "TEST.CHECKPOINT_FILE_PATH"
+        )
+    source = cfg.TEST.CLIP_ORI_PATH or resolve_clip(cfg)
+    clip = {f"model.{name}": tensor for name, tensor in load_clip(source).items()}
+    patcher = WeightPatcher(dict(model.named_parameters()), clip)
+    logger.info(
+        "patching %d tensors of %s with %s at %s", len(patcher.names), checkpoint or "CLIP", source,
+        ", ".join(f"{r:g}" for r in ratios),
+    )
+    return patcher, ratios
+
+
+def compute_file_hash(path: str | Path) -> str | None:
+    """SHA-256 of a file, or None if there is none (a model named rather than a file)."""
+    if not Path(path).is_file():
+        return None
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def collect_facts(cfg, labels, checkpoint: str | None, device: torch.device) -> dict[str, Any]:
+    """What a reader of the results needs to compare them: protocol, label set, weights."""
+    source = resolve_clip(cfg)
+    name = "test_openset.csv" if cfg.TEST.OPENSET else "test.csv"
+    return {
+        "list": str(Path(cfg.DATA.PATH_TO_DATA_DIR) / name),
+        "label_set": {
+            "file": cfg.DATA.INDEX_LABEL_MAPPING_FILE,
+            "classes": len(labels),
+            "sha256": labels.digest(),
+        },
+        "prompts": {
+            "count": len(TEMPLATES),
+            "sha256": hashlib.sha256("\n".join(TEMPLATES).encode()).hexdigest(),
+        },
+        "clip": {"source": str(source), "sha256": compute_file_hash(source)},
+        "checkpoint": checkpoint
+        and {"file": checkpoint, "sha256": compute_file_hash(checkpoint)},
+        "temporal_modeling": cfg.MODEL.TEMPORAL_MODELING_TYPE,
+        "frames": cfg.DATA.NUM_FRAMES,
+        "sampling_rate": cfg.DATA.SAMPLING_RATE,
+        "views": cfg.TEST.NUM_ENSEMBLE_VIEWS,
+        "crops": cfg.TEST.NUM_SPATIAL_CROPS,
+        "ensemble": cfg.DATA.ENSEMBLE_METHOD,
+        "config_sha256": hashlib.sha256(cfg.dump().encode()).hexdigest(),
+        "seed": cfg.RNG_SEED,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "versions": {
+            "openvclip": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def build_tester(cfg, output_dir: str | Path) -> Tester:
+    """Build the tester; lists, class names and weights are read and checked here.
+
+    Args:
+        cfg: the resolved config.
+        output_dir: where the results go.
+    """
+    device = distributed.select_device(cfg.NUM_GPUS)
+    labels = build_label_space(cfg)
+    loader = build_loader(
+        cfg, "test", rank=distributed.rank(), world_size=distributed.world_size()
+    )
+    model = build_model(cfg, labels.names)
+    checkpoint = find_test_checkpoint(cfg)
+    if checkpoint is None:
+        logger.info("testing the untouched CLIP: no checkpoint was given")
+    else:
+        load_weights(model, checkpoint)
+    model = model.to(device)
+    patcher, ratios = build_patcher(cfg, model, checkpoint)
+    autocast, _ = build_precision(cfg, device)
+    return Tester(
+        model=model,
+        loader=loader,
+        class_names=labels.names,
+        num_clips=cfg.TEST.NUM_ENSEMBLE_VIEWS * cfg.TEST.NUM_SPATIAL_CROPS,
+        output_dir=output_dir,
+        device=device,
+        patcher=patcher,
+        ratios=ratios,
+        method=cfg.DATA.ENSEMBLE_METHOD,
+        autocast=autocast,
+        predictions_path=Path(cfg.OUTPUT_DIR) / cfg.TEST.SAVE_RESULTS_PATH
+        if cfg.TEST.SAVE_RESULTS_PATH
+        else None,
+        multi_label=cfg.DATA.MULTI_LABEL,
+        facts=collect_facts(cfg, labels, checkpoint, device),
+        writer=build_tensorboard(cfg, labels.names),
+    )
+
+
+def run_test(cfg) -> list[dict[str, Any]]:
+    """Test once, or once for each number of views in ``TEST.NUM_TEMPORAL_CLIPS``.
+
+    Results of several numbers of views go to ``OUTPUT_DIR/views_N``.
+    """
+    if not cfg.TEST.NUM_TEMPORAL_CLIPS:
+        return [build_tester(cfg, cfg.OUTPUT_DIR).run()]
+    results = []
+    for views in cfg.TEST.NUM_TEMPORAL_CLIPS:
+        variant = cfg.clone()
+        variant.defrost()
+        variant.TEST.NUM_ENSEMBLE_VIEWS = views
+        if variant.TEST.SAVE_RESULTS_PATH:
+            variant.TEST.SAVE_RESULTS_PATH = f"views_{views}/{cfg.TEST.SAVE_RESULTS_PATH}"
+        variant.freeze()
+        results.append(build_tester(variant, Path(cfg.OUTPUT_DIR) / f"views_{views}").run())
+    return results

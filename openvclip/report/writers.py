@@ -1,0 +1,161 @@
+"""Files that a run leaves: JSON and CSV results, TensorBoard."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from openvclip.report.metrics import compute_confusion, compute_per_class_accuracy
+from openvclip.utils import distributed
+from openvclip.utils.errors import ConfigError
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write ``content`` as indented JSON, under a temporary name first."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    os.replace(temporary, path)
+
+
+def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
+    """Write a CSV file with a header line, under a temporary name first."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
+    os.replace(temporary, path)
+
+
+class TensorboardWriter:
+    """Scalars and, where switched on, pictures of a run for TensorBoard.
+
+    Args:
+        log_dir: folder of the event files.
+        class_names: names for the pictures' axes.
+        config: text of the resolved config.
+        confusion_matrix: add the confusion matrix of every validation.
+        histogram: add the accuracy of every class as bars, worst first.
+        wrong_predictions: number of wrongly named videos to add as strips of frames.
+    """
+
+    def __init__(
+        self,
+        log_dir: str | Path,
+        class_names: Sequence[str],
+        *,
+        config: str = "",
+        confusion_matrix: bool = False,
+        histogram: bool = False,
+        wrong_predictions: int = 0,
+    ) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(log_dir))
+        self.class_names = list(class_names)
+        self.confusion_matrix = confusion_matrix
+        self.histogram = histogram
+        self.wrong_predictions = wrong_predictions
+        if config:
+            self.writer.add_text("config", f"```yaml\n{config}\n```")
+
+    def add_scalars(self, prefix: str, stats: dict[str, Any], step: int) -> None:
+        """Add the numbers of ``stats`` as ``prefix/name``."""
+        for name, value in stats.items():
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                self.writer.add_scalar(f"{prefix}/{name}", value, step)
+
+    def add_predictions(self, prefix: str, scores: Tensor, labels: Tensor, step: int) -> None:
+        """Add the pictures of predictions (N, C) against labels (N,) that are switched on."""
+        from openvclip.report import plots
+
+        if self.confusion_matrix:
+            counts = compute_confusion(scores, labels)
+            figure = plots.draw_confusion(counts, self.class_names)
+            self.writer.add_figure(f"{prefix}/confusion_matrix", figure, step)
+        if self.histogram:
+            total, right = compute_per_class_accuracy(scores, labels)
+            figure = plots.draw_class_accuracy(total, right, self.class_names)
+            self.writer.add_figure(f"{prefix}/class_accuracy", figure, step)
+
+    def add_wrong_predictions(
+        self,
+        prefix: str,
+        dataset: Any,
+        scores: Tensor,
+        labels: Tensor,
+        done: Tensor,
+        step: int,
+    ) -> None:
+        """Add the most confident wrong answers as strips of frames with both names."""
+        if not self.wrong_predictions:
+            return
+        from openvclip.report import plots
+
+        answers = scores.argmax(dim=1)
+        confidence = scores.softmax(dim=1).amax(dim=1)
+        wrong = (done & (answers != labels)).nonzero().flatten()
+        wrong = wrong[confidence[wrong].argsort(descending=True)][: self.wrong_predictions]
+        for place, row in enumerate(wrong.tolist()):
+            title = (
+                f"is: {self.class_names[int(labels[row])]}\n"
+                f"named: {self.class_names[int(answers[row])]} ({float(confidence[row]):.0%})"
+            )
+            figure = plots.draw_frames(dataset.frames(row), title)
+            self.writer.add_figure(f"{prefix}/wrong_predictions/{place}", figure, step)
+
+    def close(self) -> None:
+        """Write out what is pending."""
+        self.writer.close()
+
+
+def build_tensorboard(cfg, class_names: Sequence[str]) -> TensorboardWriter | None:
+    """Build the writer of ``TENSORBOARD.*`` on the main process, or None."""
+    tensorboard = cfg.TENSORBOARD
+    if not tensorboard.ENABLE or not distributed.is_main():
+        return None
+    if tensorboard.CLASS_NAMES_PATH:
+        class_names = read_class_names(tensorboard.CLASS_NAMES_PATH, len(class_names))
+    return TensorboardWriter(
+        Path(cfg.OUTPUT_DIR) / (tensorboard.LOG_DIR or f"runs-{cfg.TRAIN.DATASET}"),
+        class_names,
+        config=cfg.dump(),
+        confusion_matrix=tensorboard.CONFUSION_MATRIX.ENABLE,
+        histogram=tensorboard.HISTOGRAM.ENABLE,
+        wrong_predictions=8 if tensorboard.WRONG_PRED_VIS.ENABLE else 0,
+    )
+
+
+def read_class_names(path: str | Path, count: int) -> list[str]:
+    """Read PySlowFast's ``TENSORBOARD.CLASS_NAMES_PATH``: JSON of name -> index.
+
+    Raises:
+        ConfigError: the file is missing or does not name classes 0 .. count - 1.
+    """
+    try:
+        content = json.loads(Path(path).read_text("utf-8"))
+        names = {int(index): name for name, index in content.items()}
+        return [names[i] for i in range(count)]
+    except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
+        raise ConfigError(
+            f"TENSORBOARD.CLASS_NAMES_PATH {path} must be a JSON object of name -> index for "
+            f"all {count} classes: {type(error).__name__}: {error}"
+        ) from error
+
+
+def save_predictions(path: str | Path, scores: Tensor, labels: Tensor) -> None:
+    """Write ``[scores (N, C), labels (N,)]`` with ``torch.save``, as PySlowFast's tools read it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save([scores, labels], path)

@@ -1,0 +1,201 @@
+"""The plain and the interpolated step: recorded steps, float64 maths, accumulation, precision."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from openvclip.engine.losses import cross_entropy, soft_cross_entropy
+from openvclip.engine.optim import compute_parameter_groups, set_learning_rate
+from openvclip.engine.train_step import InterpolatedStep, PlainStep
+from openvclip.interpolation import WeightInterpolator, draw_ratio
+from openvclip.models.temporal import build_temporal_clip
+from openvclip.models.video_clip import VideoCLIP
+
+
+def make_interpolated(model, anchor, **kwargs):
+    parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    options = {"low": 0.0, "high": 0.6, "loss_ratio": 0.5, "seed": 0, **kwargs}
+    return InterpolatedStep(
+        model, options.pop("loss", cross_entropy), WeightInterpolator(parameters, anchor),
+        **options,
+    )
+
+
+@pytest.fixture
+def other_clip(golden):
+    """The image tower of the original CLIP in the recorded steps."""
+    state = {}
+    for part in "ab":
+        state.update(torch.load(golden / f"tiny_clip_other_visual_{part}.pt", weights_only=True))
+    return {name: tensor.float() for name, tensor in state.items()}
+
+
+def sample(tensor):
+    """The entries that the recording keeps of a tensor."""
+    return tensor.detach().flatten()[:: max(1, tensor.numel() // 256)]
+
+
+def test_three_recorded_steps(golden, tiny_clip_state, other_clip):
+    """Losses, merged gradients, norms and weights of the published implementation."""
+    recorded = torch.load(golden / "iwo_steps.pt", weights_only=True)
+    clip = build_temporal_clip(tiny_clip_state, temporal_type=recorded["type"], num_frames=8)
+    model = VideoCLIP(clip, 8, recorded["classifier"]).train()
+    step = make_interpolated(
+        model,
+        {f"model.{n}": t for n, t in other_clip.items()},
+        loss=soft_cross_entropy,
+        loss_ratio=recorded["loss_ratio"],
+    )
+    optimizer = torch.optim.AdamW(
+        compute_parameter_groups(
+            model.named_parameters(), weight_decay=recorded["weight_decay"], zero_wd_1d=True
+        ),
+        lr=recorded["base_lr"],
+    )
+    parameters = dict(model.named_parameters())
+    frozen = {n: p.clone() for n, p in parameters.items() if not p.requires_grad}
+    assert len(frozen) == 29
+    torch.manual_seed(7)
+    batches = [torch.randn(3, 3, 8, 64, 64) for _ in recorded["steps"]]
+    moved = 0.0
+    for number, wanted in enumerate(recorded["steps"]):
+        step.low = step.high = wanted["ratio"]
+        set_learning_rate(optimizer, wanted["lr"])
+        optimizer.zero_grad(set_to_none=True)
+        result = step(batches[number], recorded["labels"][number], number)
+        interpolated, normal = wanted["losses"]
+        assert float(result.connect_loss) * recorded["loss_ratio"] == pytest.approx(
+            interpolated, rel=1e-5
+        )
+        assert float(result.loss) == pytest.approx(normal, rel=1e-5)
+        trained = [p for p in parameters.values() if p.grad is not None]
+        if number == 0:
+            assert len(trained) == len(recorded["gradients"]) == 45
+            for name, gradient in recorded["gradients"].items():
+                apart = (sample(parameters[f"model.{name}"].grad) - gradient).abs().max()
+                assert float(apart) < 1e-5 * recorded["largest_gradient"], name
+        norm = nn.utils.clip_grad_norm_(trained, recorded["clip_grad_l2"])
+        assert float(norm) == pytest.approx(wanted["norm"], rel=1e-5)
+        optimizer.step()
+        moved += wanted["lr"]
+        compare_weights(parameters, wanted["weights"], moved)
+    for name, tensor in frozen.items():
+        assert torch.equal(parameters[name], tensor), name
+
+
+def compare_weights(parameters, wanted, moved):
+    """All but 1 in 1000 weights agree to 1e-6, and those stay within what the updates moved.
+
+    AdamW's first updates are g / |g|: where the gradient is all but zero its sign, and so the
+    whole update, is rounding and differs between any two implementations.
+    """
+    apart = torch.cat([
+        (sample(parameters[f"model.{name}"]) - tensor).abs() for name, tensor in wanted.items()
+    ])
+    assert int((apart > 1e-6).sum()) * 1000 < len(apart)
+    assert float(apart.max()) < 2 * moved
+
+
+class Net(nn.Module):
+    """A small float64 classifier of "videos" (B, 3, 2, 2, 2) with a parameter CLIP lacks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(24, 6)
+        self.last = nn.Linear(6, 4)
+        self.adapter = nn.Parameter(torch.randn(6))
+        self.double()
+
+    def forward(self, video):
+        return self.last(torch.tanh(self.first(video.flatten(1))) * self.adapter)
+
+
+@pytest.fixture
+def case():
+    torch.manual_seed(3)
+    net = Net()
+    anchor = {n: torch.randn_like(p) for n, p in net.named_parameters() if n != "adapter"}
+    video = torch.randn(5, 3, 2, 2, 2, dtype=torch.float64)
+    return net, anchor, video, torch.tensor([0, 3, 1, 1, 2])
+
+
+def double_loss(logits, target):
+    return nn.functional.cross_entropy(logits, target)
+
+
+def reference_gradients(net, anchor, video, label, ratio):
+    """g_current and g_mixed by torch.func on plain dictionaries."""
+    theta = {n: p.detach() for n, p in net.named_parameters()}
+    mixed = {
+        n: ratio * anchor[n] + (1 - ratio) * p if n in anchor else p for n, p in theta.items()
+    }
+    gradient = torch.func.grad(
+        lambda weights: double_loss(torch.func.functional_call(net, weights, (video,)), label)
+    )
+    return gradient(theta), gradient(mixed)
+
+
+@pytest.mark.parametrize("chain_rule", [False, True])
+@pytest.mark.parametrize("accumulate", [1, 2, 5])
+def test_gradients_are_the_sum_of_both(case, chain_rule, accumulate):
+    net, anchor, video, label = case
+    step = make_interpolated(
+        net, anchor, loss=double_loss, low=0.2, high=0.7, seed=11, chain_rule=chain_rule,
+        accumulate=accumulate,
+    )
+    before = {n: p.detach().clone() for n, p in net.named_parameters()}
+    result = step(video, label, 7)
+    assert result.ratio == draw_ratio(0.2, 0.7, seed=11, step=7)
+    current, mixed = reference_gradients(net, anchor, video, label, result.ratio)
+    factor = 0.5 * ((1 - result.ratio) if chain_rule else 1.0)
+    for name, parameter in net.named_parameters():
+        torch.testing.assert_close(
+            parameter.grad, current[name] + factor * mixed[name], atol=1e-12, rtol=1e-10
+        )
+        assert torch.equal(parameter, before[name])
+    assert result.logits.shape == (5, 4)
+
+
+def test_range_of_zero_is_twice_the_plain_gradient(case):
+    net, anchor, video, label = case
+    PlainStep(net, double_loss)(video, label, 0)
+    plain = {n: p.grad.clone() for n, p in net.named_parameters()}
+    net.zero_grad()
+    make_interpolated(net, anchor, loss=double_loss, low=0.0, high=0.0, loss_ratio=1.0)(
+        video, label, 0
+    )
+    for name, parameter in net.named_parameters():
+        torch.testing.assert_close(parameter.grad, 2 * plain[name])
+
+
+def test_soft_targets_are_accumulated_like_indices(case):
+    net, _, video, label = case
+    soft = nn.functional.one_hot(label, 4).double()
+    gradients = []
+    for accumulate, target in ((1, label), (3, soft)):
+        net.zero_grad()
+        PlainStep(net, soft_cross_entropy, accumulate=accumulate)(video, target, 0)
+        gradients.append([p.grad.clone() for p in net.parameters()])
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+
+
+def test_fp16_gradients_are_scaled_and_nan_is_seen(case):
+    net, anchor, video, label = case
+    net.float()
+    scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
+    step = make_interpolated(
+        net, anchor, scaler=scaler,
+        autocast=partial(torch.autocast, "cpu", dtype=torch.float16),
+    )
+    assert step(video.float(), label, 0).is_finite()
+    scaled = net.last.weight.grad.clone()
+    net.zero_grad()
+    make_interpolated(net, anchor)(video.float(), label, 0)
+    torch.testing.assert_close(scaled / 256.0, net.last.weight.grad, atol=2e-3, rtol=2e-2)
+    video[0] = torch.nan
+    assert not step(video.float(), label, 1).is_finite()

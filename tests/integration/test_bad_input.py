@@ -1,0 +1,141 @@
+"""Bad input through tools/run_net.py: exit code 2 and one line that names what is wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+
+import pytest
+import torch
+from conftest_integration import INTERPOLATED, options
+
+
+@pytest.fixture
+def refused(tiny, tmp_path, empty_cfg, in_process, capfd):
+    """Run with changed options and return the one error and what follows it."""
+
+    def run(root=None, **changes):
+        code = in_process(
+            empty_cfg, options(root or tiny, tmp_path / "run", **changes), check=None
+        )
+        assert code == 2
+        captured = capfd.readouterr()
+        text = captured.out + captured.err
+        assert "Traceback" not in text
+        lines = text.splitlines()
+        (first,) = [i for i, line in enumerate(lines) if re.search(r"(^|\] )\w+Error: ", line)]
+        return "\n".join(lines[first:])
+
+    return run
+
+
+@pytest.fixture
+def copy(tiny, tmp_path):
+    """A copy of the lists and map; the videos stay where they are."""
+    root = tmp_path / "copy"
+    shutil.copytree(tiny, root, ignore=shutil.ignore_patterns("videos"))
+    (root / "videos").symlink_to(tiny / "videos")
+    return root
+
+
+def test_a_misspelt_key_stops_within_a_second_or_so(tool, empty_cfg):
+    started = time.monotonic()
+    output = tool("run_net", "--cfg", empty_cfg, "--opts", "SOLVER.BASE_RL", "1", check=2).output
+    seconds = time.monotonic() - started
+    assert "SOLVER.BASE_RL" in output and "SOLVER.BASE_LR" in output and "Traceback" not in output
+    assert seconds < 5  # far below torch's import on a busy machine; usually under half a second
+
+
+def test_missing_checkpoints(refused, tmp_path):
+    missing = tmp_path / "nowhere.pth"
+    for changes in (
+        {"TEST__CUSTOM_LOAD": True, "TEST__CUSTOM_LOAD_FILE": missing, "TRAIN__ENABLE": False},
+        {"TEST__CHECKPOINT_FILE_PATH": missing, "TRAIN__ENABLE": False},
+        {"TRAIN__CHECKPOINT_FILE_PATH": missing},
+        {"TRAIN__CUSTOM_LOAD": True, "TRAIN__CUSTOM_LOAD_FILE": missing},
+        {"MODEL__CLIP_PATH": missing},
+        {"TRAIN__CLIP_ORI_PATH": missing, **INTERPOLATED},
+    ):
+        assert "nowhere.pth" in refused(**changes)
+
+
+def test_corrupt_checkpoint(refused, tmp_path):
+    path = tmp_path / "cut.pth"
+    torch.save({"model_state": {"model.w": torch.zeros(5000)}}, path)
+    path.write_bytes(path.read_bytes()[:2000])
+    line = refused(TRAIN__ENABLE=False, TEST__CUSTOM_LOAD=True, TEST__CUSTOM_LOAD_FILE=path)
+    assert "cut.pth" in line
+
+
+def test_checkpoint_that_does_not_fit_names_and_counts_keys(refused, tiny, tmp_path):
+    state = torch.load(tiny / "clip.pt", weights_only=True)
+    del state["visual.proj"]
+    state["visual.ln_pre.weight"] = torch.zeros(7)
+    state["visual.surprise"] = torch.zeros(1)
+    path = tmp_path / "odd.pth"
+    torch.save({"model_state": {f"model.{k}": v for k, v in state.items()}}, path)
+    line = refused(TRAIN__ENABLE=False, TEST__CUSTOM_LOAD=True, TEST__CUSTOM_LOAD_FILE=path)
+    for part in ("odd.pth", "visual.proj", "visual.ln_pre.weight", "(7,)", "visual.surprise", "1 "):
+        assert part in line
+
+
+def test_number_of_classes(refused):
+    line = refused(MODEL__NUM_CLASSES=400)
+    assert "MODEL.NUM_CLASSES is 400" in line and "3" in line
+
+
+@pytest.mark.parametrize(("row", "found"), [
+    ("train/red moving/0.mp4,3", "3"),
+    ("train/red moving/0.mp4,-1", "-1"),
+    ("train/red moving/0.mp4,red", "red"),
+    ("train/red moving/0.mp4", "label"),
+    ("", "empty"),
+])
+def test_bad_rows_name_file_and_line(refused, copy, row, found):
+    rows = (copy / "train.csv").read_text().splitlines()
+    rows.insert(2, row)
+    (copy / "train.csv").write_text("\n".join(rows) + "\n")
+    line = refused(root=copy)
+    assert "train.csv, line 3" in line and found in line
+
+
+def test_missing_folder_list_and_map(refused, copy, tmp_path):
+    assert "nowhere" in refused(root=copy, DATA__PATH_PREFIX=tmp_path / "nowhere")
+    assert "gone.json" in refused(DATA__INDEX_LABEL_MAPPING_FILE=tmp_path / "gone.json")
+    assert "DATA.INDEX_LABEL_MAPPING_FILE" in refused(DATA__INDEX_LABEL_MAPPING_FILE="")
+    (copy / "train.csv").unlink()
+    assert "train.csv" in refused(root=copy)
+
+
+def test_label_map_of_the_wrong_form(refused, tmp_path):
+    path = tmp_path / "map.json"
+    path.write_text(json.dumps(["a", "b", "c"]))
+    assert "map.json" in refused(DATA__INDEX_LABEL_MAPPING_FILE=path)
+
+
+def test_patching_nothing_is_refused(refused):
+    line = refused(TRAIN__ENABLE=False, TEST__PATCHING_MODEL=True)
+    assert "nothing to patch" in line
+
+
+def test_more_gpus_than_there_are(refused):
+    if torch.cuda.device_count() >= 64:
+        pytest.skip("this machine has 64 GPUs")
+    line = refused(NUM_GPUS=64, TRAIN__BATCH_SIZE=64, TEST__BATCH_SIZE=64)
+    assert "NUM_GPUS is 64 and this machine has" in line
+
+
+def test_too_many_bad_videos_stop_training(refused, tiny, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(tiny, root)
+    for path in sorted((root / "videos" / "train").rglob("*.mp4"))[:4]:
+        path.write_bytes(b"")
+    line = refused(root=root, DATA__MAX_BAD_FRACTION=0.1)
+    assert "DATA.MAX_BAD_FRACTION" in line
+
+
+def test_batch_larger_than_the_list(refused):
+    line = refused(TRAIN__BATCH_SIZE=64)
+    assert "TRAIN.BATCH_SIZE" in line and "12" in line

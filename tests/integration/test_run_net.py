@@ -1,0 +1,211 @@
+"""tools/run_net.py as a user runs it, on real mp4 files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest_integration import CLASSES, INTERPOLATED, options
+
+from openvclip.config import load_cfg
+
+
+def read_stats(output, kind):
+    lines = (output / "json_stats.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, lines) if row["_type"] == kind]
+
+
+def same_weights(first, second):
+    a, b = (torch.load(p, weights_only=True)["model_state"] for p in (first, second))
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_train_then_test_leaves_everything(tiny, tool, tmp_path, empty_cfg):
+    out = tmp_path / "run"
+    tool("run_net", "--cfg", empty_cfg, "--opts", *options(tiny, out, **INTERPOLATED,
+         TEST__SAVE_RESULTS_PATH="preds.pt", TENSORBOARD__ENABLE=True,
+         TENSORBOARD__CONFUSION_MATRIX__ENABLE=True, TENSORBOARD__HISTOGRAM__ENABLE=True,
+         TENSORBOARD__WRONG_PRED_VIS__ENABLE=True))
+    iterations = read_stats(out, "train_iter")
+    assert [row["iter"] for row in iterations] == ["1/3", "2/3", "3/3"] * 2
+    assert all(0.0 <= row["ratio"] <= 0.6 and row["connect_loss"] > 0 for row in iterations)
+    assert len({row["ratio"] for row in iterations}) == 6
+    assert len(read_stats(out, "val_epoch")) == 2
+    assert list((out / "runs-kinetics").iterdir())
+    results = json.loads((out / "results.json").read_text())
+    assert results["videos"] == 9 and results["failed"] == []
+    assert results["views"] == 2 and results["label_set"]["classes"] == 3
+    assert results["checkpoint"]["file"].endswith("checkpoint_epoch_00002.pyth")
+    assert len(results["checkpoint"]["sha256"]) == 64
+    (row,) = results["results"]
+    preds, labels = torch.load(out / "preds.pt", weights_only=True)
+    assert preds.shape == (9, 3)
+    assert row["top1"] == pytest.approx(100 * float((preds.argmax(1) == labels).float().mean()))
+    with open(out / "per_class.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [r["class"] for r in table] == list(CLASSES)
+    assert {r["videos"] for r in table} == {"3"}
+    # The config that was left behind makes the same config again.
+    cfg = load_cfg(str(out / "config.yaml"), [])
+    assert cfg.TRAIN.LINEAR_CONNECT_CLIMB is True and str(out) == cfg.OUTPUT_DIR
+
+
+def test_kill_resume_average_patch_test(tiny, tool, tmp_path, empty_cfg, repo):
+    """A run killed in its third epoch ends with the weights of an undisturbed one."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    changes = {**INTERPOLATED, "SOLVER__MAX_EPOCH": 4, "TEST__ENABLE": False}
+    tool("run_net", "--cfg", empty_cfg, "--opts", *options(tiny, whole, **changes))
+    command = [
+        sys.executable, str(repo / "tools" / "run_net.py"), "--cfg", str(empty_cfg), "--opts",
+        *options(tiny, killed, **changes),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=repo,
+                               env={**os.environ, "OMP_NUM_THREADS": "1"})
+    second = killed / "checkpoints" / "checkpoint_epoch_00002.pyth"
+    deadline = time.monotonic() + 60
+    while not second.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    last = killed / "checkpoints" / "checkpoint_epoch_00004.pyth"
+    assert second.exists() and not last.exists()
+    # Workers must not matter either.
+    output = tool("run_net", "--cfg", empty_cfg, "--opts",
+                  *options(tiny, killed, **changes, DATA_LOADER__NUM_WORKERS=2)).output
+    assert "resuming after epoch" in output
+    assert same_weights(last, whole / "checkpoints" / last.name)
+
+    averaged = tmp_path / "swa_2_4.pth"
+    tool("weight_average", "--source", killed, "--start", 2, "--end", 4, "--output", averaged)
+    mean = torch.load(averaged, weights_only=True)["model_state"]
+    states = [
+        torch.load(killed / "checkpoints" / f"checkpoint_epoch_0000{n}.pyth", weights_only=True)
+        for n in (2, 3, 4)
+    ]
+    for name, tensor in mean.items():
+        wanted = sum(state["model_state"][name].double() for state in states) / 3
+        torch.testing.assert_close(tensor.double(), wanted, atol=1e-6, rtol=0)
+
+    tested = tmp_path / "tested"
+    output = tool("run_net", "--cfg", empty_cfg, "--opts", *options(
+        tiny, tested, TRAIN__ENABLE=False, TEST__CUSTOM_LOAD=True, TEST__CUSTOM_LOAD_FILE=averaged,
+        TEST__PATCHING_RATIOS="[0.0,0.3,1.0]", TEST__SAVE_RESULTS_PATH="preds.pt")).output
+    assert f"loaded the weights of {averaged}" in output and "patching" in output
+    rows = json.loads((tested / "results.json").read_text())["results"]
+    assert [row["patching_ratio"] for row in rows] == [0.0, 0.3, 1.0]
+
+    # One ratio alone gives the same predictions as the sweep, and ratio 1 is CLIP itself.
+    single, raw = tmp_path / "single", tmp_path / "raw"
+    tool("run_net", "--cfg", empty_cfg, "--opts", *options(
+        tiny, single, TRAIN__ENABLE=False, TEST__CUSTOM_LOAD=True, TEST__CUSTOM_LOAD_FILE=averaged,
+        TEST__PATCHING_MODEL=True, TEST__PATCHING_RATIO=0.3, TEST__SAVE_RESULTS_PATH="preds.pt"))
+    tool("run_net", "--cfg", empty_cfg, "--opts", *options(
+        tiny, raw, TRAIN__ENABLE=False, TEST__SAVE_RESULTS_PATH="preds.pt"))
+    for path, ratio in ((single, 0.3), (raw, 1.0)):
+        ours = torch.load(path / "preds.pt", weights_only=True)[0]
+        swept = torch.load(tested / f"preds_ratio{ratio:.2f}.pt", weights_only=True)[0]
+        torch.testing.assert_close(ours, swept, atol=1e-5, rtol=0)
+
+
+def test_raw_clip_stays_raw_and_trained_weights_are_named(tiny, tool, tmp_path, empty_cfg):
+    out = tmp_path / "run"
+    tool("run_net", "--cfg", empty_cfg, "--opts", *options(
+        tiny, out, SOLVER__MAX_EPOCH=1, TEST__ENABLE=False))
+    output = tool("run_net", "--cfg", empty_cfg, "--opts",
+                  *options(tiny, out, TRAIN__ENABLE=False)).output
+    assert "testing the untouched CLIP" in output
+    assert "lies in OUTPUT_DIR but is not tested" in output
+    assert json.loads((out / "results.json").read_text())["checkpoint"] is None
+
+
+def test_two_processes_train_and_test_like_one(tiny, tmp_path, empty_cfg, repo, tool):
+    """torchrun with two gloo processes: same weights, every video scored once."""
+    changes = {**INTERPOLATED, "TEST__SAVE_RESULTS_PATH": "preds.pt", "SOLVER__MAX_EPOCH": 1}
+    alone, both = tmp_path / "alone", tmp_path / "both"
+    tool("run_net", "--cfg", empty_cfg, "--opts", *options(tiny, alone, **changes))
+    finished = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+         str(repo / "tools" / "run_net.py"), "--cfg", str(empty_cfg), "--opts",
+         *options(tiny, both, **changes)],
+        capture_output=True, text=True, timeout=180, cwd=repo,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    name = "checkpoints/checkpoint_epoch_00001.pyth"
+    states = [torch.load(d / name, weights_only=True)["model_state"] for d in (alone, both)]
+    for key, tensor in states[0].items():
+        torch.testing.assert_close(states[1][key], tensor, atol=2e-5, rtol=0)
+    preds = [torch.load(d / "preds.pt", weights_only=True) for d in (alone, both)]
+    torch.testing.assert_close(preds[0][0], preds[1][0], atol=1e-2, rtol=0)
+    assert torch.equal(preds[0][1], preds[1][1])
+
+
+@pytest.mark.parametrize("changes", [
+    {"TRAIN__MIXED_PRECISION": True, "TRAIN__AMP_DTYPE": "bfloat16"},
+    {"TRAIN__MIXED_PRECISION": True, "TRAIN__AMP_DTYPE": "float16"},
+    {"TRAIN__GRAD_ACCUM_STEPS": 2, "MODEL__USE_CHECKPOINT": True},
+    {"AUG__ENABLE": True, "AUG__NUM_SAMPLE": 2, "MIXUP__ENABLE": True,
+     "MODEL__LOSS_FUNC": "soft_cross_entropy"},
+    {"TUNE_HEAD": True, "SOLVER__OPTIMIZING_METHOD": "sgd"},
+    {"MODEL__TEMPORAL_MODELING_TYPE": "stadapt_zeroinit", "TEST__NUM_SPATIAL_CROPS": 3},
+    {"MODEL__TEMPORAL_MODELING_TYPE": "cross_frame_attend", "DATA__ENSEMBLE_METHOD": "max"},
+    {"MODEL__TEMPORAL_MODELING_TYPE": "None", "MODEL__MODEL_NAME": "BasicClipVideo",
+     "TEST__NUM_TEMPORAL_CLIPS": "[1,2]"},
+], ids=lambda c: next(iter(c.values())) if isinstance(c, dict) else None)
+def test_options_run_to_the_end(tiny, tmp_path, empty_cfg, changes, in_process):
+    in_process(empty_cfg, options(tiny, tmp_path / "run", **{
+        **INTERPOLATED, "SOLVER__MAX_EPOCH": 1, "TEST__PATCHING_MODEL": True, **changes}))
+    found = sorted(p.parent.name for p in (tmp_path / "run").rglob("results.json"))
+    wanted = ["views_1", "views_2"] if "TEST__NUM_TEMPORAL_CLIPS" in changes else ["run"]
+    assert found == wanted
+
+
+def test_val_mode_validates_and_stops(tiny, tmp_path, empty_cfg, in_process):
+    in_process(empty_cfg, options(tiny, tmp_path / "run", VAL_MODE=True))
+    assert len(read_stats(tmp_path / "run", "val_epoch")) == 1
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
+def test_multi_label_reports_mean_average_precision(tiny, tmp_path, empty_cfg, in_process):
+    lists = tmp_path / "lists"
+    shutil.copytree(tiny, lists, ignore=shutil.ignore_patterns("videos"))
+    for split in ("train", "val", "test"):
+        rows = (lists / f"{split}.csv").read_text().split()
+        text = "\n".join((lists / f"{split}.csv").read_text().splitlines())
+        assert rows
+        (lists / f"{split}.csv").write_text(text.replace(",0", ",0;2") + "\n")
+    in_process(empty_cfg, options(
+        tiny, tmp_path / "run", DATA__PATH_TO_DATA_DIR=lists, DATA__MULTI_LABEL=True,
+        MODEL__LOSS_FUNC="bce_logit", SOLVER__MAX_EPOCH=1))
+    (row,) = json.loads((tmp_path / "run" / "results.json").read_text())["results"]
+    assert 0 < row["map_decoded"] <= 100
+    assert read_stats(tmp_path / "run", "val_epoch")[0]["map"] > 0
+
+
+def test_bad_videos_are_replaced_in_training_and_counted_in_testing(
+    tiny, tmp_path, empty_cfg, in_process
+):
+    root = tmp_path / "data"
+    shutil.copytree(tiny, root)
+    victims = [root / "videos" / s / CLASSES[0] / "0.mp4" for s in ("train", "val", "test")]
+    for path in victims:
+        path.write_bytes(b"not a video")
+    out = tmp_path / "run"
+    in_process(empty_cfg, options(root, out, SOLVER__MAX_EPOCH=1, DATA__MAX_BAD_FRACTION=0.5))
+    with open(out / "bad_videos.csv", newline="") as file:
+        (bad,) = csv.DictReader(file)
+    assert bad["path"] == str(victims[0])
+    results = json.loads((out / "results.json").read_text())
+    assert [f["path"] for f in results["failed"]] == [str(victims[2])]
+    (row,) = results["results"]
+    assert row["top1"] == pytest.approx(row["top1_decoded"] * 8 / 9)
+    assert read_stats(out, "val_epoch")[0]["failed"] == 1

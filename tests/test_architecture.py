@@ -1,0 +1,71 @@
+"""The house's rules: imports point down, no prints, nothing is unpickled."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# A package may import those before it; data and clip, side by side, not each other.
+LEVELS = [
+    {"utils"}, {"config"}, {"data", "clip"}, {"models"}, {"interpolation"}, {"report"}, {"engine"}
+]
+LEVEL = {name: i for i, names in enumerate(LEVELS) for name in names}
+ROOT = Path(__file__).resolve().parents[1] / "openvclip"
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported(tree: ast.AST):
+    """Names of the project's own modules that a file imports, anywhere in it."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            if node.module == "openvclip":
+                yield from (f"openvclip.{alias.name}" for alias in node.names)
+            elif node.module.startswith("openvclip."):
+                yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (a.name for a in node.names if a.name.startswith("openvclip"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_down(path):
+    room = room_of(path)
+    for module in imported(ast.parse(path.read_text())):
+        target = module.split(".")[1]
+        if target not in LEVEL:  # openvclip.__version__
+            continue
+        assert room in LEVEL, f"{path} is outside the plan and imports {module}"
+        assert target == room or LEVEL[target] < LEVEL[room], f"{path} imports {module}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_library_neither_prints_nor_exits_nor_unpickles(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in ("print", "exit", "quit"), f"{path}:{node.lineno}"
+        if isinstance(node, ast.ExceptHandler):
+            assert node.type is not None, f"{path}:{node.lineno} has a bare except"
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+            keywords = {k.arg: ast.unparse(k.value) for k in node.keywords}
+            assert keywords.get("weights_only") == "True", f"{path}:{node.lineno}"
+        if isinstance(node, ast.Call):
+            assert not re.match(r"pickle\.(loads?|Unpickler)$", ast.unparse(node.func)), path
+
+
+def test_torchscript_is_read_in_one_place():
+    users = [p for p in FILES if re.search(r"torch\.jit\.\w+\(", p.read_text())]
+    assert [p.relative_to(ROOT).as_posix() for p in users] == ["clip/weights.py"]
+
+
+def test_config_needs_no_torch():
+    code = "import sys, openvclip.config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT.parent).returncode == 0
