@@ -96,7 +96,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = _build_parser().parse_args(flags)
     if not args.cfg_file:
         raise ConfigError("command line: --cfg FILE is missing, for example "
-                          "--cfg configs/Synthetic/demo.yaml")
+                          "--cfg configs/Synthetic/plain.yaml")
     args.opts = pairs
     for key, number in (("SHARD_ID", args.shard_id), ("NUM_SHARDS", args.num_shards)):
         if number is not None:

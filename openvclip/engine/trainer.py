@@ -26,7 +26,7 @@ from openvclip.report.metrics import (
 )
 from openvclip.report.writers import TensorboardWriter
 from openvclip.utils import distributed
-from openvclip.utils.errors import DataError, TrainingError
+from openvclip.utils.errors import CheckpointError, DataError, TrainingError
 from openvclip.utils.logging import get_logger, log_json_stats
 
 logger = get_logger(__name__)
@@ -334,14 +334,28 @@ class Trainer:
             content: what the file holds.
             where: its path, for messages.
             reset_epoch: take the weights only and begin at epoch 0.
+
+        Raises:
+            CheckpointError: weights or optimizer state are of another model.
         """
         load_weights(unwrap(self.model), where)
         if reset_epoch or "optimizer_state" not in content:
             return
-        self.optimizer.load_state_dict(content["optimizer_state"])
+        self._load_optimizer(content["optimizer_state"], where)
         if content.get("scaler_state"):
             self.step.scaler.load_state_dict(content["scaler_state"])
         if "random_state" in content:
             ckpt.set_random_state(content["random_state"])
         self.start_epoch = content["epoch"] + 1
         logger.info("resuming after epoch %d from %s", self.start_epoch, where)
+
+    def _load_optimizer(self, state: dict, where: str | Path) -> None:
+        """Take the optimizer's state, if it is that of the very same parameters."""
+        names = [group.get("names") for group in state["param_groups"]]
+        if names != [group["names"] for group in self.optimizer.param_groups]:
+            raise CheckpointError(
+                f"the optimizer state in {where} is not of this model's parameters (it was "
+                "written by other code or for another model); take the weights only, with "
+                "TRAIN.CHECKPOINT_EPOCH_RESET True"
+            )
+        self.optimizer.load_state_dict(state)

@@ -139,3 +139,24 @@ def test_too_many_bad_videos_stop_training(refused, tiny, tmp_path):
 def test_batch_larger_than_the_list(refused):
     line = refused(TRAIN__BATCH_SIZE=64)
     assert "TRAIN.BATCH_SIZE" in line and "12" in line
+
+
+def test_optimizer_state_of_other_code(refused, tiny, tmp_path):
+    state = torch.load(tiny / "clip.pt", weights_only=True)
+    path = tmp_path / "foreign.pyth"
+    torch.save({
+        "epoch": 3,
+        "model_state": {f"model.{k}": v for k, v in state.items()},
+        "optimizer_state": {"state": {}, "param_groups": [{"lr": 0.1, "params": [0, 1]}]},
+    }, path)
+    line = refused(TRAIN__CHECKPOINT_FILE_PATH=path, TRAIN__AUTO_RESUME=False)
+    assert "foreign.pyth" in line and "TRAIN.CHECKPOINT_EPOCH_RESET True" in line
+
+
+def test_non_finite_loss_stops_with_iteration_and_videos(refused, tiny, tmp_path):
+    state = torch.load(tiny / "clip.pt", weights_only=True)
+    state["visual.proj"][0, 0] = torch.nan
+    path = tmp_path / "nan.pt"
+    torch.save(state, path)
+    line = refused(TRAIN__CUSTOM_LOAD=True, TRAIN__CUSTOM_LOAD_FILE=path)
+    assert "epoch 1, iteration 1" in line and ".mp4" in line and "nan" in line

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -209,3 +210,27 @@ def test_bad_videos_are_replaced_in_training_and_counted_in_testing(
     (row,) = results["results"]
     assert row["top1"] == pytest.approx(row["top1_decoded"] * 8 / 9)
     assert read_stats(out, "val_epoch")[0]["failed"] == 1
+
+
+def test_two_shards_meet_by_init_method(tiny, tmp_path, empty_cfg, repo):
+    """PySlowFast's own way to start: one command on each machine, here the same one."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    out = tmp_path / "run"
+    commands = [
+        [sys.executable, str(repo / "tools" / "run_net.py"), "--cfg", str(empty_cfg),
+         "--num_shards", "2", "--shard_id", str(shard), "--init_method", f"tcp://localhost:{port}",
+         "--opts", *options(tiny, out, SOLVER__MAX_EPOCH=1)]
+        for shard in range(2)
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(c, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=repo,
+                         env=environment, text=True)
+        for c in commands
+    ]
+    outputs = [p.communicate(timeout=120)[0] for p in processes]
+    assert [p.returncode for p in processes] == [0, 0], outputs
+    assert json.loads((out / "results.json").read_text())["videos"] == 9
+    assert "train_epoch" in outputs[0] and "train_epoch" not in outputs[1]
