@@ -4,21 +4,21 @@
 # zero-shot; prints one table and draws accuracy against the patching ratio.
 #
 #   bash script/quickstart.sh            everything goes to runs/quickstart
-#   SEED=1 OUT=runs/seed1 bash script/quickstart.sh
+#   SEED=3 OUT=runs/seed3 bash script/quickstart.sh
 #
 # Run it again and it skips what is done and resumes what was cut off.
 #
-# Settings, from the environment: OUT (folder), SEED (of data, CLIP and training), and those of
-# script/setup_env.sh (VENV, PYTHON, SKIP_INSTALL, ...).
+# Settings, from the environment: OUT (folder), SEED (of data, CLIP and training; 2 by default, as
+# 0 and 1 were used to find the recipe), and those of script/setup_env.sh (VENV, PYTHON, ...).
 set -euo pipefail
+STARTED=$SECONDS
+tests=()
 source "$(dirname "${BASH_SOURCE[0]}")/setup_env.sh"
 cd "$ROOT"
 
 OUT="${OUT:-runs/quickstart}"
-SEED="${SEED:-0}"
+SEED="${SEED:-2}"
 export MPLBACKEND=Agg
-STARTED=$SECONDS
-tests=()
 
 # What belongs to another seed must not be mixed in.
 mkdir -p "$OUT"
@@ -74,20 +74,20 @@ train plain
 say "interpolated training"
 train interpolated
 
-say "averaging epochs 5 to 12"
+say "averaging epochs 5 to 8"
 for name in plain interpolated; do
-    if [ ! -f "$OUT/$name/swa_5_12.pth" ]; then
-        "$PY" tools/weight_average.py --source "$OUT/$name" --start 5 --end 12 \
-            --output "$OUT/$name/swa_5_12.pth"
+    if [ ! -f "$OUT/$name/swa_5_8.pth" ]; then
+        "$PY" tools/weight_average.py --source "$OUT/$name" --start 5 --end 8 \
+            --output "$OUT/$name/swa_5_8.pth"
     fi
 done
 
 say "zero-shot tests: each video is decoded once for all patching ratios"
-RATIOS="[0.0,0.2,0.4,0.5,0.55,0.6,0.65,0.7,0.75,0.8,0.9,1.0]"
+RATIOS="[0.0,0.2,0.4,0.5,0.6,0.65,0.7,0.75,0.8,1.0]"
 # test_run NAME: everything that is tested of a training run.
 test_run() {
-    evaluate "$1" "$OUT/$1/checkpoints/checkpoint_epoch_00012.pyth" "[0.0]" trained unseen knew
-    evaluate "$1_swa" "$OUT/$1/swa_5_12.pth" "$RATIOS" val_trained val_knew trained unseen knew
+    evaluate "$1" "$OUT/$1/checkpoints/checkpoint_epoch_00008.pyth" "[0.0]" trained unseen knew
+    evaluate "$1_swa" "$OUT/$1/swa_5_8.pth" "$RATIOS" val_trained val_knew trained unseen knew
 }
 # The two runs side by side, on one core each; the log says which a line belongs to.
 for name in plain interpolated; do

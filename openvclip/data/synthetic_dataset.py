@@ -37,7 +37,7 @@ class DatasetSize:
         knew, val_knew: of the colour-and-shape classes, in test and validation.
     """
 
-    train: int = 12
+    train: int = 24
     val: int = 4
     test: int = 8
     unseen: int = 4
