@@ -91,7 +91,7 @@ test_run() {
 }
 # The two runs side by side, on one core each; the log says which a line belongs to.
 for name in plain interpolated; do
-    OMP_NUM_THREADS=1 test_run "$name" 2>&1 | sed -u "s/^/$name: /" &
+    OMP_NUM_THREADS=1 test_run "$name" > >(sed -u "s/^/$name: /") 2>&1 &
     tests+=($!)
 done
 for process in "${tests[@]}"; do wait "$process"; done

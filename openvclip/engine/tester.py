@@ -158,7 +158,8 @@ class Tester:
         """Log the numbers and write every file of the results."""
         self.output_dir.mkdir(parents=True, exist_ok=True)
         for row in results["results"]:
-            log_json_stats({"_type": "test_final", **row}, self.output_dir)
+            shown = {k: v for k, v in row.items() if v is not None}
+            log_json_stats({"_type": "test_final", **shown}, self.output_dir)
         if results["failed"]:
             logger.warning(
                 "%d of %d videos could not be evaluated and count as wrong; see results.json",

@@ -200,21 +200,23 @@ class Trainer:
         lr: float,
         timer: IterationTimer,
     ) -> None:
-        stats = {
+        stats: dict[str, Any] = {
             "_type": "train_iter",
             "epoch": f"{epoch + 1}/{self.max_epoch}",
             "iter": f"{i + 1}/{iterations}",
-            "lr": lr,
-            "dt": timer.total.window(),
-            "dt_data": timer.data.window(),
-            "eta": timer.eta(),
             **{name: mean.window() for name, mean in means.items() if mean.count},
-            **memory_stats(self.device),
         }
         if result.ratio is not None:
             stats["ratio"] = result.ratio
         if self.skipped_steps:
             stats["skipped_steps"] = self.skipped_steps
+        stats.update(
+            lr=lr,
+            dt=timer.total.window(),
+            dt_data=timer.data.window(),
+            eta=timer.eta(),
+            **memory_stats(self.device),
+        )
         if distributed.is_main():
             log_json_stats(stats, self.output_dir)
         if self.writer is not None:
@@ -231,11 +233,11 @@ class Trainer:
         stats = {
             "_type": "train_epoch",
             "epoch": f"{epoch + 1}/{self.max_epoch}",
+            **{name: sums[2 * j] / sums[2 * j + 1] for j, name in enumerate(present)},
             "lr": lr,
             "dt": timer.total.mean,
             "dt_data": timer.data.mean,
             "eta": timer.eta(),
-            **{name: sums[2 * j] / sums[2 * j + 1] for j, name in enumerate(present)},
             **memory_stats(self.device),
         }
         if distributed.is_main():

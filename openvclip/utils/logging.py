@@ -41,20 +41,31 @@ def setup_logging(output_dir: str | Path | None = None, rank: int = 0) -> None:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
         handlers.append(logging.FileHandler(Path(output_dir) / "stdout.log", encoding="utf-8"))
     for handler in handlers:
+        medium = "file" if isinstance(handler, logging.FileHandler) else "console"
+        handler.addFilter(lambda record, medium=medium: getattr(record, "only", medium) == medium)
         handler.setFormatter(formatter)
         logger.addHandler(handler)
 
 
 def log_json_stats(stats: dict, output_dir: str | Path | None = None) -> None:
-    """Log ``stats`` as PySlowFast's ``json_stats: {...}`` line and append it to a JSONL file.
+    """Log statistics: for people on the terminal, for programs in the file.
+
+    The log file gets PySlowFast's ``json_stats: {...}`` line, which its tools read; the terminal
+    gets the same as ``train_iter: epoch 1/22, iter 10/100, loss 1.5, ...``.
 
     Args:
-        stats: what to write; floats are kept to six significant digits.
+        stats: what to write, ``_type`` first; floats are kept to six significant digits.
         output_dir: where ``json_stats.jsonl`` is appended to, if given.
     """
     short = {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in stats.items()}
     line = simplejson.dumps(short, sort_keys=True, ignore_nan=True)
-    get_logger().info("json_stats: %s", line)
+    text = ", ".join(
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in short.items()
+        if name != "_type"
+    )
+    get_logger().info("json_stats: %s", line, extra={"only": "file"})
+    get_logger().info("%s: %s", short.get("_type", "stats"), text, extra={"only": "console"})
     if output_dir is not None:
         with open(Path(output_dir) / "json_stats.jsonl", "a", encoding="utf-8") as file:
             file.write(line + "\n")
