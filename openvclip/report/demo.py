@@ -12,10 +12,8 @@ from openvclip.utils.errors import DataError
 
 # Columns of the table: folder of a test set -> heading.
 SETS = {"trained": "trained classes", "unseen": "unseen classes", "knew": "what CLIP knew"}
-# Validation sets that the patching ratio is chosen on (what is learned, what is kept), and how much
-# must be kept; unseen classes have no part in it.
+# Validation sets that the patching ratio is chosen on; unseen classes have no part in it.
 CHOOSE_ON = ("val_trained", "val_knew")
-KEEP = 0.9
 
 Sweep = dict[float, float]
 
@@ -35,15 +33,13 @@ def read_sweep(path: str | Path) -> Sweep:
         ) from error
 
 
-def choose_ratio(learned: Sweep, kept: Sweep) -> float:
-    """Return the ratio that learns most among those that keep ``KEEP`` of what CLIP knew.
+def choose_ratio(validation: list[Sweep]) -> float:
+    """Return the ratio whose mean accuracy over the validation sets is highest.
 
-    Args:
-        learned: validation accuracy on the trained classes by ratio.
-        kept: validation accuracy on what CLIP knew; ratio 1 is CLIP itself and always will do.
+    Both what was learned and what CLIP knew count alike; among equals the smallest ratio wins.
     """
-    allowed = [r for r in sorted(set(learned) & set(kept)) if kept[r] >= KEEP * kept[1.0]]
-    return max(allowed, key=lambda r: (learned[r], -r))
+    common = sorted(set.intersection(*(set(sweep) for sweep in validation)))
+    return max(common, key=lambda r: (sum(sweep[r] for sweep in validation), -r))
 
 
 def collect(root: str | Path) -> dict[str, Any]:
@@ -62,7 +58,7 @@ def collect(root: str | Path) -> dict[str, Any]:
         run: {name: sweep(f"{run}_swa", name) for name in SETS} for run in ("plain", "interpolated")
     }
     chosen = {
-        run: choose_ratio(*(sweep(f"{run}_swa", name) for name in CHOOSE_ON)) for run in averaged
+        run: choose_ratio([sweep(f"{run}_swa", name) for name in CHOOSE_ON]) for run in averaged
     }
     ours, ratio = averaged["interpolated"], chosen["interpolated"]
     rows = {

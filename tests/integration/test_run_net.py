@@ -62,7 +62,7 @@ def test_train_then_test_leaves_everything(tiny, tool, tmp_path, empty_cfg):
 def test_kill_resume_average_patch_test(tiny, tool, tmp_path, empty_cfg, repo):
     """A run killed in its third epoch ends with the weights of an undisturbed one."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    changes = {**INTERPOLATED, "SOLVER__MAX_EPOCH": 4, "TEST__ENABLE": False}
+    changes = {**INTERPOLATED, "SOLVER__MAX_EPOCH": 6, "TEST__ENABLE": False}
     tool("run_net", "--cfg", empty_cfg, "--opts", *options(tiny, whole, **changes))
     command = [
         sys.executable, str(repo / "tools" / "run_net.py"), "--cfg", str(empty_cfg), "--opts",
@@ -76,7 +76,7 @@ def test_kill_resume_average_patch_test(tiny, tool, tmp_path, empty_cfg, repo):
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    last = killed / "checkpoints" / "checkpoint_epoch_00004.pyth"
+    last = killed / "checkpoints" / "checkpoint_epoch_00006.pyth"
     assert second.exists() and not last.exists()
     # Workers must not matter either.
     output = tool("run_net", "--cfg", empty_cfg, "--opts",
