@@ -129,7 +129,9 @@ def test_raw_clip_stays_raw_and_trained_weights_are_named(tiny, tool, tmp_path, 
 
 def test_two_processes_train_and_test_like_one(tiny, tmp_path, empty_cfg, repo, tool):
     """torchrun with two gloo processes: same weights, every video scored once."""
-    changes = {**INTERPOLATED, "TEST__SAVE_RESULTS_PATH": "preds.pt", "SOLVER__MAX_EPOCH": 1}
+    # SGD: AdamW's first updates turn a gradient's rounding into a step of full size.
+    changes = {**INTERPOLATED, "TEST__SAVE_RESULTS_PATH": "preds.pt", "SOLVER__MAX_EPOCH": 1,
+               "SOLVER__OPTIMIZING_METHOD": "sgd", "SOLVER__BASE_LR": 0.01}
     alone, both = tmp_path / "alone", tmp_path / "both"
     tool("run_net", "--cfg", empty_cfg, "--opts", *options(tiny, alone, **changes))
     finished = subprocess.run(
@@ -143,9 +145,9 @@ def test_two_processes_train_and_test_like_one(tiny, tmp_path, empty_cfg, repo, 
     name = "checkpoints/checkpoint_epoch_00001.pyth"
     states = [torch.load(d / name, weights_only=True)["model_state"] for d in (alone, both)]
     for key, tensor in states[0].items():
-        torch.testing.assert_close(states[1][key], tensor, atol=2e-5, rtol=0)
+        torch.testing.assert_close(states[1][key], tensor, atol=1e-6, rtol=0)
     preds = [torch.load(d / "preds.pt", weights_only=True) for d in (alone, both)]
-    torch.testing.assert_close(preds[0][0], preds[1][0], atol=1e-2, rtol=0)
+    torch.testing.assert_close(preds[0][0], preds[1][0], atol=1e-3, rtol=0)
     assert torch.equal(preds[0][1], preds[1][1])
 
 
