@@ -22,14 +22,9 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     from openvclip.engine.run import run
     from openvclip.utils.distributed import launch
-    from openvclip.utils.logging import get_logger
+    from openvclip.utils.logging import report_errors
 
-    try:
-        launch(run, cfg, args.init_method)
-    except OpenVCLIPError as error:
-        get_logger().error("%s: %s", type(error).__name__, error)
-        return 2
-    return 0
+    return report_errors(lambda: launch(run, cfg, args.init_method))
 
 
 if __name__ == "__main__":

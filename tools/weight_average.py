@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from openvclip.utils.errors import OpenVCLIPError
+from openvclip.utils.logging import report_errors, setup_logging
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -29,17 +29,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     from openvclip.engine.averaging import average_checkpoints
-    from openvclip.utils.logging import get_logger, setup_logging
 
     setup_logging()
-    try:
-        average_checkpoints(
+    return report_errors(
+        lambda: average_checkpoints(
             args.source, start=args.start, end=args.end, output=args.output, clip=args.clip
         )
-    except OpenVCLIPError as error:
-        get_logger().error("%s: %s", type(error).__name__, error)
-        return 2
-    return 0
+    )
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ _C.DATA.DECODING_BACKEND = "torchvision"  # pyav or torchvision; both decode the
 # with every container, spreads views to the video's very end, no clamped last frame.
 _C.DATA.SAMPLING_COMPAT = "published"
 _C.DATA.VAL_RANDOM = False  # Ours. Draw validation clips at random as published code does.
-_C.DATA.MAX_BAD_FRACTION = 0.01  # Ours. Stop when more of the videos than this cannot be decoded.
+_C.DATA.MAX_BAD_FRACTION = 0.01  # Ours. Stop training when a greater share is bad.
 
 # ---- Augmentation ------------------------------------------------------------------------------
 _C.AUG = CfgNode()

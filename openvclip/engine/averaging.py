@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from openvclip.clip.weights import load_clip
 from openvclip.engine import checkpoint as ckpt
+from openvclip.engine.setup import load_original_clip
 from openvclip.interpolation import StateDict, average_state_dicts
 from openvclip.utils.errors import CheckpointError, ConfigError
 from openvclip.utils.logging import Progress, get_logger
@@ -77,7 +77,7 @@ def average_checkpoints(
     def states() -> Iterator[StateDict]:
         progress = Progress(len(names), "averaging", "checkpoints")
         if start == 0:
-            yield {f"model.{name}": tensor for name, tensor in load_clip(clip).items()}
+            yield load_original_clip(clip)
             progress.update()
         for path in paths.values():
             yield load_model_state(path)

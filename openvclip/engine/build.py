@@ -7,13 +7,18 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from openvclip.clip.weights import load_clip
 from openvclip.data.augment import build_mixup
 from openvclip.data.loader import build_loader
 from openvclip.engine import checkpoint as ckpt
 from openvclip.engine.losses import build_loss
 from openvclip.engine.optim import build_optimizer, build_schedule
-from openvclip.engine.setup import build_label_space, build_precision, load_weights, unwrap
+from openvclip.engine.setup import (
+    build_label_space,
+    build_precision,
+    load_original_clip,
+    load_weights,
+    unwrap,
+)
 from openvclip.engine.train_step import InterpolatedStep, PlainStep
 from openvclip.engine.trainer import Trainer
 from openvclip.interpolation import WeightInterpolator
@@ -34,7 +39,7 @@ def build_interpolator(cfg, model: nn.Module) -> WeightInterpolator:
     source = cfg.TRAIN.CLIP_ORI_PATH or resolve_clip(cfg)
     interpolator = WeightInterpolator(
         {name: p for name, p in model.named_parameters() if p.requires_grad},
-        {f"model.{name}": tensor for name, tensor in load_clip(source).items()},
+        load_original_clip(source),
     )
     logger.info(
         "interpolated training: r ~ U(%g, %g) of %s in %d tensors, connect loss x %g",

@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from openvclip.clip.weights import load_state_dict_file
+from openvclip.clip.weights import load_clip, load_state_dict_file
 from openvclip.data.labels import LabelSpace
+from openvclip.interpolation import StateDict
 from openvclip.models.build import load_model_weights
 from openvclip.models.video_clip import VideoCLIP
 from openvclip.utils.errors import ConfigError
@@ -64,6 +65,11 @@ def load_weights(model: VideoCLIP, path: str | Path) -> None:
     """Load the weights of a checkpoint, of whatever origin, into the model; every key must fit."""
     load_model_weights(model, load_state_dict_file(path), str(path))
     logger.info("loaded the weights of %s", path)
+
+
+def load_original_clip(source: str | Path) -> StateDict:
+    """Read the original CLIP under the names that a :class:`VideoCLIP` has its tensors by."""
+    return {f"model.{name}": tensor for name, tensor in load_clip(source).items()}
 
 
 def unwrap(model: nn.Module) -> nn.Module:

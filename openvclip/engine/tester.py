@@ -14,11 +14,15 @@ import torch
 from torch import nn
 
 from openvclip import __version__
-from openvclip.clip.weights import load_clip
 from openvclip.data.loader import build_loader
 from openvclip.engine import checkpoint as ckpt
 from openvclip.engine.evaluate import Predictions, predict
-from openvclip.engine.setup import build_label_space, build_precision, load_weights
+from openvclip.engine.setup import (
+    build_label_space,
+    build_precision,
+    load_original_clip,
+    load_weights,
+)
 from openvclip.interpolation import WeightPatcher
 from openvclip.models.build import build_model, resolve_clip
 from openvclip.models.prompts import TEMPLATES
@@ -239,8 +243,7 @@ def build_patcher(cfg, model: nn.Module, checkpoint: str | None) -> tuple[Any, l
             "TEST.CHECKPOINT_FILE_PATH"
         )
     source = cfg.TEST.CLIP_ORI_PATH or resolve_clip(cfg)
-    clip = {f"model.{name}": tensor for name, tensor in load_clip(source).items()}
-    patcher = WeightPatcher(dict(model.named_parameters()), clip)
+    patcher = WeightPatcher(dict(model.named_parameters()), load_original_clip(source))
     logger.info(
         "patching %d tensors of %s with %s at %s", len(patcher.names), checkpoint or "CLIP", source,
         ", ".join(f"{r:g}" for r in ratios),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +23,7 @@ from openvclip.report.metrics import (
     compute_mean_average_precision,
     compute_topk_correct,
 )
-from openvclip.report.writers import TensorboardWriter
+from openvclip.report.writers import TensorboardWriter, write_csv
 from openvclip.utils import distributed
 from openvclip.utils.errors import CheckpointError, DataError, TrainingError
 from openvclip.utils.logging import get_logger, log_json_stats
@@ -305,11 +304,13 @@ class Trainer:
         for part in distributed.all_gather_object(self.bad_rows):
             self.bad_rows.update(part)
         if self.bad_rows and distributed.is_main():
-            with open(self.output_dir / "bad_videos.csv", "w", newline="", encoding="utf-8") as f:
-                writer = csv.writer(f)
-                writer.writerow(["row", "path", "reason"])
-                for row, reason in sorted(self.bad_rows.items()):
-                    writer.writerow([row, self.train_loader.dataset.describe([row])[0], reason])
+            rows = sorted(self.bad_rows.items())
+            paths = self.train_loader.dataset.describe([row for row, _ in rows])
+            write_csv(
+                self.output_dir / "bad_videos.csv",
+                ["row", "path", "reason"],
+                ([row, path, reason] for (row, reason), path in zip(rows, paths, strict=True)),
+            )
 
     def save(self, epoch: int) -> None:
         """Write the checkpoint after ``epoch`` (counted from 0)."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import simplejson
+
+from openvclip.utils.errors import OpenVCLIPError
 
 ROOT = "openvclip"
 
@@ -69,6 +72,20 @@ def log_json_stats(stats: dict, output_dir: str | Path | None = None) -> None:
     if output_dir is not None:
         with open(Path(output_dir) / "json_stats.jsonl", "a", encoding="utf-8") as file:
             file.write(line + "\n")
+
+
+def report_errors(function: Callable[[], object]) -> int:
+    """Call ``function`` for a tool; an error that a user can act on becomes a line of the log.
+
+    Returns:
+        The tool's exit code: 0, or 2 after such an error.
+    """
+    try:
+        function()
+    except OpenVCLIPError as error:
+        get_logger().error("%s: %s", type(error).__name__, error)
+        return 2
+    return 0
 
 
 def format_seconds(seconds: float) -> str:
