@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,28 +14,18 @@ from torch import Tensor
 from openvclip.report.metrics import compute_confusion, compute_per_class_accuracy
 from openvclip.utils import distributed
 from openvclip.utils.errors import ConfigError
-
-
-@contextmanager
-def _replacing(path: str | Path) -> Iterator[TextIO]:
-    """Open a temporary file that takes the place of ``path`` once it is whole."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", newline="", encoding="utf-8") as file:
-        yield file
-    os.replace(temporary, path)
+from openvclip.utils.files import replacing
 
 
 def write_json(path: str | Path, content: Any) -> None:
     """Write ``content`` as indented JSON, under a temporary name first."""
-    with _replacing(path) as file:
+    with replacing(path) as file:
         file.write(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
     """Write a CSV file with a header line, under a temporary name first."""
-    with _replacing(path) as file:
+    with replacing(path) as file:
         writer = csv.writer(file)
         writer.writerow(header)
         writer.writerows(rows)

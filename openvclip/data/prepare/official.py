@@ -1,0 +1,72 @@
+"""Reading official annotation files, which come in several encodings and under several names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from openvclip.utils.errors import DataError
+
+
+def read_text(path: Path) -> str:
+    """Read UTF-8, with or without a byte order mark, or else Latin-1.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
+
+
+def read_rows(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield (place for messages, text) of each line that is not empty."""
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if line.strip():
+            yield f"{path}, line {number}", line.strip()
+
+
+def read_json(path: Path, object_hook: Callable[[dict], Any] | None = None) -> Any:
+    """Read JSON.
+
+    Raises:
+        DataError: the file cannot be read or is not JSON.
+    """
+    try:
+        return json.loads(read_text(path), object_hook=object_hook)
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON: {error}") from error
+
+
+def find_annotation(folder: Path, names: Iterable[str]) -> Path | None:
+    """Return the first of some file names that a folder has, whatever their letter case."""
+    try:
+        there = {path.name.lower(): path for path in sorted(folder.iterdir())}
+    except OSError as error:
+        raise DataError(
+            f"cannot read the folder of annotations {folder}: {error.strerror}; set --annotations"
+        ) from error
+    return next((there[name.lower()] for name in names if name.lower() in there), None)
+
+
+def require_annotation(folder: Path, names: Iterable[str]) -> Path:
+    """Return the first of some file names that a folder has.
+
+    Raises:
+        DataError: there is none of them.
+    """
+    names = list(names)
+    found = find_annotation(folder, names)
+    if found is None:
+        raise DataError(
+            f"{folder} has no {' or '.join(names)}; set --annotations to the folder with the "
+            "dataset's official files"
+        )
+    return found

@@ -1,0 +1,154 @@
+"""What a dataset's lists are going to be, gathered in full before anything is written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from openvclip.data.labels import LabelSpace
+from openvclip.data.prepare.scan import VideoTree
+from openvclip.data.protocols import find_protocol
+from openvclip.utils.errors import DataError
+
+# The folder that has label_db and zs_label_db with the label maps that come with the project.
+CLONE = Path(__file__).resolve().parents[3]
+MAP_ENDING = "-index2cls.json"
+
+# Path of a video, relative to the dataset's folder, and its label.
+Row = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class PreparedList:
+    """One list.
+
+    Attributes:
+        path: its file.
+        rows: what it holds, in order.
+        space: its classes.
+        published: rows of the list that published numbers were made with, if there is one.
+    """
+
+    path: Path
+    rows: list[Row]
+    space: LabelSpace
+    published: int | None = None
+
+    def count_classes(self) -> list[int]:
+        """Count the videos of each class."""
+        counts = [0] * len(self.space)
+        for _, label in self.rows:
+            counts[label] += 1
+        return counts
+
+
+@dataclass
+class Preparation:
+    """Everything that one call of the tool is going to write and to tell.
+
+    Attributes:
+        name: the dataset.
+        folder: where ``missing_files.txt`` and ``extra_files.txt`` go; None if nothing was
+            looked for on disk.
+        lists: all lists.
+        counted: lists to count class by class, in groups with the same classes.
+        files: text of each file; None where an older one has to go.
+        missing: annotated files that are not on disk.
+        extra: videos on disk that nothing annotates.
+        unplaced: files that cannot be listed, and why.
+        notes: what else a person should know.
+    """
+
+    name: str
+    folder: Path | None = None
+    lists: list[PreparedList] = field(default_factory=list)
+    counted: list[list[PreparedList]] = field(default_factory=list)
+    files: dict[Path, str | None] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    extra: list[str] = field(default_factory=list)
+    unplaced: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def add_list(self, path: Path, rows: list[Row], space: LabelSpace) -> PreparedList:
+        """Add a list; one without rows is told of instead of written, as nothing could read it."""
+        protocol = find_protocol(path) if path.name in ("val.csv", "test.csv") else None
+        prepared = PreparedList(path, rows, space, protocol.rows if protocol else None)
+        self.lists.append(prepared)
+        self.files[path] = "".join(f"{video},{label}\n" for video, label in rows) or None
+        if not rows:
+            self.notes.append(f"no videos for {path}: not written")
+        return prepared
+
+    def add_lists(
+        self, folder: Path, rows: dict[str, list[Row]], space: LabelSpace
+    ) -> list[PreparedList]:
+        """Add ``folder/NAME.csv`` for each name."""
+        return [self.add_list(folder / f"{name}.csv", r, space) for name, r in rows.items()]
+
+    def add_map(self, path: Path, space: LabelSpace, *, write: bool = True) -> None:
+        """Add a label map and, beside it, its inverse ``...-cls2index.json``."""
+        if write:
+            self.files[path] = _json({str(label): name for label, name in enumerate(space.names)})
+        inverse = path.with_name(path.name.removesuffix(MAP_ENDING) + "-cls2index.json")
+        self.files[inverse] = _json({name: label for label, name in enumerate(space.names)})
+
+    def add_shipped_map(self, root: Path, relative: str) -> LabelSpace:
+        """Add a label map that comes with the project, unless ``root`` has it already.
+
+        Raises:
+            DataError: ``root`` has another one, whose labels would mean other classes.
+        """
+        shipped, path = LabelSpace.from_json(CLONE / relative), root / relative
+        if path.exists():
+            _compare(LabelSpace.from_json(path), shipped, path)
+        self.add_map(path, shipped, write=not path.exists())
+        return shipped
+
+    def add_extra(self, tree: VideoTree, known: Iterable[str]) -> None:
+        """Note the videos that no annotation names, and those that no list can hold."""
+        known = set(known)
+        self.extra.extend(path for path in tree.paths if path not in known)
+        self.unplaced.extend(
+            f"{name}: a list cannot hold this name" for name in tree.unlistable
+        )
+
+    def require_rows(self, tree: VideoTree, expected: str) -> None:
+        """Stop where no list has a row.
+
+        Raises:
+            DataError: saying what is in the folder and what was expected there.
+        """
+        if not any(prepared.rows for prepared in self.lists):
+            raise DataError(
+                f"no video of {self.name} was found: {tree.describe()}, but expected {expected}; "
+                "set --videos to the folder that such paths are relative to"
+            )
+
+
+def group_by_label(rows: Iterable[Row]) -> dict[int, list[Row]]:
+    """Return the rows of each label that has some, in their order."""
+    groups: dict[int, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row[1], []).append(row)
+    return groups
+
+
+def _compare(found: LabelSpace, shipped: LabelSpace, path: Path) -> None:
+    if found == shipped:
+        return
+    label = next(
+        (i for i, pair in enumerate(zip(found.names, shipped.names, strict=False))
+         if pair[0] != pair[1]),
+        min(len(found), len(shipped)),
+    )
+    names = [repr(s.names[label]) if label < len(s) else "nothing" for s in (found, shipped)]
+    raise DataError(
+        f"the label map {path} is not the one that comes with the project: label {label} is "
+        f"{names[0]} there and should be {names[1]}; move it away, or use another --root"
+    )
+
+
+def _json(content: dict) -> str:
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"

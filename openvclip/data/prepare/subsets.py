@@ -1,0 +1,140 @@
+"""Few-shot and base-to-novel lists, drawn from the lists of a dataset."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+from openvclip.data.labels import LabelSpace, read_list
+from openvclip.data.prepare.official_splits import take_classes
+from openvclip.data.prepare.plan import MAP_ENDING, Preparation, Row, group_by_label
+from openvclip.utils.errors import ConfigError, DataError
+
+
+def plan_few_shot(
+    source: Path, label_map: Path, output: Path, *,
+    shots: Sequence[int] = (2, 4, 8, 16), seed: int = 1, allow_fewer: bool = False,
+) -> Preparation:
+    """Plan ``output/shots_K/{train,val,test}.csv`` with K training videos a class.
+
+    Each class is shuffled once, by a generator of its own, and K videos are its first K: those of
+    2 shots are among those of 4. Validation and test lists are the source's ``test.csv``.
+
+    Args:
+        source: folder with ``train.csv`` and ``test.csv``.
+        label_map: their ``index2cls.json``.
+        output: folder to write below.
+        shots: numbers of videos a class.
+        seed: of the shuffles.
+        allow_fewer: take all videos of a class that has fewer.
+
+    Raises:
+        ConfigError: a number of shots is not above 0.
+        DataError: a list is missing or malformed, or a class has too few videos.
+    """
+    space, train, test = _read_source(source, label_map, shots)
+    preparation = Preparation(f"few-shot lists of {source}")
+    _note_empty(train, space, preparation)
+    for count in sorted(set(shots)):
+        rows = draw_shots(train, space, count, seed, allow_fewer=allow_fewer)
+        lists = preparation.add_lists(
+            output / f"shots_{count}", {"train": rows, "val": test, "test": test}, space
+        )
+        if count == max(shots):
+            preparation.counted.append([lists[0], lists[2]])
+    return preparation
+
+
+def plan_base_to_novel(
+    source: Path, label_map: Path, output: Path, *,
+    shots: int = 16, seed: int = 1, allow_fewer: bool = False,
+) -> Preparation:
+    """Plan ``output/base/{train,val,test}.csv`` and ``output/novel/test.csv`` with label maps.
+
+    Base classes are the half with most training videos, of equals those with the smaller label;
+    with an odd number the larger half. Both halves are renumbered in the original order.
+
+    Args:
+        source: folder with ``train.csv`` and ``test.csv``.
+        label_map: their ``index2cls.json``.
+        output: folder to write below.
+        shots: training videos a base class.
+        seed: of their draw, which is that of the few-shot lists.
+        allow_fewer: take all videos of a class that has fewer.
+
+    Raises:
+        ConfigError: the number of shots is not above 0.
+        DataError: a list is missing or malformed, or a class has too few videos.
+    """
+    space, train, test = _read_source(source, label_map, [shots])
+    preparation = Preparation(f"base-to-novel lists of {source}")
+    _note_empty(train, space, preparation)
+    groups = group_by_label(train)
+    ranked = sorted(range(len(space)), key=lambda label: (-len(groups.get(label, ())), label))
+    half = (len(space) + 1) // 2
+    base, novel = sorted(ranked[:half]), sorted(ranked[half:])
+    if not novel:
+        raise DataError(f"{label_map} has only one class; two halves need two")
+    chosen = frozenset(base)
+    drawn = draw_shots(
+        [row for row in train if row[1] in chosen], space, shots, seed, allow_fewer=allow_fewer
+    )
+    for name, labels in (("base", base), ("novel", novel)):
+        rows, part = take_classes(test, space, labels)
+        lists = {"test": rows}
+        if name == "base":
+            lists = {"train": take_classes(drawn, space, labels)[0], "val": rows, "test": rows}
+        prepared = preparation.add_lists(output / name, lists, part)
+        preparation.counted.append([p for p in prepared if p.path.name != "val.csv"])
+        stem = label_map.name.removesuffix(MAP_ENDING).removesuffix(".json")
+        preparation.add_map(output / name / f"{stem}{MAP_ENDING}", part)
+    return preparation
+
+
+def draw_shots(
+    rows: Sequence[Row], space: LabelSpace, shots: int, seed: int, *, allow_fewer: bool = False
+) -> list[Row]:
+    """Draw ``shots`` rows of each label that has rows, and return them in their order.
+
+    Raises:
+        DataError: a class has fewer, and ``allow_fewer`` is off.
+    """
+    places: dict[int, list[int]] = {}
+    for place, (_, label) in enumerate(rows):
+        places.setdefault(label, []).append(place)
+    fewer = [label for label in sorted(places) if len(places[label]) < shots]
+    if fewer and not allow_fewer:
+        names = ", ".join(f"{space.names[i]!r} ({len(places[i])})" for i in fewer[:5])
+        rest = f" and {len(fewer) - 5} more" if len(fewer) > 5 else ""
+        raise DataError(
+            f"fewer than {shots} training videos of {names}{rest}; lower --shots, or give "
+            "--allow-fewer to take what there is"
+        )
+    kept: list[int] = []
+    for label, found in places.items():
+        random.Random(f"{seed}:{label}").shuffle(found)
+        kept.extend(found[:shots])
+    return [rows[place] for place in sorted(kept)]
+
+
+def _read_source(
+    source: Path, label_map: Path, shots: Sequence[int]
+) -> tuple[LabelSpace, list[Row], list[Row]]:
+    if not shots or min(shots) < 1:
+        raise ConfigError(f"--shots is {' '.join(map(str, shots)) or 'empty'}; give 1 or more")
+    space = LabelSpace.from_json(label_map)
+    lists = (
+        read_list(source / name, separator=",", num_classes=len(space))
+        for name in ("train.csv", "test.csv")
+    )
+    train, test = (list(zip(x.paths, x.labels.tolist(), strict=True)) for x in lists)
+    return space, train, test
+
+
+def _note_empty(rows: Sequence[Row], space: LabelSpace, preparation: Preparation) -> None:
+    empty = sorted(set(range(len(space))) - {label for _, label in rows})
+    if empty:
+        preparation.notes.append(
+            f"{len(empty)} classes have no training videos, the first {space.names[empty[0]]!r}"
+        )

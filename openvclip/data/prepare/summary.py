@@ -1,0 +1,103 @@
+"""What a person should see of a preparation, as lines of text."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from openvclip.data.prepare.plan import Preparation, PreparedList
+from openvclip.data.prepare.writer import EXTRA, MISSING
+
+SHOWN = 20  # Names of files on the terminal; the files have all.
+
+
+def describe_preparation(
+    preparation: Preparation, root: Path | None = None, width: int = 100
+) -> list[str]:
+    """Describe lists, counts of each class, missing and extra files.
+
+    Args:
+        preparation: what to describe.
+        root: folder that lists are named relative to.
+        width: columns of the terminal.
+    """
+    lines = [f"{preparation.name}:", *_table(preparation.lists, root)]
+    for group in preparation.counted:
+        lines += ["", *_class_counts(group, root, width)]
+    what = (
+        ("annotated files are not on disk", preparation.missing, MISSING),
+        ("videos on disk are in no list", preparation.extra, EXTRA),
+        ("names cannot be placed", preparation.unplaced, ""),
+    )
+    for title, names, file in what:
+        if names:
+            lines += ["", *_names(title, names, preparation.folder, file)]
+    return lines + ["", *(f"note: {note}" for note in preparation.notes)]
+
+
+def _table(lists: Sequence[PreparedList], root: Path | None) -> list[str]:
+    rows = [("list", "rows", "", "classes", "videos a class: least / median / most")]
+    for prepared in lists:
+        counts = prepared.count_classes()
+        rows.append((
+            _name(prepared.path, root),
+            f"{len(prepared.rows):,}",
+            _published(prepared),
+            f"{sum(map(bool, counts))} of {len(counts)}",
+            f"{min(counts):,} / {statistics.median(counts):,g} / {max(counts):,}",
+        ))
+    return _align(rows)
+
+
+def _align(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Pad columns to the widest cell; numbers of rows, in the second, to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  " + "  ".join(
+            cell.rjust(width) if place == 1 else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _published(prepared: PreparedList) -> str:
+    if prepared.published is None:
+        return ""
+    if len(prepared.rows) == prepared.published:
+        return "as published"
+    return f"of {prepared.published:,} published"
+
+
+def _class_counts(group: Sequence[PreparedList], root: Path | None, width: int) -> list[str]:
+    """Count class by class, in as many columns as there is room for."""
+    names = group[0].space.names
+    counts = [
+        " / ".join(f"{n:,}" for n in numbers)
+        for numbers in zip(*(prepared.count_classes() for prepared in group), strict=True)
+    ]
+    broad = max(map(len, counts))
+    # Long names, such as those of Something-Something, are cut to leave room for two columns.
+    long = min(max(map(len, names)), max(width // 2 - broad - 4, 12))
+    cells = [f"{_cut(n, long):<{long}} {c:>{broad}}" for n, c in zip(names, counts, strict=True)]
+    columns = max((width - 2) // (long + broad + 3), 1)
+    deep = -(-len(cells) // columns)
+    title = " / ".join(_name(prepared.path, root) for prepared in group)
+    return [f"Videos a class, {title}:"] + [
+        "  " + "  ".join(cells[row::deep]) for row in range(deep)
+    ]
+
+
+def _cut(name: str, length: int) -> str:
+    return name if len(name) <= length else f"{name[:length - 3]}..."
+
+
+def _names(title: str, names: Sequence[str], folder: Path | None, file: str) -> list[str]:
+    where = f", all in {folder / file}" if file and folder and len(names) > SHOWN else ""
+    first = f", the first {SHOWN}" if len(names) > SHOWN else ""
+    return [f"{len(names):,} {title}{first}{where}:"] + [f"  {name}" for name in names[:SHOWN]]
+
+
+def _name(path: Path, root: Path | None) -> str:
+    return str(path.relative_to(root)) if root and path.is_relative_to(root) else str(path)

@@ -1,0 +1,116 @@
+"""The evaluation protocols of the zero-shot literature: which list, which label set, how many rows.
+
+Row counts are those of the lists that published numbers were made with. Other copies of Kinetics
+differ a little, as videos vanish from the net; UCF-101 and HMDB-51 should not differ at all.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+# Rows of ucf101_half_test/0 .. 9.
+UCF101_HALF_ROWS = (6483, 6658, 6625, 6696, 6676, 6622, 6605, 6636, 6504, 6660)
+UCF101_TEST_ROWS = (3783, 3734, 3696)
+K600_ROWS = (7276, 7226, 7261)
+HALF_SEED = 2023
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One list to test on.
+
+    Attributes:
+        name: such as ``ucf101_split1``; what results are grouped and derived by.
+        dataset: such as ``ucf101``.
+        kind: ``full``, ``split``, ``half`` or ``union``. Splits and halves are reported as mean and
+            standard deviation over the dataset's members of that kind.
+        folder: folder of ``test.csv``, below the folder that has ``label_db`` and ``zs_label_db``.
+        label_map: its ``index2cls.json``, likewise.
+        classes: number of classes.
+        rows: rows of the published ``test.csv``; None where none was published.
+        of: the protocol whose predictions contain this one's, if there is one: the same videos
+            against a superset of the classes.
+    """
+
+    name: str
+    dataset: str
+    kind: str
+    folder: str
+    label_map: str
+    classes: int
+    rows: int | None
+    of: str | None = None
+
+
+def _video_protocols(
+    dataset: str, stem: str, classes: int, half: int, full_rows: int,
+    split_rows: tuple[int, ...], half_rows: tuple[int, ...],
+) -> list[Protocol]:
+    """UCF-101 and HMDB-51: all videos, three official splits, ten draws of half the classes."""
+    label_map, full = f"zs_label_db/{stem}-index2cls.json", f"{stem}_full"
+    found = [Protocol(full, dataset, "full", f"zs_label_db/{full}", label_map, classes, full_rows)]
+    for number, rows in enumerate(split_rows, 1):
+        name = f"{stem}_split{number}"
+        folder = f"zs_label_db/{name}"
+        found.append(Protocol(name, dataset, "split", folder, label_map, classes, rows, full))
+    for draw, rows in enumerate(half_rows):
+        folder = f"zs_label_db/{stem}_half_test/{draw}"
+        found.append(
+            Protocol(f"{stem}_half{draw}", dataset, "half", folder,
+                     f"{folder}/{stem}-index2cls.json", half, rows, full)
+        )
+    return found
+
+
+def _k600_protocols() -> list[Protocol]:
+    """Kinetics-600: three draws of 160 classes that Kinetics-400 lacks, and all of theirs."""
+    union = "k600_union"
+
+    def one(name: str, kind: str, classes: int, rows: int | None, of: str | None) -> Protocol:
+        folder = f"zs_label_db/{name}"
+        label_map = f"{folder}/k600-openset-index2cls.json"
+        return Protocol(name, "kinetics600", kind, folder, label_map, classes, rows, of)
+
+    return [
+        one(union, "union", 217, None, None),
+        *(one(f"k600_split{n}", "split", 160, rows, union) for n, rows in enumerate(K600_ROWS, 1)),
+    ]
+
+
+_ALL = [
+    Protocol("kinetics400", "kinetics400", "full", "label_db/weng_compress_full_splits",
+             "label_db/k400-index2cls.json", 400, 19761),
+    *_video_protocols("ucf101", "ucf101", 101, 50, 13320, UCF101_TEST_ROWS, UCF101_HALF_ROWS),
+    *_video_protocols("hmdb51", "hmdb", 51, 25, 5100, (1530,) * 3, (2500,) * 10),
+    *_k600_protocols(),
+    Protocol("ssv2", "ssv2", "full", "zs_label_db/ssv2", "zs_label_db/ssv2-index2cls.json",
+             174, 24777),
+]
+PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in _ALL}
+
+
+def find_protocol(list_path: str | Path) -> Protocol | None:
+    """Return the protocol whose list a path names (``.../zs_label_db/hmdb_full/test.csv``)."""
+    parts = Path(list_path).parent.parts
+    for protocol in PROTOCOLS.values():
+        folder = Path(protocol.folder).parts
+        if parts[-len(folder):] == folder:
+            return protocol
+    return None
+
+
+def draw_halves(classes: int, take: int, draws: int = 10) -> list[list[int]]:
+    """Draw the published half-class subsets: sorted labels of each draw.
+
+    One generator, seeded with 2023 once, shuffles ``range(classes)`` for each draw; the first
+    ``take`` are sorted.
+    """
+    generator = random.Random(HALF_SEED)
+    found = []
+    for _ in range(draws):
+        order = list(range(classes))
+        generator.shuffle(order)
+        found.append(sorted(order[:take]))
+    return found
