@@ -26,16 +26,12 @@ from openvclip.engine.setup import (
 from openvclip.interpolation import WeightPatcher
 from openvclip.models.build import build_model, resolve_clip
 from openvclip.models.prompts import TEMPLATES
-from openvclip.report.metrics import (
-    compute_accuracy,
-    compute_mean_average_precision,
-    compute_per_class_accuracy,
-)
+from openvclip.report.metrics import compute_mean_average_precision, compute_scores
+from openvclip.report.results import name_predictions, name_top1, write_per_class
 from openvclip.report.writers import (
     TensorboardWriter,
     build_tensorboard,
     save_predictions,
-    write_csv,
     write_json,
 )
 from openvclip.utils import distributed
@@ -135,19 +131,12 @@ class Tester:
         return lambda: self.patcher.set_ratio(ratio)
 
     def _score(self, predictions: Predictions, labels: torch.Tensor) -> dict[str, float]:
-        """Accuracies in percent; videos that failed count as wrong in the headline numbers."""
+        """What ``results.json`` says about one patching ratio."""
         done = predictions.complete
-        scores, known = predictions.scores[done], labels[done]
         if self.multi_label:
-            return {"map_decoded": compute_mean_average_precision(scores, known)}
-        share = float(done.double().mean())
-        top1, top5 = compute_accuracy(scores, known)
-        return {
-            "top1": top1 * share,
-            "top5": top5 * share,
-            "top1_decoded": top1,
-            "top5_decoded": top5,
-        }
+            found = compute_mean_average_precision(predictions.scores[done], labels[done])
+            return {"map_decoded": found}
+        return compute_scores(predictions.scores, labels, done)
 
     def _describe_failures(self, predictions: Predictions) -> list[dict[str, Any]]:
         paths = self.loader.dataset.describe(list(predictions.failures))
@@ -174,9 +163,7 @@ class Tester:
             self._write_per_class(found, labels)
         for ratio, predictions in found.items():
             if self.predictions_path is not None:
-                path = self.predictions_path
-                if len(found) > 1:
-                    path = path.with_name(f"{path.stem}_ratio{ratio:.2f}{path.suffix}")
+                path = name_predictions(self.predictions_path, ratio, several=len(found) > 1)
                 save_predictions(path, predictions.scores, labels)
             if self.writer is not None and not self.multi_label:
                 done = predictions.complete
@@ -188,21 +175,11 @@ class Tester:
         logger.info("wrote %s", self.output_dir / "results.json")
 
     def _write_per_class(self, found: dict[float, Predictions], labels: torch.Tensor) -> None:
-        header, columns = ["index", "class", "videos"], []
-        totals = torch.bincount(labels, minlength=len(self.class_names))
-        for ratio, predictions in found.items():
-            header.append(f"top1_ratio{ratio:g}" if self.patcher else "top1")
-            done = predictions.complete
-            _, right = compute_per_class_accuracy(predictions.scores[done], labels[done])
-            columns.append((right.double() / totals.clamp(min=1) * 100).tolist())
-        write_csv(
-            self.output_dir / "per_class.csv",
-            header,
-            (
-                [i, name, int(totals[i]), *(f"{column[i]:.2f}" for column in columns)]
-                for i, name in enumerate(self.class_names)
-            ),
-        )
+        columns = {
+            name_top1(ratio if self.patcher else None): (predictions.scores, predictions.complete)
+            for ratio, predictions in found.items()
+        }
+        write_per_class(self.output_dir / "per_class.csv", self.class_names, labels, columns)
 
 
 def find_test_checkpoint(cfg) -> str | None:
@@ -274,6 +251,7 @@ def collect_facts(cfg, labels, checkpoint: str | None, device: torch.device) -> 
             "count": len(TEMPLATES),
             "sha256": hashlib.sha256("\n".join(TEMPLATES).encode()).hexdigest(),
         },
+        "arch": cfg.MODEL.ARCH,
         "clip": {"source": str(source), "sha256": compute_file_hash(source)},
         "checkpoint": checkpoint
         and {"file": checkpoint, "sha256": compute_file_hash(checkpoint)},

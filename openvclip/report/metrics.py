@@ -34,6 +34,28 @@ def compute_accuracy(logits: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5))
     return (compute_topk_correct(logits, labels, ks).double().mean(dim=1) * 100).tolist()
 
 
+def compute_scores(scores: Tensor, labels: Tensor, done: Tensor) -> dict[str, float]:
+    """Accuracies of a test in percent; videos that failed count as wrong in the headline numbers.
+
+    Args:
+        scores: (N, C); undefined where ``done`` is False.
+        labels: (N,) class indices.
+        done: bool (N,), False for videos that could not be evaluated.
+
+    Returns:
+        ``top1`` and ``top5`` over all N videos, ``top1_decoded`` and ``top5_decoded`` over those
+        that were evaluated.
+    """
+    top1, top5 = compute_accuracy(scores[done], labels[done])
+    share = float(done.double().mean())
+    return {
+        "top1": top1 * share,
+        "top5": top5 * share,
+        "top1_decoded": top1,
+        "top5_decoded": top5,
+    }
+
+
 def compute_per_class_accuracy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Number of videos and of right top-1 answers of each class, both int64 (C,)."""
     classes = logits.shape[1]

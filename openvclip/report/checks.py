@@ -1,0 +1,105 @@
+"""Whether a test was made as its protocol says: label set, prompts, views, videos."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from openvclip.data.labels import LabelSpace
+from openvclip.data.protocols import PROTOCOLS, Protocol, draw_halves
+from openvclip.report.published import PUBLISHED_PROMPTS_SHA256, PUBLISHED_SETUP
+from openvclip.utils.errors import DataError
+
+# Kind of note -> sign behind the numbers that it is about, in the order in which they are shown.
+MARKS = {"partial": "†", "failed": "‡", "rows": "§", "setup": "¶"}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One way in which a test differs from its protocol, in words."""
+
+    what: str
+
+
+class SetupCheck:
+    """Holds tests to the label maps that ship with the project and to the published setup.
+
+    Args:
+        root: folder with ``label_db`` and ``zs_label_db``.
+
+    Attributes:
+        unread: label maps that could not be read -> why.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self.unread: dict[str, str] = {}
+        self._spaces: dict[str, LabelSpace | None] = {}
+
+    def find_faults(self, content: dict[str, Any], protocol: Protocol) -> Iterator[Fault]:
+        """Give the ways in which results differ from their protocol."""
+        labels, wanted = content.get("label_set") or {}, self._label_space(protocol)
+        if wanted is not None and labels.get("sha256") != wanted.digest():
+            yield Fault(
+                f"another label set: {labels.get('file')} with {labels.get('classes')} classes; "
+                f"the protocol's is {_name_label_set(protocol)}"
+            )
+        prompts = content.get("prompts") or {}
+        if prompts.get("sha256") != PUBLISHED_PROMPTS_SHA256:
+            yield Fault(
+                f"another prompt set (count {prompts.get('count')}, "
+                f"sha256 {str(prompts.get('sha256'))[:8]})"
+            )
+        other = [
+            f"{name} {content[name]} instead of {value}"
+            for name, value in PUBLISHED_SETUP.items() if content.get(name, value) != value
+        ]
+        if other:
+            yield Fault(", ".join(other))
+
+    def _label_space(self, protocol: Protocol) -> LabelSpace | None:
+        """Return the classes that a protocol tests, from the map that ships; None: it is missing.
+
+        Those of a half are drawn from the full map, as their own maps are made with the lists.
+        """
+        if protocol.kind != "half":
+            return self._read(protocol.label_map)
+        full = PROTOCOLS[protocol.of]
+        space = self._read(full.label_map)
+        if space is None or len(space) != full.classes:
+            return space
+        draws = draw_halves(full.classes, protocol.classes)
+        return LabelSpace(tuple(space.names[label] for label in draws[_draw_number(protocol)]))
+
+    def _read(self, label_map: str) -> LabelSpace | None:
+        if label_map not in self._spaces:
+            self._spaces[label_map] = None
+            try:
+                self._spaces[label_map] = LabelSpace.from_json(self.root / label_map)
+            except DataError as error:
+                self.unread[label_map] = str(error)
+        return self._spaces[label_map]
+
+
+def _name_label_set(protocol: Protocol) -> str:
+    if protocol.kind != "half":
+        return protocol.label_map
+    return f"draw {_draw_number(protocol)} of {PROTOCOLS[protocol.of].label_map}"
+
+
+def _draw_number(protocol: Protocol) -> int:
+    """Which of the ten draws a half is, from 0: the end of its name."""
+    return int(re.search(r"\d+$", protocol.name)[0])
+
+
+def mark_result(content: dict[str, Any], protocol: Protocol, faults: tuple[Fault, ...]) -> str:
+    """Return the signs to show behind the numbers of these results."""
+    holds = {
+        "failed": bool(content["failed"]),
+        "rows": protocol.rows is not None and content["videos"] != protocol.rows,
+        "setup": bool(faults),
+    }
+    return "".join(mark for kind, mark in MARKS.items() if holds.get(kind))

@@ -1,0 +1,72 @@
+"""The zero-shot table of a set of results: rows, published numbers beside them, and notes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from openvclip.report.checks import SetupCheck
+from openvclip.report.columns import COLUMN_OF, Column, select_columns
+from openvclip.report.notes import Note, collect_notes
+from openvclip.report.published import Published, select_published
+from openvclip.report.rows import Row, backbone_place, group_rows
+from openvclip.report.runs import BACKBONES, RESULTS, find_runs
+from openvclip.utils.errors import DataError
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The whole table.
+
+    Attributes:
+        columns: what to show, in order.
+        rows: this project's rows.
+        published: the papers' rows, of the backbones that there are results for.
+        notes: what the reader of the table must know.
+    """
+
+    columns: list[Column]
+    rows: list[Row]
+    published: list[Published]
+    notes: list[Note]
+
+    @property
+    def backbones(self) -> list[str]:
+        """All backbones in order, those that only others have published numbers for last."""
+        ours = {row.backbone for row in self.rows}
+        known = ours | {row.backbone for row in self.published}
+        return sorted(known, key=lambda name: (name not in ours, backbone_place(name)))
+
+
+def summarize(
+    folders: Sequence[str | Path], *, root: str | Path, protocols: Sequence[str] | None = None
+) -> Summary:
+    """Gather the tests below ``folders`` into the table.
+
+    Args:
+        folders: where tests wrote their results.
+        root: folder with ``label_db`` and ``zs_label_db``, whose label maps results are held to.
+        protocols: what to show, see :func:`openvclip.report.columns.select_columns`.
+
+    Raises:
+        DataError: a folder is missing, or there are no results at all.
+        ConfigError: ``protocols`` has an unknown name.
+    """
+    select_columns(protocols, ())
+    runs, problems = find_runs(folders)
+    if not runs:
+        bad = "".join(f"; {p.folder}: {p.what}" for p in problems[:3])
+        where = ", ".join(str(folder) for folder in folders)
+        raise DataError(f"no {RESULTS} of a test below {where}; run script/testing first{bad}")
+    columns = select_columns(
+        protocols, (run.protocol.name for run in runs if run.protocol is not None)
+    )
+    shown = {p.name for column in columns for p in column.protocols}
+    # Without a column of its own, but others' results follow from it.
+    shown |= {p.of for c in columns for p in c.protocols if p.of and p.of not in COLUMN_OF}
+    check = SetupCheck(root)
+    rows = group_rows(runs, shown, check)
+    backbones = {row.backbone for row in rows} & set(BACKBONES.values())
+    notes = collect_notes(rows, runs, problems, columns, check)
+    return Summary(columns, rows, select_published(backbones), notes)

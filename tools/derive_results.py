@@ -1,0 +1,52 @@
+#!/usr/bin/env python3
+"""Results of splits and halves from the saved predictions of the full list, without a new test.
+
+``derive_results.py --from OUT/ucf101_full --protocol all --output OUT`` writes
+OUT/ucf101_split1/results.json and so on. K600's splits follow from a test of k600_union.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from openvclip.utils.logging import report_errors, setup_logging
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--from", dest="source", required=True, metavar="DIR",
+                        help="OUTPUT_DIR of the full list's test, with results and predictions")
+    parser.add_argument("--protocol", nargs="+", default=["all"], metavar="NAME",
+                        help="such as ucf101_split1; all (default): whatever follows from it")
+    parser.add_argument("--output", required=True, metavar="DIR",
+                        help="folder in which a folder is made for each protocol")
+    parser.add_argument("--root", default=str(ROOT), metavar="DIR",
+                        help="folder with label_db and zs_label_db; default: this clone")
+    parser.add_argument("--predictions", default="predictions.pth", metavar="NAME",
+                        help="TEST.SAVE_RESULTS_PATH of that test (default: %(default)s)")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    from openvclip.report.subsets import derive_all
+
+    setup_logging()
+    return report_errors(
+        lambda: derive_all(
+            args.source, args.protocol, root=args.root, output=args.output,
+            predictions=args.predictions,
+        )
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+#!/usr/bin/env python3
+"""The zero-shot table of tests on disk, beside published numbers: ``summarize.py DIR [DIR ...]``.
+
+Prints the table with notes on what is missing, failed or was tested otherwise, and saves it as
+summary.md, summary.csv and summary.json. Exit code: 0, or 2 where there are no results at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from openvclip.utils.logging import report_errors, setup_logging
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folders", nargs="+", metavar="DIR",
+                        help="folder with tests' results, at any depth")
+    parser.add_argument("--output", metavar="DIR", help="where to save; default: the first DIR")
+    parser.add_argument(
+        "--protocols", nargs="+", metavar="NAME",
+        help="show only these: protocols (ucf101_split1), columns (ucf101_split) or datasets "
+        "(ucf101, hmdb51, kinetics600, kinetics400, ssv2)",
+    )
+    parser.add_argument("--root", default=str(ROOT), metavar="DIR",
+                        help="folder with label_db and zs_label_db; default: this clone")
+    return parser.parse_args(argv)
+
+
+def summarize(args: argparse.Namespace) -> None:
+    from openvclip.report import summary, tables
+
+    found = summary.summarize(args.folders, root=args.root, protocols=args.protocols)
+    try:
+        paths = tables.save_summary(found, args.output or args.folders[0])
+    finally:  # The table is worth seeing even if it cannot be saved.
+        show(tables.format_text(found))
+    show("\n".join(f"wrote {path}" for path in paths))
+
+
+def show(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # Whoever reads, such as head, has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    setup_logging()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # A terminal that lacks a sign shows a question mark.
+            stream.reconfigure(errors="replace")
+    return report_errors(lambda: summarize(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
