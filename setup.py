@@ -34,7 +34,7 @@ setup(
         "safetensors",
     ],
     extras_require={
-        "dev": ["pytest", "ruff"],
+        "dev": ["pytest", "ruff", "submitit"],
         "slurm": ["submitit"],
     },
 )

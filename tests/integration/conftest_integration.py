@@ -12,14 +12,17 @@ CLASSES = ("red moving", "green resting", "blue blinking")
 COLOURS = np.array([[230, 30, 30], [30, 200, 40], [40, 60, 230]], np.uint8)
 
 
-def write_clip(path: Path, colour: np.ndarray, seed: int, frames: int = 20, size: int = 40) -> None:
-    """Write a short H.264 clip of a coloured square on noise."""
+def write_clip(
+    path: Path, colour: np.ndarray, seed: int, frames: int = 20, size: int = 40,
+    codec: str = "libx264",
+) -> None:
+    """Write a short clip of a coloured square on noise, H.264 by default."""
     import av
 
     rng = np.random.default_rng(seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=Fraction(10))
+        stream = container.add_stream(codec, rate=Fraction(10))
         stream.width = stream.height = size
         stream.pix_fmt = "yuv420p"
         for t in range(frames):
@@ -30,12 +33,24 @@ def write_clip(path: Path, colour: np.ndarray, seed: int, frames: int = 20, size
         container.mux(stream.encode())
 
 
-def make_dataset(root: Path) -> Path:
-    """Write videos, lists, a label map and a tiny CLIP below ``root``."""
+def write_tiny_clip(path: Path) -> None:
+    """Write a CLIP of random weights, small enough for a test."""
     import torch
 
     from openvclip.clip.model import CLIP, CLIPConfig
 
+    torch.manual_seed(0)
+    clip = CLIP(
+        CLIPConfig(
+            embed_dim=32, image_size=32, patch_size=16, vision_width=64, vision_layers=2,
+            text_width=64, text_layers=1, context_length=77, vocab_size=49408,
+        )
+    )
+    torch.save(clip.state_dict(), path)
+
+
+def make_dataset(root: Path) -> Path:
+    """Write videos, lists, a label map and a tiny CLIP below ``root``."""
     lists = {"train": 4, "val": 2, "test": 3}
     seed = 0
     for split, count in lists.items():
@@ -49,14 +64,7 @@ def make_dataset(root: Path) -> Path:
         (root / f"{split}.csv").write_text("\n".join(rows) + "\n")
     names = {str(i): name for i, name in enumerate(CLASSES)}
     (root / "tiny-index2cls.json").write_text(json.dumps(names))
-    torch.manual_seed(0)
-    clip = CLIP(
-        CLIPConfig(
-            embed_dim=32, image_size=32, patch_size=16, vision_width=64, vision_layers=2,
-            text_width=64, text_layers=1, context_length=77, vocab_size=49408,
-        )
-    )
-    torch.save(clip.state_dict(), root / "clip.pt")
+    write_tiny_clip(root / "clip.pt")
     return root
 
 

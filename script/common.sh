@@ -1,0 +1,92 @@
+# Sourced by the scripts of training/ and testing/: defaults of the common settings, checks, and
+# how run_net is started. Nothing here starts anything by itself.
+#
+# Settings, from the environment:
+#   ROOT      the clone of openvclip                    (default: the one this file is in)
+#   LISTS     folder with label_db and zs_label_db      (default: ROOT)
+#   PYTHON    the python to run                         (default: that of the active environment,
+#             then .venv of the clone, then python3)
+#   NUM_GPUS  GPUs of this machine, or of each node; 0 runs on the CPU      (default: 8)
+#   LAUNCHER  slurm: queue the run on NODES nodes (default: 1), with the options of
+#             tools/run_with_submitit.py in SLURM_OPTIONS, such as "--partition gpu"
+# Arguments of a script, KEY VALUE ..., override the config last of all.
+
+fail() {
+    echo "$(basename "$0"): $*" >&2
+    exit 1
+}
+
+CLONE="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+ROOT="${ROOT:-$CLONE}"
+[ -f "$ROOT/tools/run_net.py" ] || fail "ROOT is $ROOT, which is no clone of openvclip"
+ROOT="$(cd "$ROOT" && pwd)"
+LISTS="${LISTS:-$ROOT}"
+NUM_GPUS="${NUM_GPUS:-8}"
+
+if [ -z "${PYTHON:-}" ]; then
+    if [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
+        PYTHON=python
+    elif [ -x "$ROOT/.venv/bin/python" ]; then
+        PYTHON="$ROOT/.venv/bin/python"
+    else
+        PYTHON=python3
+    fi
+fi
+
+# need_folder NAME WHAT: the setting NAME must name a folder.
+need_folder() {
+    [ -n "${!1:-}" ] || fail "set $1 to $2"
+    [ -d "${!1}" ] || fail "$1 is ${!1}, which is not a folder; set it to $2"
+}
+
+# need_clip: CLIP must name a file, or be a name of open_clip such as ViT-B-16.
+need_clip() {
+    case "$CLIP" in
+    */* | *.pt | *.pth | *.pyth | *.bin | *.safetensors)
+        [ -f "$CLIP" ] || fail "CLIP is $CLIP, which is not a file; set it to OpenAI's archive, to \
+other CLIP weights or to a name of open_clip"
+        ;;
+    esac
+}
+
+need_python() {
+    command -v "$PYTHON" >/dev/null || fail "PYTHON is $PYTHON, which is not there"
+    "$PYTHON" -c 'import importlib.util as u, sys
+sys.exit(any(u.find_spec(name) is None for name in ("torch", "av", "fvcore")))' ||
+        fail "PYTHON is $PYTHON, which lacks torch, av or fvcore; see INSTALL.md"
+    [[ "$NUM_GPUS" =~ ^[0-9]+$ ]] || fail "NUM_GPUS is $NUM_GPUS; give a number, 0 for the CPU"
+}
+
+# need_list FOLDER FILE HOW: the list that HOW, a subcommand of prepare_labels, makes.
+need_list() {
+    [ -f "$LISTS/$1/$2" ] || fail "no list $LISTS/$1/$2; make it: \
+$PYTHON tools/prepare_labels.py $3"
+}
+
+# processes: how many share a batch, over all nodes.
+processes() { echo $(((NUM_GPUS > 0 ? NUM_GPUS : 1) * ${NODES:-1})); }
+
+# test_batch BACKBONE: clips of a test batch; a process's share holds whole videos of 3 views.
+test_batch() {
+    local clips=30
+    [ "$1" != l14 ] || clips=18
+    [ "$NUM_GPUS" != 0 ] || clips=6
+    echo $((clips * $(processes)))
+}
+
+# run_net CONFIG KEY VALUE ...: start it, on this machine or (LAUNCHER=slurm) on a cluster, whose
+# logs then go to JOB_DIR.
+run_net() {
+    local config="$ROOT/configs/$1"
+    shift
+    # bf16 is emulated by many CPUs: slower than fp32 there.
+    [ "$NUM_GPUS" != 0 ] || set -- TRAIN.MIXED_PRECISION False "$@"
+    if [ "${LAUNCHER:-}" = slurm ]; then
+        "$PYTHON" "$ROOT/tools/run_with_submitit.py" --cfg "$config" --num_gpus "$NUM_GPUS" \
+            --num_shards "${NODES:-1}" --job_dir "$JOB_DIR" ${SLURM_OPTIONS:-} --opts "$@"
+    elif [ -z "${LAUNCHER:-}" ]; then
+        "$PYTHON" "$ROOT/tools/run_net.py" --cfg "$config" --opts NUM_GPUS "$NUM_GPUS" "$@"
+    else
+        fail "LAUNCHER is $LAUNCHER; leave it empty, or slurm"
+    fi
+}

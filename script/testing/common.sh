@@ -1,0 +1,114 @@
+# Sourced by the testing scripts: checks what they were given and tests one protocol after another.
+# See ../common.sh for the settings that all scripts share.
+#
+# A test's results go to OUT/<protocol>, such as OUT/ucf101_split1. By default OUT is
+# testing/<checkpoint>_patched_<ratio> beside the checkpoint, and output/raw_<backbone> of the clone
+# for the untouched CLIP. What has a results.json already is left alone; FORCE=1 tests it again.
+
+source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
+
+# protocol_name DATASET SPLIT: the name of a protocol, as openvclip/data/protocols.py lists them.
+protocol_name() {
+    case "$1" in
+    k400) echo kinetics400 ;;
+    *) echo "$1_$2" ;;
+    esac
+}
+
+# protocol_files PROTOCOL: sets FOLDER and MAP, its list's folder and its label map below LISTS.
+protocol_files() {
+    local stem="${1%_*}"
+    case "$1" in
+    kinetics400) FOLDER=label_db/weng_compress_full_splits MAP=label_db/k400-index2cls.json ;;
+    *_half[0-9])
+        FOLDER="zs_label_db/${stem}_half_test/${1: -1}" MAP="$FOLDER/$stem-index2cls.json"
+        ;;
+    k600_*) FOLDER="zs_label_db/$1" MAP="$FOLDER/k600-openset-index2cls.json" ;;
+    *) FOLDER="zs_label_db/$1" MAP="zs_label_db/$stem-index2cls.json" ;;
+    esac
+}
+
+# how_to_prepare DATASET: the subcommand of prepare_labels that makes its lists.
+how_to_prepare() {
+    case "$1" in
+    ucf101) echo "ucf101 --videos $DATA --annotations /path/to/ucfTrainTestlist" ;;
+    hmdb) echo "hmdb51 --videos $DATA --annotations /path/to/testTrainMulti_7030_splits" ;;
+    k600) echo "kinetics600 --videos $DATA" ;;
+    k400) echo "kinetics400 --videos $DATA" ;;
+    esac
+}
+
+# find_checkpoint: CKPT is a checkpoint, or the folder of a training that has been averaged.
+find_checkpoint() {
+    [ -n "${CKPT:-}" ] || fail "set CKPT to swa_2_22.pth, or to the folder it is in"
+    [ ! -d "$CKPT" ] || CKPT="${CKPT%/}/swa_2_22.pth"
+    [ -f "$CKPT" ] || fail "CKPT is $CKPT, which is not a file; script/training/average.sh makes it"
+}
+
+# check_test KIND BACKBONE: everything that can be known before the first test.
+check_test() {
+    need_clip
+    need_python
+    if [ "$1" = temporal ]; then
+        find_checkpoint
+        local name
+        name="$(basename "$CKPT")"
+        OUT="${OUT:-$(dirname "$CKPT")/testing/${name%.*}_patched_$PATCHING_RATIO}"
+    else
+        OUT="${OUT:-$ROOT/output/raw_$2}"
+    fi
+}
+
+# test_protocol KIND BACKBONE PROTOCOL KEY VALUE ...: one run of run_net.
+test_protocol() {
+    local kind="$1" backbone="$2" protocol="$3" config weights
+    shift 3
+    if [ -f "$OUT/$protocol/results.json" ] && [ "${FORCE:-}" != 1 ]; then
+        echo "$protocol: tested before, $OUT/$protocol/results.json; FORCE=1 tests it again"
+        return 0
+    fi
+    protocol_files "$protocol"
+    config="CLIP_vit${backbone}_8x16_STAdapter.yaml"
+    weights=(TEST.CUSTOM_LOAD False)
+    if [ "$kind" = temporal ]; then
+        config="Temporal$config"
+        weights=(TEST.CUSTOM_LOAD True TEST.CUSTOM_LOAD_FILE "$CKPT"
+            TEST.PATCHING_MODEL True TEST.PATCHING_RATIO "$PATCHING_RATIO")
+    fi
+    # On a cluster, wait: what follows needs the results.
+    JOB_DIR="$OUT/slurm" SLURM_OPTIONS="--wait ${SLURM_OPTIONS:-}" run_net "Kinetics/$config" \
+        DATA.PATH_TO_DATA_DIR "$LISTS/$FOLDER" \
+        DATA.PATH_PREFIX "$DATA" \
+        DATA.PATH_LABEL_SEPARATOR , \
+        DATA.INDEX_LABEL_MAPPING_FILE "$LISTS/$MAP" \
+        MODEL.NUM_CLASSES "$("$PYTHON" -c \
+            'import json, sys; print(len(json.load(open(sys.argv[1]))))' "$LISTS/$MAP")" \
+        MODEL.CLIP_PATH "$CLIP" \
+        MODEL.TEXT_CACHE_DIR "$OUT/text_cache" \
+        TRAIN.ENABLE False \
+        TEST.BATCH_SIZE "$(test_batch "$backbone")" \
+        TEST.NUM_ENSEMBLE_VIEWS 3 \
+        TEST.NUM_SPATIAL_CROPS 1 \
+        TEST.SAVE_RESULTS_PATH predictions.pth \
+        "${weights[@]}" \
+        OUTPUT_DIR "$OUT/$protocol" \
+        "$@"
+}
+
+# test_dataset KIND BACKBONE DATASET KEY VALUE ...: every split that SPLIT names; what the first
+# needs and what the last needs is checked before the first is started.
+test_dataset() {
+    local kind="$1" backbone="$2" dataset="$3" split
+    shift 3
+    need_folder DATA "the folder of the videos that the list names"
+    check_test "$kind" "$backbone"
+    for split in $SPLIT; do
+        protocol_files "$(protocol_name "$dataset" "$split")"
+        need_list "$FOLDER" test.csv "$(how_to_prepare "$dataset")"
+        [ -f "$LISTS/$MAP" ] || fail "no label map $LISTS/$MAP; make it: \
+$PYTHON tools/prepare_labels.py $(how_to_prepare "$dataset")"
+    done
+    for split in $SPLIT; do
+        test_protocol "$kind" "$backbone" "$(protocol_name "$dataset" "$split")" "$@"
+    done
+}

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Test the untouched CLIP B/16 on HMDB-51.
+#
+#   DATA=/data/hmdb51 CLIP=~/.cache/clip/ViT-B-16.pt \
+#       bash script/testing/raw_b16/hmdb.sh [KEY VALUE ...]
+#
+# Results go to OUT; OUT and FORCE: see ../common.sh. ROOT, LISTS and PYTHON: see script/common.sh.
+set -euo pipefail
+
+DATA="${DATA:-}"                               # the class folders of HMDB-51
+CLIP="${CLIP:-$HOME/.cache/clip/ViT-B-16.pt}"  # the original CLIP
+SPLIT="${SPLIT:-full}"                         # full, split1 .. split3, half0 .. half9, or several
+NUM_GPUS="${NUM_GPUS:-8}"                      # 0 runs on the CPU
+
+source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
+test_dataset raw b16 hmdb "$@"

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Test the untouched CLIP L/14 on Kinetics-400's validation videos.
+#
+#   DATA=/data/k400 CLIP=~/.cache/clip/ViT-L-14.pt \
+#       bash script/testing/raw_l14/k400.sh [KEY VALUE ...]
+#
+# Results go to OUT; OUT and FORCE: see ../common.sh. ROOT, LISTS and PYTHON: see script/common.sh.
+set -euo pipefail
+
+DATA="${DATA:-}"                               # folder with val/
+CLIP="${CLIP:-$HOME/.cache/clip/ViT-L-14.pt}"  # the original CLIP
+SPLIT="${SPLIT:-val}"                          # val only
+NUM_GPUS="${NUM_GPUS:-8}"                      # 0 runs on the CPU
+
+source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
+test_dataset raw l14 k400 "$@"

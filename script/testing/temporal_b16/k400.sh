@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Test a fine-tuned B/16 on Kinetics-400's validation videos, patched with CLIP at the paper's ratio.
+#
+#   DATA=/data/k400 CKPT=output/b16 CLIP=~/.cache/clip/ViT-B-16.pt \
+#       bash script/testing/temporal_b16/k400.sh [KEY VALUE ...]
+#
+# Results go to OUT; OUT and FORCE: see ../common.sh. ROOT, LISTS and PYTHON: see script/common.sh.
+set -euo pipefail
+
+DATA="${DATA:-}"                               # folder with val/
+CLIP="${CLIP:-$HOME/.cache/clip/ViT-B-16.pt}"  # the original CLIP
+CKPT="${CKPT:-}"                               # swa_2_22.pth, or the folder it is in
+PATCHING_RATIO="${PATCHING_RATIO:-0.5}"        # share of the original CLIP
+SPLIT="${SPLIT:-val}"                          # val only
+NUM_GPUS="${NUM_GPUS:-8}"                      # 0 runs on the CPU
+
+source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
+test_dataset temporal b16 k400 "$@"

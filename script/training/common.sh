@@ -1,0 +1,36 @@
+# Sourced by the training scripts: checks what they were given and starts the training on
+# Kinetics-400. See ../common.sh for the settings that all scripts share.
+
+source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
+
+LIST=label_db/weng_compress_full_splits
+
+# train BACKBONE KEY VALUE ...: train, then test the last epoch on the validation videos.
+train() {
+    local backbone="$1" parts
+    shift
+    need_folder DATA "the folder of Kinetics-400 (with train/ and val/)"
+    [ -n "$CKPT" ] || fail "set CKPT to the folder for checkpoints and results"
+    need_clip
+    need_python
+    need_list "$LIST" train.csv "kinetics400 --videos $DATA"
+    need_list "$LIST" val.csv "kinetics400 --videos $DATA"
+    local shared
+    shared="$(processes)"
+    ((BATCH_SIZE % shared == 0)) ||
+        fail "BATCH_SIZE is $BATCH_SIZE, which $shared processes cannot share equally"
+    # With fewer GPUs the batch stays what the rates are made for: each computes its share in parts.
+    parts=$(((BATCH_SIZE / shared + VIDEOS_AT_ONCE - 1) / VIDEOS_AT_ONCE))
+    JOB_DIR="$CKPT/slurm" run_net "Kinetics/TemporalCLIP_vit${backbone}_8x16_STAdapter.yaml" \
+        DATA.PATH_TO_DATA_DIR "$LISTS/$LIST" \
+        DATA.PATH_PREFIX "$DATA" \
+        DATA.PATH_LABEL_SEPARATOR , \
+        DATA.INDEX_LABEL_MAPPING_FILE "$LISTS/label_db/k400-index2cls.json" \
+        MODEL.CLIP_PATH "$CLIP" \
+        TRAIN.BATCH_SIZE "$BATCH_SIZE" \
+        TRAIN.GRAD_ACCUM_STEPS "$parts" \
+        TEST.BATCH_SIZE "$(test_batch "$backbone")" \
+        SOLVER.MAX_EPOCH "$EPOCHS" \
+        OUTPUT_DIR "$CKPT" \
+        "$@"
+}

@@ -1,0 +1,232 @@
+"""The shell scripts: what they check before anything starts, and that they agree with the code."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from openvclip.config import load_cfg
+from openvclip.data.protocols import PROTOCOLS
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = ROOT / "script"
+BACKBONES = {"b32": "0.5", "b16": "0.5", "l14": "0.6"}  # with the paper's patching ratios
+TESTS = sorted(SCRIPT.glob("testing/*/*.sh"))
+TRAININGS = sorted(SCRIPT.glob("training/*/*.sh"))
+
+
+def bash(script: str | Path, *args: str, **settings: object) -> subprocess.CompletedProcess[str]:
+    """Run a script (or a line of bash) with the settings and nothing else in its environment."""
+    command = ["bash", str(script), *args] if isinstance(script, Path) else ["bash", "-c", script]
+    kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+    env = {**kept, "HOME": "/nonexistent", **{k: str(v) for k, v in settings.items()}}
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=env)
+
+
+def refusal(script: Path, **settings: object) -> str:
+    """What a script says when it refuses to start."""
+    finished = bash(script, **settings)
+    assert finished.returncode == 1, finished.stdout + finished.stderr
+    assert finished.stdout == ""
+    return finished.stderr
+
+
+@pytest.fixture
+def fake(tmp_path) -> dict[str, object]:
+    """Settings that pass the checks, with a python that shows its arguments instead of running."""
+    python = tmp_path / "python"
+    python.write_text(
+        '#!/usr/bin/env bash\n'
+        'case "$1 ${2:-}" in -c*json*) echo 7 ;; -c*) ;; *) printf "%s\\n" "$@" ;; esac\n'
+    )
+    python.chmod(0o755)
+    for protocol in PROTOCOLS.values():
+        folder = tmp_path / protocol.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("train", "val", "test"):
+            (folder / f"{name}.csv").touch()
+        (tmp_path / protocol.label_map).touch()
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "clip.pt").touch()
+    (tmp_path / "ckpt").mkdir()
+    (tmp_path / "ckpt" / "swa_2_22.pth").touch()
+    return {
+        "PYTHON": python, "LISTS": tmp_path, "DATA": tmp_path / "videos",
+        "CLIP": tmp_path / "clip.pt", "CKPT": tmp_path / "ckpt", "OUT": tmp_path / "out",
+    }
+
+
+def config_of(shown: str) -> object:
+    """Load the config that a script hands to run_net, from the shown arguments."""
+    lines = shown.splitlines()
+    config, opts = lines[lines.index("--cfg") + 1], lines[lines.index("--opts") + 1:]
+    return load_cfg(config, opts)
+
+
+def test_every_backbone_has_every_script():
+    kinds = [f"{kind}_{backbone}" for kind in ("raw", "temporal") for backbone in BACKBONES]
+    expected = {f"{kind}/{name}.sh" for kind in kinds for name in ("ucf", "hmdb", "k400", "k600")}
+    assert {str(path.relative_to(SCRIPT / "testing")) for path in TESTS} == expected
+    expected = {f"temporal_{b}/train_{k}.sh" for b in BACKBONES for k in ("openvclip", "plain")}
+    assert {str(path.relative_to(SCRIPT / "training")) for path in TRAININGS} == expected
+
+
+@pytest.mark.parametrize("path", TRAININGS, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_training_is_the_published_recipe(path, fake):
+    cfg = config_of(bash(path, **fake).stdout)
+    backbone = path.parent.name[-3:]
+    interpolated = path.stem == "train_openvclip"
+    assert cfg.MODEL.ARCH == f"vit{backbone}" and cfg.MODEL.NUM_CLASSES == 400
+    assert cfg.MODEL.TEMPORAL_MODELING_TYPE == "expand_temporal_view"
+    assert interpolated == cfg.TRAIN.LINEAR_CONNECT_CLIMB
+    if interpolated:
+        train = cfg.TRAIN
+        assert (train.LINEAR_CONNECT_LOSS_RATIO, train.LINEAR_CONNECT_SAMPLE_L) == (0.5, 0.0)
+        assert train.LINEAR_CONNECT_SAMPLE_R == 0.6
+    assert (cfg.NUM_GPUS, cfg.TRAIN.BATCH_SIZE, cfg.TRAIN.GRAD_ACCUM_STEPS) == (8, 64, 1)
+    assert (cfg.SOLVER.MAX_EPOCH, cfg.SOLVER.WARMUP_EPOCHS) == (22, 2)
+    assert (cfg.SOLVER.BASE_LR, cfg.SOLVER.COSINE_END_LR) == (3.33e-6, 3.33e-8)
+    assert cfg.SOLVER.WARMUP_START_LR == 3.33e-8 and cfg.SOLVER.WEIGHT_DECAY == 0.01
+    assert cfg.SOLVER.OPTIMIZING_METHOD == "adamw" and cfg.SOLVER.CLIP_GRAD_L2NORM == 1.0
+    assert (cfg.DATA.NUM_FRAMES, cfg.DATA.SAMPLING_RATE) == (8, 16)
+    assert cfg.TRAIN.MIXED_PRECISION and cfg.MODEL.USE_CHECKPOINT == (backbone == "l14")
+    assert (cfg.TRAIN.EVAL_PERIOD, cfg.TRAIN.CHECKPOINT_PERIOD) == (1, 1)
+    assert not cfg.AUG.ENABLE and not cfg.MIXUP.ENABLE
+    assert cfg.OUTPUT_DIR == str(fake["CKPT"])
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_testing_has_the_papers_ratio_and_views(path, fake):
+    split = {"SPLIT": "split1"} if path.stem == "k600" else {}
+    cfg = config_of(bash(path, **split, **fake).stdout)
+    kind, backbone = path.parent.name.split("_")
+    raw = kind == "raw"
+    assert cfg.MODEL.ARCH == f"vit{backbone}" and not cfg.TRAIN.ENABLE
+    assert cfg.MODEL.MODEL_NAME == ("BasicClipVideo" if raw else "TemporalClipVideo")
+    assert cfg.MODEL.TEMPORAL_MODELING_TYPE == (None if raw else "expand_temporal_view")
+    assert cfg.TEST.CUSTOM_LOAD is not raw and cfg.TEST.PATCHING_MODEL is not raw
+    if not raw:
+        assert cfg.TEST.PATCHING_RATIO == float(BACKBONES[backbone])
+        assert cfg.TEST.CUSTOM_LOAD_FILE == str(fake["CKPT"] / "swa_2_22.pth")
+    assert (cfg.TEST.NUM_ENSEMBLE_VIEWS, cfg.TEST.NUM_SPATIAL_CROPS) == (3, 1)
+    assert cfg.MODEL.NUM_CLASSES == 7  # what the python said of the label map
+    assert cfg.DATA.PATH_PREFIX == str(fake["DATA"])
+    clips = cfg.TEST.BATCH_SIZE / cfg.NUM_GPUS
+    assert clips % 3 == 0, "a process's share of a batch holds whole videos"
+
+
+@pytest.mark.parametrize("name", [n for n in PROTOCOLS if n != "ssv2"])
+def test_scripts_and_code_agree_where_a_protocols_files_are(name):
+    line = f'source "{SCRIPT}/testing/common.sh"; protocol_files {name}; echo "$FOLDER $MAP"'
+    assert bash(line).stdout.split() == [PROTOCOLS[name].folder, PROTOCOLS[name].label_map]
+
+
+def test_several_splits_are_tested_one_after_another(fake):
+    shown = bash(SCRIPT / "testing/temporal_b16/hmdb.sh", **fake, SPLIT="split2 half9").stdout
+    assert [str(Path(line).relative_to(fake["OUT"])) for line in
+            re.findall(r"OUTPUT_DIR\n(.+)", shown)] == ["hmdb_split2", "hmdb_half9"]
+
+
+def test_arguments_come_last_and_the_cpu_gets_its_own_settings(fake):
+    script = SCRIPT / "testing/temporal_l14/ucf.sh"
+    cfg = config_of(bash(script, "DATA.NUM_FRAMES", "4", **fake, NUM_GPUS=0).stdout)
+    assert cfg.DATA.NUM_FRAMES == 4 and cfg.NUM_GPUS == 0
+    assert not cfg.TRAIN.MIXED_PRECISION and cfg.TEST.BATCH_SIZE == 6
+
+
+def test_fewer_gpus_compute_the_same_batch_in_parts(fake):
+    script = SCRIPT / "training/temporal_b16/train_openvclip.sh"
+    for gpus, parts in ((0, 8), (1, 8), (2, 4), (4, 2)):
+        cfg = config_of(bash(script, **fake, NUM_GPUS=gpus).stdout)
+        assert (cfg.TRAIN.BATCH_SIZE, cfg.TRAIN.GRAD_ACCUM_STEPS) == (64, parts)
+
+
+def test_slurm_gets_the_same_run(fake):
+    script = SCRIPT / "training/temporal_b16/train_openvclip.sh"
+    shown = bash(script, **fake, LAUNCHER="slurm", NODES=2, SLURM_OPTIONS="--partition gpu").stdout
+    assert f"{ROOT}/tools/run_with_submitit.py" in shown
+    assert "--num_shards\n2\n" in shown and "--partition\ngpu\n" in shown
+    cfg = config_of(shown)
+    assert cfg.TRAIN.BATCH_SIZE == 64 and cfg.TRAIN.LINEAR_CONNECT_CLIMB
+    assert "--wait" not in shown
+    test = bash(SCRIPT / "testing/raw_b16/ucf.sh", **fake, LAUNCHER="slurm").stdout
+    assert "--wait" in test
+
+
+def test_what_was_tested_is_not_tested_again(fake):
+    script = SCRIPT / "testing/raw_b16/ucf.sh"
+    done = fake["OUT"] / "ucf101_full" / "results.json"
+    done.parent.mkdir(parents=True)
+    done.touch()
+    assert "tested before" in bash(script, **fake).stdout
+    assert "--opts" in bash(script, **fake, FORCE=1).stdout
+
+
+def test_results_of_two_ratios_are_kept_apart(fake):
+    del fake["OUT"]
+    script = SCRIPT / "testing/temporal_b16/ucf.sh"
+    assert config_of(bash(script, **fake).stdout).OUTPUT_DIR == str(
+        fake["CKPT"] / "testing" / "swa_2_22_patched_0.5" / "ucf101_full")
+    assert "swa_2_22_patched_0.3/" in config_of(
+        bash(script, **fake, PATCHING_RATIO=0.3).stdout).OUTPUT_DIR
+
+
+BAD = [
+    ({"DATA": ""}, "set DATA to"),
+    ({"DATA": "/nonexistent/videos"}, "DATA is /nonexistent/videos, which is not a folder"),
+    ({"CLIP": "/nonexistent/clip.pt"}, "CLIP is /nonexistent/clip.pt, which is not a file"),
+    ({"CKPT": ""}, "set CKPT to"),
+    ({"LISTS": "/nonexistent"}, "tools/prepare_labels.py"),
+    ({"PYTHON": "/nonexistent/python"}, "PYTHON is /nonexistent/python"),
+    ({"NUM_GPUS": "many"}, "NUM_GPUS is many"),
+    ({"ROOT": "/"}, "ROOT is /, which is no clone"),
+]
+
+
+@pytest.mark.parametrize("name", ["testing/temporal_b16/ucf.sh",
+                                  "training/temporal_b32/train_openvclip.sh"])
+@pytest.mark.parametrize("change, message", BAD, ids=[message for _, message in BAD])
+def test_bad_settings_are_refused_before_anything_starts(name, change, message, fake):
+    assert message in refusal(SCRIPT / name, **{**fake, **change})
+
+
+def test_further_refusals(fake):
+    train = SCRIPT / "training/temporal_b16/train_openvclip.sh"
+    assert "BATCH_SIZE is 60, which 8 processes cannot" in refusal(train, **fake, BATCH_SIZE=60)
+    test = SCRIPT / "testing/temporal_b16/ucf.sh"
+    (fake["CKPT"] / "swa_2_22.pth").unlink()
+    assert "average.sh makes it" in refusal(test, **fake)
+    assert "set CKPT" in refusal(SCRIPT / "training/average.sh", PYTHON=fake["PYTHON"])
+    assert "LAUNCHER is pbs" in refusal(SCRIPT / "testing/raw_b16/ucf.sh", **fake, LAUNCHER="pbs")
+
+
+def test_the_suite_names_what_it_lacks(fake):
+    suite = SCRIPT / "testing/zero_shot_suite.sh"
+    assert "no dataset found" in bash(suite, **fake).stderr
+    assert "HMDB is /nonexistent, which is not a folder" in bash(
+        suite, **fake, HMDB="/nonexistent").stderr
+    assert "BACKBONE is b8" in refusal(suite, **fake, BACKBONE="b8")
+    assert "KIND is new" in refusal(suite, **fake, KIND="new")
+
+
+def test_the_suite_tests_a_dataset_once_and_derives_the_rest(fake):
+    suite = SCRIPT / "testing/zero_shot_suite.sh"
+    fake["UCF"] = fake["K600"] = fake["DATA"]
+    shown = bash(suite, **fake).stdout
+    ran = [Path(line).name for line in re.findall(r"OUTPUT_DIR\n(.+)", shown)]
+    assert ran == ["ucf101_full", "k600_union"]
+    assert len(re.findall("derive_results.py", shown)) == 2
+    assert shown.rstrip().splitlines()[-2:] == [f"{ROOT}/tools/summarize.py", str(fake["OUT"])]
+    each = [Path(line).name for line in
+            re.findall(r"OUTPUT_DIR\n(.+)", bash(suite, **fake, EACH=1).stdout)]
+    assert each == [n for n in PROTOCOLS if n.startswith(("ucf101", "k600_split"))]
+
+
+def test_no_script_names_somebodys_machine():
+    for path in SCRIPT.rglob("*.sh"):
+        text = re.sub(r"(?m)^\s*#.*$", "", path.read_text("utf-8"))
+        assert not re.findall(r"(?<![\w$}.)])/(?:home|data|mnt|root|dev/shm)\b", text), path
