@@ -47,12 +47,17 @@ _C.DATA.USE_OFFSET_SAMPLING = False  # Last view ends the video; see SAMPLING_CO
 _C.DATA.MULTI_LABEL = False  # A row may carry several labels, joined by ; or ,.
 _C.DATA.ENSEMBLE_METHOD = "sum"  # sum or max of the logits over a video's views.
 _C.DATA.REVERSE_INPUT_CHANNEL = False  # Feed BGR instead of RGB.
-_C.DATA.DECODING_BACKEND = "torchvision"  # pyav or torchvision; both decode the same frames.
+# pyav, torchcodec (if installed), or torchvision: the name in old scripts, decoded by PyAV.
+_C.DATA.DECODING_BACKEND = "torchvision"
 # Ours. published: frames as the released checkpoints saw them; exact: honours USE_OFFSET_SAMPLING
 # with every container, spreads views to the video's very end, no clamped last frame.
 _C.DATA.SAMPLING_COMPAT = "published"
 _C.DATA.VAL_RANDOM = False  # Ours. Draw validation clips at random as published code does.
 _C.DATA.MAX_BAD_FRACTION = 0.01  # Ours. Stop training when a greater share is bad.
+# Ours. Keep the frames that validation and testing read of each video here, decoded, so that the
+# next evaluation with the same sampling does not decode again; "": nowhere.
+_C.DATA.CACHE_DIR = ""
+_C.DATA.CACHE_MAX_GB = 100.0  # Ours. What CACHE_DIR may take, in GiB; nothing is added beyond.
 
 # ---- Augmentation ------------------------------------------------------------------------------
 _C.AUG = CfgNode()

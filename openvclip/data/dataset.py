@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,18 +12,13 @@ import torch
 from torch.utils.data import Dataset
 
 from openvclip.data.augment import ClipAugment
+from openvclip.data.cache import FrameCache
 from openvclip.data.labels import VideoList
+from openvclip.data.packing import Cut, PackedClips
+from openvclip.data.resample import Normalisation
 from openvclip.data.sampling import ClipRequest, Sampling
-from openvclip.data.transforms import (
-    CENTRE,
-    Crop,
-    apply_crops,
-    fixed_crop,
-    jitter_crop,
-    normalise,
-    relative_crop,
-)
-from openvclip.data.video_io import read_clips
+from openvclip.data.transforms import CENTRE, Crop, fixed_crop, jitter_crop, relative_crop
+from openvclip.data.video_io import Clips, read_clips
 from openvclip.utils.errors import DataError
 
 MODES = ("train", "val", "test")
@@ -90,9 +85,17 @@ class Pixels:
             inverse=self.inverse, flip=self.flip,
         )
 
-    def normalise(self, clip: torch.Tensor) -> torch.Tensor:
-        """Normalise (3, T, H, W) with values 0 to 255."""
-        return normalise(clip, self.mean, self.std, reverse_channels=self.reverse_channels)
+    def normalisation(self) -> Normalisation:
+        """Return how uint8 pixels become the model's input."""
+        return Normalisation.of(self.mean, self.std, self.reverse_channels)
+
+    def fixed(self, height: int, width: int, crops: int) -> list[Crop]:
+        """Return the crops of an evaluation frame: the centre one, or several side by side."""
+        if crops == 1:
+            return [fixed_crop(height, width, size=self.size, scale=self.scales[0],
+                               position=CENTRE)]
+        return [fixed_crop(height, width, size=self.size, scale=self.size, position=position)
+                for position in range(crops)]
 
 
 class VideoDataset(Dataset):
@@ -106,6 +109,7 @@ class VideoDataset(Dataset):
     (clips, 3, T, size, size), ``label``, ``index`` (the row that the clips are of), ``clip``
     (numbers of the clips) and ``bad``: a list of (row, reason). A training video that cannot be
     read is replaced by another row, drawn from the seed; in the other modes ``video`` is then None.
+    With ``finish`` False ``video`` is a :class:`PackedClips`, to be finished where it arrives.
 
     Args:
         mode: ``train``, ``val`` or ``test``.
@@ -121,6 +125,10 @@ class VideoDataset(Dataset):
         augment: further augmentation of training clips.
         val_random: draw validation clips as in training.
         multi_thread: let FFmpeg decode one video with several threads.
+        finish: resize and normalise here. Random erasing needs finished clips, so that with it
+            they are in any case.
+        reader: reads clips, as :func:`openvclip.data.video_io.read_clips` does.
+        cache: keeps what evaluation reads of each video, or None.
     """
 
     def __init__(
@@ -139,6 +147,9 @@ class VideoDataset(Dataset):
         augment: ClipAugment | None = None,
         val_random: bool = False,
         multi_thread: bool = False,
+        finish: bool = True,
+        reader: Callable[..., Clips] = read_clips,
+        cache: FrameCache | None = None,
     ) -> None:
         if mode not in MODES:
             raise ValueError(f"mode is {mode!r}; expected one of {MODES}")
@@ -149,7 +160,10 @@ class VideoDataset(Dataset):
         self.num_sample = num_sample if mode == "train" else 1
         self.augment = augment if mode == "train" else None
         self.random = mode == "train" or (mode == "val" and val_random)
-        self.multi_thread = multi_thread
+        self.multi_thread, self.reader = multi_thread, reader
+        self.cache = None if self.random else cache
+        erasing = self.augment is not None and self.augment.erasing is not None
+        self.finish = finish or erasing
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -171,7 +185,7 @@ class VideoDataset(Dataset):
     def frames(self, row: int) -> np.ndarray:
         """Return the frames of the first view as decoded: uint8 RGB (T, H, W, 3)."""
         frames, (order,) = self._read(row, [ClipRequest(0, self.views)])
-        return frames[order].numpy()
+        return frames[list(order)]
 
     def label_tensor(self) -> torch.Tensor:
         """Return all labels: int64 (rows,), or float (rows, classes) for several a video."""
@@ -209,7 +223,7 @@ class VideoDataset(Dataset):
         )
 
     def _item(
-        self, video: torch.Tensor | None, row: int, bad: list[tuple[int, str]]
+        self, video: torch.Tensor | PackedClips | None, row: int, bad: list[tuple[int, str]]
     ) -> dict[str, Any]:
         return {
             "video": video,
@@ -227,44 +241,66 @@ class VideoDataset(Dataset):
         vector[list(labels)] = 1.0
         return vector
 
-    def _random_clips(self, epoch: int, row: int) -> torch.Tensor:
-        """Return ``num_sample`` random clips (num_sample, 3, T, size, size) of the same frames."""
+    def _random_clips(self, epoch: int, row: int) -> torch.Tensor | PackedClips:
+        """Return ``num_sample`` random clips of the same frames."""
         generators = [item_generator(self.seed, epoch, row, s) for s in range(self.num_sample)]
         jitter = generators[0].uniform(0.0, self.fps_jitter) if self.fps_jitter else 0.0
         request = ClipRequest(draw=generators[0].uniform(), fps_jitter=jitter)
         frames, (order,) = self._read(row, [request])
-        return torch.stack(
-            [self._random_clip(frames, order, s, draws) for s, draws in enumerate(generators)]
-        )
+        cuts = [self._random_cut(frames, order, s, draws) for s, draws in enumerate(generators)]
+        clips = self._pack(cuts)
+        if self.augment is None or not self.finish:
+            return clips
+        return torch.stack([
+            self.augment.erase(clip, s, draws)
+            for s, (clip, draws) in enumerate(zip(clips, generators, strict=True))
+        ])
 
-    def _random_clip(
-        self, frames: torch.Tensor, order: list[int], sample: int, draws: np.random.Generator
-    ) -> torch.Tensor:
+    def _random_cut(
+        self, frames: np.ndarray, order: Sequence[int], sample: int, draws: np.random.Generator
+    ) -> Cut:
         if self.augment is not None:
-            frames = self.augment.frames(frames, draws)
+            frames = self.augment.frames(torch.from_numpy(frames), draws).numpy()
         crop = self.pixels.draw(frames.shape[1], frames.shape[2], draws)
-        clip = self.pixels.normalise(apply_crops(frames, [crop])[0])[:, order]
-        return clip if self.augment is None else self.augment.erase(clip, sample, draws)
+        return Cut.of(frames, crop, [(sample, order)])
 
-    def _fixed_clips(self, row: int) -> torch.Tensor:
-        """Return all views and crops (views x crops, 3, T, size, size) of a video."""
+    def _fixed_clips(self, row: int) -> torch.Tensor | PackedClips:
+        """Return all views and crops of a video."""
+        stored = self.cache.get(self.videos.paths[row]) if self.cache is not None else None
+        if stored is not None:
+            return self._pack(self._load_cuts(stored))
         frames, orders = self._read(row, [ClipRequest(v, self.views) for v in range(self.views)])
-        one = self.crops == 1
-        crops = [
-            fixed_crop(
-                frames.shape[1], frames.shape[2], size=self.pixels.size,
-                scale=self.pixels.scales[0] if one else self.pixels.size,
-                position=CENTRE if one else position,
-            )
-            for position in range(self.crops)
-        ]
-        cut = [self.pixels.normalise(part) for part in apply_crops(frames, crops)]
-        return torch.stack([part[:, order] for order in orders for part in cut])
+        crops = self.pixels.fixed(frames.shape[1], frames.shape[2], self.crops)
+        cuts = [Cut.of(frames, crop, self._clips_of(orders, c)) for c, crop in enumerate(crops)]
+        if self.cache is not None:
+            arrays = {f"crop{c}": part.pixels for c, part in enumerate(cuts)}
+            size = np.array(frames.shape[1:3])
+            self.cache.put(self.videos.paths[row],
+                           {"size": size, "orders": np.array(orders), **arrays})
+        return self._pack(cuts)
+
+    def _load_cuts(self, stored: dict[str, np.ndarray]) -> list[Cut]:
+        """Return the cuts of a video from what the cache has of it."""
+        crops = self.pixels.fixed(*stored["size"].tolist(), self.crops)
+        orders = stored["orders"].tolist()
+        return [Cut(crop, self._clips_of(orders, c), stored[f"crop{c}"])
+                for c, crop in enumerate(crops)]
+
+    def _clips_of(
+        self, orders: Sequence[Sequence[int]], crop: int
+    ) -> tuple[tuple[int, tuple[int, ...]], ...]:
+        """Return the clips that show a crop; clip number = view x crops + crop."""
+        return tuple((v * self.crops + crop, tuple(order)) for v, order in enumerate(orders))
+
+    def _pack(self, cuts: Sequence[Cut]) -> torch.Tensor | PackedClips:
+        packed = PackedClips(cuts, num_frames=self.sampling.num_frames, size=self.pixels.size,
+                             normalisation=self.pixels.normalisation())
+        return packed.finish() if self.finish else packed
 
     def _read(
         self, row: int, requests: Sequence[ClipRequest]
-    ) -> tuple[torch.Tensor, list[list[int]]]:
-        clips = read_clips(
+    ) -> tuple[np.ndarray, list[tuple[int, ...]]]:
+        clips = self.reader(
             self.videos.paths[row], requests, self.sampling, multi_thread=self.multi_thread
         )
-        return torch.from_numpy(clips.frames), [list(indices) for indices in clips.indices]
+        return clips.frames, clips.indices

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,14 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
+from openvclip.data import torchcodec_io
 from openvclip.data.augment import build_augment
+from openvclip.data.cache import FrameCache
 from openvclip.data.dataset import Pixels, VideoDataset
 from openvclip.data.labels import LabelSpace, check_videos_exist, read_list
+from openvclip.data.packing import PackedBatch, PackedClips, finish_video
 from openvclip.data.sampling import Sampling
+from openvclip.data.video_io import Clips, read_clips
 from openvclip.utils.errors import ConfigError, DataError
 from openvclip.utils.logging import get_logger
 
@@ -99,20 +104,25 @@ def collate(items: list[dict[str, Any]], *, empty: tuple[int, ...]) -> dict[str,
         empty: shape (3, T, size, size) of a clip, for a batch in which no video could be read.
 
     Returns:
-        ``video`` float32 (M, 3, T, size, size), ``label`` (M,) or (M, C), ``index`` (M,) and
-        ``clip`` (M,) int64, ``bad`` list of (row, reason).
+        ``video`` float32 (M, 3, T, size, size) or a :class:`PackedBatch` of it, ``label`` (M,) or
+        (M, C), ``index`` (M,) and ``clip`` (M,) int64, ``bad`` list of (row, reason).
     """
     good = [item for item in items if item["video"] is not None]
     counts = torch.tensor([len(item["clip"]) for item in good], dtype=torch.int64)
     labels = torch.stack([item["label"] for item in good or items])
     index = torch.tensor([item["index"] for item in good], dtype=torch.int64)
     return {
-        "video": torch.cat([item["video"] for item in good]) if good else torch.zeros(0, *empty),
+        "video": _join([item["video"] for item in good]) if good else torch.zeros(0, *empty),
         "label": labels.repeat_interleave(counts, dim=0) if good else labels[:0],
         "index": index.repeat_interleave(counts),
         "clip": torch.cat([item["clip"] for item in good]) if good else index,
         "bad": [entry for item in items for entry in item["bad"]],
     }
+
+
+def _join(videos: list[torch.Tensor | PackedClips]) -> torch.Tensor | PackedBatch:
+    packed = isinstance(videos[0], PackedClips)
+    return PackedBatch(videos) if packed else torch.cat(videos)
 
 
 def _init_worker(_: int) -> None:
@@ -128,6 +138,7 @@ class Loader:
         sampler: gives lists of (epoch, row).
         num_workers: processes that decode; 0 decodes in this one.
         pin_memory: page-lock batches, for faster copies to a GPU.
+        device: where clips are resized and normalised, and come out.
     """
 
     def __init__(
@@ -137,8 +148,9 @@ class Loader:
         *,
         num_workers: int = 0,
         pin_memory: bool = False,
+        device: torch.device | str = "cpu",
     ) -> None:
-        self.dataset, self.sampler = dataset, sampler
+        self.dataset, self.sampler, self.device = dataset, sampler, device
         size = dataset.pixels.size
         self._loader = DataLoader(
             dataset,
@@ -164,13 +176,60 @@ class Loader:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        return iter(self._loader)
+        """Yield batches as :func:`collate` gives them, ``video`` finished and on the device."""
+        for batch in self._loader:
+            yield {**batch, "video": finish_video(batch["video"], self.device)}
+
+
+def explain_dead_worker(error: RuntimeError) -> DataError | None:
+    """Say what to do about the error that torch raises, anywhere, when a worker was killed.
+
+    Returns:
+        The error to raise instead, or None for any other.
+    """
+    if "DataLoader worker" not in str(error):
+        return None
+    return DataError(
+        f"a decoding process died ({error}). Out of memory is the usual reason, or a full "
+        "/dev/shm: lower DATA_LOADER.NUM_WORKERS or the batch size"
+    )
 
 
 @functools.cache
-def _note_backend(backend: str) -> None:
-    if backend != "pyav":
-        logger.info("DATA.DECODING_BACKEND %s: videos are decoded by PyAV", backend)
+def build_reader(backend: str) -> Callable[..., Clips]:
+    """Return what reads clips for ``DATA.DECODING_BACKEND``.
+
+    torchvision, which published scripts name, has no reader any more: PyAV, which its reader was
+    built on, takes its place.
+
+    Raises:
+        ConfigError: torchcodec is asked for and cannot be used.
+    """
+    if backend == "torchcodec":
+        torchcodec_io.load_decoder()
+        return torchcodec_io.read_clips
+    if backend == "torchvision":
+        logger.info("DATA.DECODING_BACKEND torchvision: videos are decoded by PyAV")
+    return read_clips
+
+
+def build_cache(cfg, split: str) -> FrameCache | None:
+    """Build the cache of ``DATA.CACHE_DIR`` for validation and test videos, or None."""
+    data = cfg.DATA
+    if not data.CACHE_DIR or split == "train":
+        return None
+    test = split == "test"
+    # Everything that a video's frames depend on, besides the file.
+    spec = {
+        "backend": "torchcodec" if data.DECODING_BACKEND == "torchcodec" else "pyav",
+        "frames": [data.NUM_FRAMES, data.SAMPLING_RATE, data.TARGET_FPS],
+        "offset": [data.USE_OFFSET_SAMPLING, data.SAMPLING_COMPAT],
+        "clips": [cfg.TEST.NUM_ENSEMBLE_VIEWS, cfg.TEST.NUM_SPATIAL_CROPS] if test else [1, 1],
+        "size": [data.TRAIN_JITTER_SCALES[0],
+                 data.TEST_CROP_SIZE if test else data.TRAIN_CROP_SIZE],
+    }
+    return FrameCache(data.CACHE_DIR, max_bytes=int(data.CACHE_MAX_GB * 2**30),
+                      spec=json.dumps(spec))
 
 
 def _list_name(cfg, split: str) -> str:
@@ -200,7 +259,7 @@ def build_dataset(cfg, split: str) -> VideoDataset:
         DataError: the list, the label map or the video folder cannot be used.
     """
     data = cfg.DATA
-    _note_backend(data.DECODING_BACKEND)
+    reader = build_reader(data.DECODING_BACKEND)
     classes = cfg.MODEL.NUM_CLASSES
     if data.INDEX_LABEL_MAPPING_FILE:
         classes = len(LabelSpace.from_json(data.INDEX_LABEL_MAPPING_FILE))
@@ -232,11 +291,16 @@ def build_dataset(cfg, split: str) -> VideoDataset:
         augment=build_augment(cfg) if cfg.AUG.ENABLE and split == "train" else None,
         val_random=data.VAL_RANDOM,
         multi_thread=cfg.DATA_LOADER.ENABLE_MULTI_THREAD_DECODE,
+        finish=False,
+        reader=reader,
+        cache=build_cache(cfg, split),
     )
 
 
-def build_loader(cfg, split: str, rank: int = 0, world_size: int = 1) -> Loader:
-    """Build the loader of ``train``, ``val`` or ``test`` for one process.
+def build_loader(
+    cfg, split: str, rank: int = 0, world_size: int = 1, device: torch.device | str = "cpu"
+) -> Loader:
+    """Build the loader of ``train``, ``val`` or ``test`` for one process, onto ``device``.
 
     Batch sizes in the config are of all processes together. Training drops the last, partial
     batch; evaluation visits every row exactly once over all processes.
@@ -269,5 +333,6 @@ def build_loader(cfg, split: str, rank: int = 0, world_size: int = 1) -> Loader:
         dataset,
         sampler,
         num_workers=cfg.DATA_LOADER.NUM_WORKERS,
-        pin_memory=cfg.DATA_LOADER.PIN_MEMORY and torch.cuda.is_available(),
+        pin_memory=cfg.DATA_LOADER.PIN_MEMORY and torch.device(device).type == "cuda",
+        device=device,
     )

@@ -1,11 +1,7 @@
-"""From uint8 frames to normalised crops: PySlowFast's spatial sampling.
+"""Where a clip is cut out of its frames: PySlowFast's spatial sampling.
 
-Published code normalises whole float frames, then resizes and crops. Normalising is affine and
-each output pixel of the resize is a weighted mean, so the two commute; here only the crop is
-normalised. The results agree to 1e-5.
-
-Geometry is drawn first, as a ``Crop``, by functions that take the random generator, so that a
-test can replay recorded draws; ``apply_crops`` then has nothing random in it.
+Geometry is drawn as a ``Crop`` by functions that take the random generator, so that a test can
+replay recorded draws; cutting and resizing (``resample.py``) then has nothing random in it.
 """
 
 from __future__ import annotations
@@ -15,11 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
-import torch.nn.functional as F
-
 LEFT, CENTRE, RIGHT = 0, 1, 2
-CHUNK_PIXELS = 2**22
 
 
 class Draws(Protocol):
@@ -163,53 +155,3 @@ def _central_region(
     elif width / height > max(aspect):
         w = min(round(height * max(aspect)), width)
     return (height - h) // 2, (width - w) // 2, h, w
-
-
-def apply_crops(frames: torch.Tensor, crops: Sequence[Crop]) -> list[torch.Tensor]:
-    """Resize and crop frames: bilinear, ``align_corners`` False, no antialiasing.
-
-    Args:
-        frames: uint8 or float (T, H, W, 3).
-        crops: what to cut out; all of the same region and resized size, so that one resize does.
-
-    Returns:
-        For each crop float32 (3, T, size, size), in the range of the input.
-    """
-    (top, left, height, width), resized = crops[0].region, crops[0].resized
-    planes = frames[:, top:top + height, left:left + width].permute(3, 0, 1, 2)
-    # A few frames at a time: whole float frames of a large video would fill hundreds of MB.
-    step = max(1, CHUNK_PIXELS // (height * width))
-    parts: list[list[torch.Tensor]] = [[] for _ in crops]
-    for chunk in planes.split(step, dim=1):
-        if resized != (height, width):
-            chunk = F.interpolate(
-                chunk.contiguous().float(), size=resized, mode="bilinear", align_corners=False
-            )
-        for part, crop in zip(parts, crops, strict=True):
-            cut = chunk[..., crop.y:crop.y + crop.size, crop.x:crop.x + crop.size]
-            part.append((cut.flip(3) if crop.flip else cut).contiguous().float())
-    return [torch.cat(part, dim=1) if len(part) > 1 else part[0] for part in parts]
-
-
-def normalise(
-    clip: torch.Tensor,
-    mean: Sequence[float],
-    std: Sequence[float],
-    *,
-    reverse_channels: bool = False,
-) -> torch.Tensor:
-    """Scale to [0, 1], subtract the mean, divide by the standard deviation.
-
-    Args:
-        clip: (3, T, H, W), values 0 to 255.
-        mean: of the channels, in RGB order.
-        std: of the channels, in RGB order.
-        reverse_channels: give BGR (``DATA.REVERSE_INPUT_CHANNEL``), after normalising.
-
-    Returns:
-        float32 (3, T, H, W).
-    """
-    factor = torch.tensor([1.0 / (255.0 * value) for value in std]).view(3, 1, 1, 1)
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)]).view(3, 1, 1, 1)
-    out = torch.addcmul(shift, clip.float(), factor)
-    return out.flip(0) if reverse_channels else out

@@ -10,16 +10,22 @@ Choices where files misbehave:
 * What decodes decides: without a usable duration or frame count, or where a clip's window turns
   out empty although decoding ended well, frames are counted and the indices computed from that.
 * A file that breaks off gives what it holds before the break, if each clip gets a frame.
-* Frames without a timestamp are taken to follow each other at the average rate.
-* Rotation metadata are ignored, as in published PyAV decoding.
+* Frames without a timestamp are taken to follow each other at the average rate; where frames are
+  counted, one without makes their order count alone.
+* A keyframe found by a seek counts only if it is decoded first and lies at or before the first
+  wanted frame; else the seek aims earlier, and at last the file is read from its start.
+* Rotation metadata are ignored, as in published PyAV decoding. Edit lists are applied: frames
+  that they cut away do not exist.
+* Frames of more than ``MAX_PIXELS`` pixels come from damaged headers; they are not decoded.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import chain
 
 import av
 import numpy as np
@@ -38,7 +44,10 @@ from openvclip.utils.errors import DataError
 
 # PyAV raises ValueError and ArithmeticError for header values that make no sense.
 READ_ERRORS = (av.FFmpegError, OSError, ValueError, ArithmeticError, MemoryError)
-# Decoding starts this many frames early: a frame's decoding time lies before its showing.
+# Pixels of a frame, 8192 x 4320 ("8K") being the largest that are in use.
+MAX_PIXELS = 8192 * 4320
+DECODER_OPTIONS = {"max_pixels": str(MAX_PIXELS)}
+# How many frames early the second seek aims: a frame's decoding time lies before its showing.
 SEEK_MARGIN = 8
 # Clips further apart than this are reached by a seek instead of decoding what lies between.
 GAP_FRAMES = 300
@@ -89,20 +98,22 @@ class _Reader:
     """An open video stream that yields (tick, frame) and remembers what went wrong.
 
     Attributes:
-        error: what ended decoding early.
-        unsure: a seek failed or a frame had no timestamp, so that ticks hold only for decoding
-            from the file's start.
+        error: what ended decoding early; as text, since the exception would refer back to this
+            reader and so keep its frames in memory.
+        unsure: a frame had no timestamp; ticks hold only for decoding from the file's start.
         fps: average frame rate.
         count: frames that the container promises, or 0.
         duration: ticks that the container promises, or 0.
         frame_ticks: ticks from one frame to the next, on average.
+        fresh: nothing was read yet, so that reading begins at the file's start.
     """
 
     path: str
     container: av.container.InputContainer
     stream: av.video.stream.VideoStream
-    error: Exception | None = None
+    error: str = ""
     unsure: bool = False
+    fresh: bool = True
     fps: float = field(init=False)
     count: int = field(init=False)
     duration: int = field(init=False)
@@ -117,13 +128,8 @@ class _Reader:
         base = float(stream.time_base) if stream.time_base else 1.0 / self.fps
         self.frame_ticks = max(1.0 / (self.fps * base), 1.0)
 
-    def frames(self, seek_to: float = 0.0) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Decode from the keyframe before the tick ``seek_to`` (from here on, if 0)."""
-        if seek_to > 0:
-            try:
-                self.container.seek(int(seek_to), stream=self.stream)
-            except READ_ERRORS:
-                self.unsure = True
+    def frames(self) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Decode from here on."""
         for number, frame in enumerate(self._decoded()):
             stamp = frame.pts
             if stamp is None:
@@ -131,23 +137,40 @@ class _Reader:
                 stamp = int(number * self.frame_ticks)
             yield stamp, frame
 
+    def frames_from(self, start: int) -> Iterator[tuple[int, av.VideoFrame]] | None:
+        """Decode from a keyframe at or before the tick ``start``; None if no seek finds one."""
+        for margin in (0, SEEK_MARGIN):
+            goal = start - margin * self.frame_ticks
+            if goal <= 0 and self.fresh:
+                return self.frames()
+            try:
+                self.container.seek(max(int(goal), 0), stream=self.stream)
+            except READ_ERRORS:
+                return None
+            frames = self.frames()
+            first = next(frames, None)
+            # Frames that come before the keyframe may lack what they are predicted from.
+            if first is not None and first[0] <= start and (margin or first[1].key_frame):
+                return chain([first], frames)
+            self.error = ""
+        return None
+
     def _decoded(self) -> Iterator[av.VideoFrame]:
+        self.fresh = False
         try:
             for packet in self.container.demux(self.stream):
                 yield from packet.decode()
         except READ_ERRORS as error:
-            self.error = error
-        else:
-            return
-        try:
-            # Frames that wait in the decoder for their turn are good ones.
-            yield from self.stream.codec_context.decode(None)
-        except READ_ERRORS:
-            return
+            self.error = str(error) or type(error).__name__
+        if self.error:
+            with suppress(*READ_ERRORS):
+                # Frames that wait in the decoder for their turn are good ones.
+                yield from self.stream.codec_context.decode(None)
 
     def packet_stamps(self) -> list[int]:
         """Return the sorted ticks of all packets, without decoding; empty if some have none."""
         stamps = set()
+        self.fresh = False
         try:
             for packet in self.container.demux(self.stream):
                 if packet.size and not packet.is_discard:
@@ -159,30 +182,35 @@ class _Reader:
         return sorted(stamps)
 
     def failure(self, what: str) -> DataError:
-        reason = f": {self.error}" if self.error is not None else ""
-        return DataError(f"{self.path}: {what}{reason}")
+        return DataError(f"{self.path}: {what}" + (f": {self.error}" if self.error else ""))
 
 
 @contextmanager
 def _open(path: str, multi_thread: bool) -> Iterator[_Reader]:
     try:
         # "file:" keeps FFmpeg from taking a name with a colon for a protocol.
-        container = av.open(f"file:{path}", metadata_errors="ignore")
+        container = av.open(f"file:{path}", metadata_errors="ignore", options=DECODER_OPTIONS)
     except READ_ERRORS as error:
         raise DataError(f"{path}: cannot be opened as a video: {error}") from error
     with container:
         if not container.streams.video:
             raise DataError(f"{path}: has no video stream")
         stream = container.streams.video[0]
-        if stream.codec_context is None:
+        codec = stream.codec_context
+        if codec is None:
             raise DataError(f"{path}: FFmpeg knows no decoder for its video stream")
+        if codec.width * codec.height > MAX_PIXELS:
+            raise DataError(
+                f"{path}: has frames of {codec.width}x{codec.height}, more than {MAX_PIXELS} "
+                "pixels; its header is damaged, or scale it down"
+            )
         try:
+            codec.options = DECODER_OPTIONS  # Frames can be larger than the header says.
             if multi_thread:
-                stream.thread_type = "AUTO"
+                codec.thread_type = "AUTO"
             else:
-                stream.codec_context.thread_count = 1
-            reader = _Reader(path, container, stream)
-            yield reader
+                codec.thread_count = 1
+            yield _Reader(path, container, stream)
         except READ_ERRORS as error:
             raise DataError(f"{path}: cannot be decoded: {error}") from error
 
@@ -199,19 +227,23 @@ class _Kept:
         self.slack = 0
         self.done = False
 
-    def offer(self, stamp: int, frame: av.VideoFrame) -> None:
+    def offer(self, stamp: int, frame: av.VideoFrame) -> bool:
+        """Take a frame if it is in the window; return whether the window is now full."""
         if self.done or stamp < self.window.start:
-            return
+            return self.done
         self.done = stamp > self.window.end
-        place = bisect_left(self.stamps, stamp)
-        if place == len(self.stamps):
+        place = len(self.stamps)
+        if not place or stamp > self.stamps[-1]:
+            self.stamps.append(stamp)
             self.last = frame
         else:
             self.slack = DISORDER
-        if place == len(self.stamps) or self.stamps[place] != stamp:
-            self.stamps.insert(place, stamp)
-        if any(place + later in self.wanted for later in range(self.slack + 1)):
+            place = bisect_left(self.stamps, stamp)
+            if self.stamps[place] != stamp:
+                self.stamps.insert(place, stamp)
+        if not self.wanted.isdisjoint(range(place, place + self.slack + 1)):
             self.held[stamp] = frame
+        return self.done
 
     def chosen(self) -> list[int]:
         return [self.stamps[i] for i in window_indices(self.window, len(self.stamps))]
@@ -259,28 +291,28 @@ def _groups(kept: Iterable[_Kept], frame_ticks: float) -> list[list[_Kept]]:
 
 def _scan(reader: _Reader, group: list[_Kept]) -> bool:
     """Fill the windows of a group; False where the seek before it cannot be trusted."""
-    start = group[0].window.start
-    seek_to = max(start - SEEK_MARGIN * reader.frame_ticks, 0.0)
-    first = _offer_all(reader.frames(seek_to), group)
-    return not seek_to or (first is not None and first <= start and not reader.unsure)
+    sought = not reader.fresh or group[0].window.start > 0
+    frames = reader.frames_from(group[0].window.start)
+    if frames is None:
+        return False
+    _offer_all(frames, group)
+    return not (sought and reader.unsure)
 
 
-def _offer_all(frames: Iterable[tuple[int, av.VideoFrame]], group: list[_Kept]) -> int | None:
-    """Offer frames to the windows until all are full; return the first frame's tick."""
-    first = None
+def _offer_all(frames: Iterable[tuple[int, av.VideoFrame]], group: list[_Kept]) -> None:
+    """Offer frames to the windows until all are full."""
+    open_ones = list(group)
     for stamp, frame in frames:
-        first = stamp if first is None else first
-        for keep in group:
-            keep.offer(stamp, frame)
-        if all(keep.done for keep in group):
-            break
-    return first
+        if any([keep.offer(stamp, frame) for keep in open_ones]):
+            open_ones = [keep for keep in open_ones if not keep.done]
+            if not open_ones:
+                break
 
 
 def _clips_of(reader: _Reader, kept: list[_Kept], multi_thread: bool) -> Clips | None:
     empty = [number for number, keep in enumerate(kept) if not keep.stamps]
     if empty:
-        if reader.error is None:
+        if not reader.error:
             return None
         raise reader.failure(f"breaks off before the first frame of clip {empty[0]}")
     chosen = [keep.chosen() for keep in kept]
@@ -292,7 +324,7 @@ def _clips_of(reader: _Reader, kept: list[_Kept], multi_thread: bool) -> Clips |
         # The decoder's order moved a frame further than foreseen: fetch it by its tick.
         with _open(reader.path, multi_thread) as again:
             again.frame_ticks = reader.frame_ticks
-            frames.update(_fetch(again, missing))
+            frames.update(_fetch(again.frames(), missing))
     return _convert(reader, chosen, frames)
 
 
@@ -305,35 +337,37 @@ def _read_counted(
 
     def choose(stamps: Iterable[int], fps: float) -> list[list[int]]:
         order = sorted({stamp for stamp in stamps if first is None or stamp >= first})
-        if not order:
-            return []
         return [
             [order[i] for i in counted_indices(sampling, request, count=len(order), fps=fps)]
-            for request in requests
+            for request in requests if order
         ]
 
     with _open(path, multi_thread) as reader:
         chosen = choose(reader.packet_stamps(), reader.fps)
         wanted = {stamp for clip in chosen for stamp in clip}
         if wanted:
-            lowest = min(wanted)
-            # A seek to a tick that is never negative also rewinds what packet_stamps read.
-            frames = _fetch(reader, wanted, max(lowest - SEEK_MARGIN * reader.frame_ticks, 1e-9))
+            frames = _fetch(reader.frames_from(min(wanted)) or [], wanted)
             if len(frames) == len(wanted) and not reader.unsure:
                 return _convert(reader, chosen, frames)
     with _open(path, multi_thread) as reader:
-        chosen = choose([stamp for stamp, _ in reader.frames()], reader.fps)
+        stamps = [stamp for stamp, _ in reader.frames()]
+        by_number = reader.unsure
+        chosen = choose(range(len(stamps)) if by_number else stamps, reader.fps)
         if not chosen:
             raise reader.failure("no frame can be decoded")
     with _open(path, multi_thread) as reader:
-        frames = _fetch(reader, {stamp for clip in chosen for stamp in clip})
+        decoded = ((n, frame) for n, (_, frame) in enumerate(reader.frames()))
+        wanted = {stamp for clip in chosen for stamp in clip}
+        frames = _fetch(decoded if by_number else reader.frames(), wanted)
         return _convert(reader, chosen, frames)
 
 
-def _fetch(reader: _Reader, wanted: set[int], seek_to: float = 0.0) -> dict[int, av.VideoFrame]:
+def _fetch(
+    frames: Iterable[tuple[int, av.VideoFrame]], wanted: set[int]
+) -> dict[int, av.VideoFrame]:
     """Decode until all ticks ``wanted`` were seen; return their frames."""
     found: dict[int, av.VideoFrame] = {}
-    for stamp, frame in reader.frames(seek_to):
+    for stamp, frame in frames:
         if stamp in wanted:
             found[stamp] = frame
             if len(found) == len(wanted):
@@ -346,14 +380,19 @@ def _convert(
 ) -> Clips:
     """Convert the chosen frames, each once, to RGB."""
     order = sorted({stamp for clip in chosen for stamp in clip})
+    if not frames.keys() >= set(order):
+        raise reader.failure("does not decode to the same frames twice")
+    sizes = {(frames[stamp].width, frames[stamp].height) for stamp in order}
+    if len(sizes) > 1:
+        found = ", ".join(f"{width}x{height}" for width, height in sorted(sizes))
+        raise reader.failure(f"the frame size changes within a video ({found})")
+    ((width, height),) = sizes
+    images = np.empty((len(order), height, width, 3), np.uint8)
     reformatter = VideoReformatter()
-    # One thread: swscale's own would fight with torch's and with other workers for the cores.
-    images = [
-        reformatter.reformat(frames[stamp], format="rgb24", threads=1).to_ndarray()
-        for stamp in order
-    ]
-    if any(image.shape != images[0].shape for image in images):
-        sizes = sorted({f"{image.shape[1]}x{image.shape[0]}" for image in images})
-        raise reader.failure(f"the frame size changes within a video ({', '.join(sizes)})")
+    for image, stamp in zip(images, order, strict=True):
+        # One thread: swscale's own would fight with torch's and with other workers for the cores.
+        rgb = reformatter.reformat(frames[stamp], format="rgb24", threads=1).planes[0]
+        rows = np.frombuffer(rgb, np.uint8).reshape(-1, rgb.line_size)
+        image.reshape(height, -1)[:] = rows[:, : 3 * width]
     place = {stamp: number for number, stamp in enumerate(order)}
-    return Clips(np.stack(images), [tuple(place[stamp] for stamp in clip) for clip in chosen])
+    return Clips(images, [tuple(place[stamp] for stamp in clip) for clip in chosen])

@@ -118,7 +118,7 @@ def build_trainer(cfg) -> Trainer:
             f"{share} videos of a batch; lower it, or raise TRAIN.BATCH_SIZE"
         )
     labels = build_label_space(cfg)
-    ranks = {"rank": distributed.rank(), "world_size": distributed.world_size()}
+    ranks = {"rank": distributed.rank(), "world_size": distributed.world_size(), "device": device}
     train_loader = None if cfg.VAL_MODE else build_loader(cfg, "train", **ranks)
     has_val = (Path(cfg.DATA.PATH_TO_DATA_DIR) / "val.csv").is_file()
     if not has_val:

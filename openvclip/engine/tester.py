@@ -282,7 +282,7 @@ def build_tester(cfg, output_dir: str | Path) -> Tester:
     device = distributed.select_device(cfg.NUM_GPUS)
     labels = build_label_space(cfg)
     loader = build_loader(
-        cfg, "test", rank=distributed.rank(), world_size=distributed.world_size()
+        cfg, "test", rank=distributed.rank(), world_size=distributed.world_size(), device=device
     )
     model = build_model(cfg, labels.names)
     checkpoint = find_test_checkpoint(cfg)

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from openvclip.data import dataset as dataset_module
 from openvclip.data.augment import ClipAugment, RandAugment, RandomErasing
 from openvclip.data.dataset import Pixels, VideoDataset, item_generator
 from openvclip.data.labels import VideoList
@@ -95,13 +94,11 @@ def test_test_items_hold_views_times_crops(videos):
     assert [brightness(clip) for clip in single] == [brightness(c) for c in item["video"][1::3]]
 
 
-def test_three_crops_lie_side_by_side(videos, monkeypatch):
+def test_three_crops_lie_side_by_side(videos):
     frames = np.tile(np.arange(96, dtype=np.uint8)[None, None, :, None], (4, 32, 1, 3))
-    monkeypatch.setattr(
-        dataset_module, "read_clips",
-        lambda *_, **__: Clips(frames, [(0, 1, 2, 3)]),
-    )
-    video = build(videos, "test", views=1, crops=3)[0]["video"] * 255
+    data = build(videos, "test", views=1, crops=3,
+                 reader=lambda *_, **__: Clips(frames, [(0, 1, 2, 3)]))
+    video = data[0]["video"] * 255
     assert [round(clip[0, 0, 0, 0].item()) for clip in video] == [0, 32, 64]
 
 

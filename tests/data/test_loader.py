@@ -1,15 +1,25 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 
 from openvclip.config import load_cfg
 from openvclip.data import loader as loader_module
-from openvclip.data.loader import EvalSampler, TrainSampler, build_loader, collate
+from openvclip.data.loader import (
+    EvalSampler,
+    TrainSampler,
+    build_loader,
+    collate,
+    explain_dead_worker,
+)
+from openvclip.data.packing import PackedClips
 from openvclip.utils.errors import ConfigError, DataError
 
 NAMES = ("bframes", "avi", "mkv", "odd", "short", "tenbit", "vfr")
@@ -45,11 +55,13 @@ def bad_lists(lists, tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("split", ["train", "val", "test"])
-def test_workers_change_nothing(lists, videos, split):
-    opts = ("AUG.ENABLE", True, "AUG.NUM_SAMPLE", 2) if split == "train" else ()
+@pytest.mark.parametrize("split, opts, workers", [
+    ("train", (), 2), ("train", (), 16), ("train", ("AUG.ENABLE", True, "AUG.NUM_SAMPLE", 2), 2),
+    ("val", (), 2), ("test", (), 2), ("test", ("TEST.NUM_SPATIAL_CROPS", 3), 2),
+])
+def test_workers_change_nothing(lists, videos, split, opts, workers):
     alone = build_loader(config(lists, videos, *opts), split)
-    helped = build_loader(config(lists, videos, *opts, "DATA_LOADER.NUM_WORKERS", 2), split)
+    helped = build_loader(config(lists, videos, *opts, "DATA_LOADER.NUM_WORKERS", workers), split)
     state = torch.get_rng_state()
     for epoch in (0, 3):
         alone.set_epoch(epoch)
@@ -189,12 +201,56 @@ def test_missing_folders(lists, videos, tmp_path):
 
 
 def test_the_old_backend_name_is_noted_once(lists, videos, caplog):
-    loader_module._note_backend.cache_clear()
+    loader_module.build_reader.cache_clear()
     with caplog.at_level("INFO", logger="openvclip"):
         build_loader(config(lists, videos), "val")
         build_loader(config(lists, videos), "test")
     lines = {id(r) for r in caplog.records if "decoded by PyAV" in r.getMessage()}
     assert len(lines) == 1
+
+
+def test_pixels_travel_as_bytes_unless_they_are_erased(lists, videos):
+    plain = build_loader(config(lists, videos), "train")
+    item = plain.dataset[0]["video"]
+    assert isinstance(item, PackedClips)
+    assert all(part.pixels.dtype == np.uint8 for part in item.cuts)
+    erased = build_loader(config(lists, videos, "AUG.ENABLE", True), "train")
+    assert erased.dataset[0]["video"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_second_evaluation_reads_the_cache(lists, videos, split, tmp_path, monkeypatch):
+    opts = ("DATA.CACHE_DIR", tmp_path / "cache", "TEST.NUM_SPATIAL_CROPS", 3)
+    plain = list(build_loader(config(lists, videos, *opts[2:]), split))
+    first = list(build_loader(config(lists, videos, *opts), split))
+    loader = build_loader(config(lists, videos, *opts), split)
+    monkeypatch.setattr(loader.dataset, "reader", None)
+    second = list(loader)
+    for one, two, three in zip(plain, first, second, strict=True):
+        assert torch.equal(one["video"], two["video"]) and torch.equal(one["video"], three["video"])
+        assert torch.equal(one["index"], three["index"])
+
+
+def test_the_cache_tells_settings_apart_and_leaves_training_alone(lists, videos, tmp_path):
+    opts = ("DATA.CACHE_DIR", tmp_path / "cache")
+    list(build_loader(config(lists, videos, *opts), "test"))
+    for change in (("DATA.SAMPLING_RATE", 3), ("TEST.NUM_ENSEMBLE_VIEWS", 1),
+                   ("DATA.NUM_FRAMES", 3), ("DATA.TEST_CROP_SIZE", 30)):
+        cached = list(build_loader(config(lists, videos, *opts, *change), "test"))
+        plain = list(build_loader(config(lists, videos, *change), "test"))
+        for one, two in zip(cached, plain, strict=True):
+            assert torch.equal(one["video"], two["video"])
+    assert build_loader(config(lists, videos, *opts), "train").dataset.cache is None
+    random = build_loader(config(lists, videos, *opts, "DATA.VAL_RANDOM", True), "val")
+    assert random.dataset.cache is None
+
+
+def test_a_missing_backend_is_named(lists, videos, monkeypatch):
+    loader_module.build_reader.cache_clear()
+    monkeypatch.setitem(sys.modules, "torchcodec", None)
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
+    with pytest.raises(ConfigError, match="torchcodec"):
+        build_loader(config(lists, videos, "DATA.DECODING_BACKEND", "torchcodec"), "test")
 
 
 def test_a_killed_worker_is_an_error(lists, videos):
@@ -203,10 +259,13 @@ def test_a_killed_worker_is_an_error(lists, videos):
     )
     batches = iter(loader)
     next(batches)
-    with pytest.raises(RuntimeError, match="DataLoader worker .*killed"):
-        os.kill(batches._workers[0].pid, signal.SIGKILL)
+    (worker,) = multiprocessing.active_children()
+    with pytest.raises(RuntimeError, match="DataLoader worker .*killed") as raised:
+        os.kill(worker.pid, signal.SIGKILL)
         time.sleep(0.1)
         list(batches)
+    assert "lower DATA_LOADER.NUM_WORKERS" in str(explain_dead_worker(raised.value))
+    assert explain_dead_worker(RuntimeError("something else")) is None
 
 
 def test_collate_keeps_clips_of_a_video_together():
