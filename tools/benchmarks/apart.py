@@ -1,0 +1,71 @@
+"""Functions in processes of their own, so that the peak of their memory is theirs alone."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+TOOLS = Path(__file__).resolve().parents[1]
+
+
+def run_apart(function: Callable[..., dict[str, Any]], *, threads: int, **arguments: Any) -> dict:
+    """Call a module's function in a new process.
+
+    Args:
+        function: found by its module and name; its arguments and what it returns go through JSON.
+        threads: of torch in that process.
+        arguments: of the function.
+
+    Returns:
+        What the function returned, and ``peak_bytes``: how far the process's memory rose above
+        what it held once everything was imported.
+
+    Raises:
+        RuntimeError: the process failed.
+    """
+    order = {"module": function.__module__, "name": function.__name__, "threads": threads,
+             "arguments": arguments}
+    paths = [str(TOOLS.parent), os.environ.get("PYTHONPATH", "")]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.apart"], cwd=TOOLS, input=json.dumps(order), text=True,
+        stdout=subprocess.PIPE, check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+    )
+    if done.returncode:
+        raise RuntimeError(f"{function.__name__} {arguments}: exit status {done.returncode}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def peak_memory() -> int:
+    """Return the most bytes that this process has had in memory, mapped files included."""
+    # A new process inherits the peak of the one that started it in getrusage, but not here.
+    try:
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+    except OSError:
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
+def main() -> None:
+    """Do what the order on the standard input says."""
+    order = json.load(sys.stdin)
+    function = getattr(importlib.import_module(order["module"]), order["name"])
+    torch.set_num_threads(order["threads"])
+    before = peak_memory()
+    result = function(**order["arguments"])
+    print(json.dumps({**result, "peak_bytes": peak_memory() - before}))
+
+
+if __name__ == "__main__":
+    main()
