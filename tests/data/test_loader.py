@@ -55,6 +55,7 @@ def bad_lists(lists, tmp_path):
     return tmp_path
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 16")
 @pytest.mark.parametrize("split, opts, workers", [
     ("train", (), 2), ("train", (), 16), ("train", ("AUG.ENABLE", True, "AUG.NUM_SAMPLE", 2), 2),
     ("val", (), 2), ("test", (), 2), ("test", ("TEST.NUM_SPATIAL_CROPS", 3), 2),
