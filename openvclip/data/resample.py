@@ -133,8 +133,8 @@ def resample(
         out: float32 (clips, 3, T, size, size), written.
     """
     rows, columns = crop_taps(crop)
-    factor = np.array(normalisation.factor, np.float32)[:, None, None]
-    shift = np.array(normalisation.shift, np.float32)[:, None, None]
+    factor = torch.tensor(normalisation.factor)[:, None, None]
+    shift = torch.tensor(normalisation.shift)[:, None, None]
     high_share = None if rows.weight is None else rows.weight[:, None, None]
     size, width = crop.size, parts.shape[2]
     low_rows, high_rows = np.empty((2, size, width, 3), np.float32)
@@ -156,8 +156,8 @@ def resample(
             right -= left
             right *= columns.weight
             left += right
-        left *= factor
-        left += shift
+        # torch multiplies and adds with one rounding, numpy would with two.
+        torch.addcmul(shift, torch.from_numpy(left), factor, out=torch.from_numpy(left))
         result = left[::-1] if normalisation.reverse_channels else left
         for clip, position in places:
             out[clip, :, position] = result
