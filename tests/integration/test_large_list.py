@@ -11,7 +11,7 @@ ROWS = 250_000
 CLASSES = 400
 # Prepares the lists, reads them as training does, and says what that took.
 WORK = """
-import json, resource, sys
+import json, re, sys
 sys.path.insert(0, "tools")
 import prepare_labels
 videos, root = sys.argv[1:]
@@ -24,7 +24,9 @@ loader = build_loader(load_cfg(None, [
     "DATA.INDEX_LABEL_MAPPING_FILE", f"{root}/label_db/k400-index2cls.json", "NUM_GPUS", "0",
 ]), "train")
 batch = next(iter(loader.sampler))
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+# Not ru_maxrss, which begins at the greatest size of the process that started this one.
+status = open("/proc/self/status").read()
+peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", status).group(1)) * 1024
 print(json.dumps({"rows": len(loader.dataset), "batch": len(batch), "peak": peak}))
 """
 
