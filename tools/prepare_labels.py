@@ -70,10 +70,12 @@ def _add_dataset_options(command: argparse.ArgumentParser, name: str) -> None:
         command.add_argument("--val-folder", metavar="NAME",
                              help="folder of the validation videos, if several are there")
     if name == "folders":
+        from openvclip.data.prepare.folders import LAYOUTS
+
         command.add_argument("--name", required=True, help="what to call the dataset")
         command.add_argument("--map", type=Path, metavar="FILE",
                              help="label map to use; else the folders' names, sorted")
-        command.add_argument("--layout", choices=("auto", "classes", "splits"), default="auto",
+        command.add_argument("--layout", choices=LAYOUTS, default=LAYOUTS[0],
                              help="what the folders directly in --videos are (default: by their "
                                   "names)")
         command.add_argument("--val-share", type=float, default=0.0, metavar="F",

@@ -155,6 +155,7 @@ class VideoDataset(Dataset):
             raise ValueError(f"mode is {mode!r}; expected one of {MODES}")
         self.mode, self.videos, self.num_classes = mode, videos, num_classes
         self.sampling, self.pixels = sampling, pixels
+        self.normalisation = pixels.normalisation()
         self.views, self.crops = (views, crops) if mode == "test" else (1, 1)
         self.seed, self.fps_jitter = seed, fps_jitter
         self.num_sample = num_sample if mode == "train" else 1
@@ -294,7 +295,7 @@ class VideoDataset(Dataset):
 
     def _pack(self, cuts: Sequence[Cut]) -> torch.Tensor | PackedClips:
         packed = PackedClips(cuts, num_frames=self.sampling.num_frames, size=self.pixels.size,
-                             normalisation=self.pixels.normalisation())
+                             normalisation=self.normalisation)
         return packed.finish() if self.finish else packed
 
     def _read(

@@ -124,13 +124,11 @@ class PackedBatch:
 
     def finish(self, device: torch.device | str = "cpu") -> torch.Tensor:
         """Resize and normalise on ``device``: float32 (clips, 3, T, size, size)."""
-        shape = (self.count, 3, self.num_frames, self.size, self.size)
-        out = torch.empty(shape, device=device)
-        if out.device.type == "cpu":
-            for place in self.places:
-                part = Cut(place.crop, place.clips, place.of(self.buffer).numpy())
-                resample(part.pixels, part.crop, self.normalisation, part.slots(), out.numpy())
-            return out
+        if torch.device(device).type == "cpu":
+            cuts = [Cut(p.crop, p.clips, p.of(self.buffer).numpy()) for p in self.places]
+            return PackedClips(cuts, num_frames=self.num_frames, size=self.size,
+                               normalisation=self.normalisation).finish()
+        out = torch.empty(self.count, 3, self.num_frames, self.size, self.size, device=device)
         buffer = self.buffer.to(device, non_blocking=True)
         for place in self.places:
             planes = resample_on(place.of(buffer), place.crop, self.normalisation)

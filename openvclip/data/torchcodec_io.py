@@ -111,7 +111,7 @@ def _first_line(error: Exception) -> str:
 def _read(
     path: str, requests: Sequence[ClipRequest], sampling: Sampling, multi_thread: bool
 ) -> Clips:
-    with video_io._open(path, multi_thread) as reader:
+    with video_io.open_video(path, multi_thread) as reader:
         stamps = _packet_stamps(reader)
         clips = choose_frames(
             stamps, requests, sampling, count=reader.count, fps=reader.fps,
@@ -125,7 +125,7 @@ def _read(
     return Clips(frames, [tuple(place[position] for position in clip) for clip in clips])
 
 
-def _packet_stamps(reader: video_io._Reader) -> list[int]:
+def _packet_stamps(reader: video_io.VideoReader) -> list[int]:
     """Return the sorted ticks of the file's packets, each of which is one frame."""
     codec = reader.stream.codec_context.codec.canonical_name
     if codec not in FRAME_CODECS:

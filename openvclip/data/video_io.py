@@ -94,7 +94,7 @@ def read_clips(
 
 
 @dataclass
-class _Reader:
+class VideoReader:
     """An open video stream that yields (tick, frame) and remembers what went wrong.
 
     Attributes:
@@ -186,7 +186,12 @@ class _Reader:
 
 
 @contextmanager
-def _open(path: str, multi_thread: bool) -> Iterator[_Reader]:
+def open_video(path: str, multi_thread: bool) -> Iterator[VideoReader]:
+    """Open the first video stream of a file.
+
+    Raises:
+        DataError: it cannot be opened or read, or has no video stream that FFmpeg can decode.
+    """
     try:
         # "file:" keeps FFmpeg from taking a name with a colon for a protocol.
         container = av.open(f"file:{path}", metadata_errors="ignore", options=DECODER_OPTIONS)
@@ -210,7 +215,7 @@ def _open(path: str, multi_thread: bool) -> Iterator[_Reader]:
                 codec.thread_type = "AUTO"
             else:
                 codec.thread_count = 1
-            yield _Reader(path, container, stream)
+            yield VideoReader(path, container, stream)
         except READ_ERRORS as error:
             raise DataError(f"{path}: cannot be decoded: {error}") from error
 
@@ -256,7 +261,7 @@ def _read_windows(
     path: str, requests: Sequence[ClipRequest], sampling: Sampling, multi_thread: bool
 ) -> Clips | None:
     """Read clips by the published two stages; None where frames must be counted instead."""
-    with _open(path, multi_thread) as reader:
+    with open_video(path, multi_thread) as reader:
         if not reader.count or not reader.duration:
             return None
         kept = [
@@ -268,7 +273,7 @@ def _read_windows(
         trusted = all([_scan(reader, group) for group in _groups(kept, ticks)])
         if trusted:
             return _clips_of(reader, kept, multi_thread)
-    with _open(path, multi_thread) as reader:
+    with open_video(path, multi_thread) as reader:
         kept = [_Kept(keep.window) for keep in kept]
         reader.frame_ticks = ticks
         _offer_all(reader.frames(), kept)
@@ -289,7 +294,7 @@ def _groups(kept: Iterable[_Kept], frame_ticks: float) -> list[list[_Kept]]:
     return groups
 
 
-def _scan(reader: _Reader, group: list[_Kept]) -> bool:
+def _scan(reader: VideoReader, group: list[_Kept]) -> bool:
     """Fill the windows of a group; False where the seek before it cannot be trusted."""
     sought = not reader.fresh or group[0].window.start > 0
     frames = reader.frames_from(group[0].window.start)
@@ -309,7 +314,7 @@ def _offer_all(frames: Iterable[tuple[int, av.VideoFrame]], group: list[_Kept]) 
                 break
 
 
-def _clips_of(reader: _Reader, kept: list[_Kept], multi_thread: bool) -> Clips | None:
+def _clips_of(reader: VideoReader, kept: list[_Kept], multi_thread: bool) -> Clips | None:
     empty = [number for number, keep in enumerate(kept) if not keep.stamps]
     if empty:
         if not reader.error:
@@ -322,7 +327,7 @@ def _clips_of(reader: _Reader, kept: list[_Kept], multi_thread: bool) -> Clips |
     missing = {stamp for clip in chosen for stamp in clip} - frames.keys()
     if missing:
         # The decoder's order moved a frame further than foreseen: fetch it by its tick.
-        with _open(reader.path, multi_thread) as again:
+        with open_video(reader.path, multi_thread) as again:
             again.frame_ticks = reader.frame_ticks
             frames.update(_fetch(again.frames(), missing))
     return _convert(reader, chosen, frames)
@@ -342,20 +347,20 @@ def _read_counted(
             for request in requests if order
         ]
 
-    with _open(path, multi_thread) as reader:
+    with open_video(path, multi_thread) as reader:
         chosen = choose(reader.packet_stamps(), reader.fps)
         wanted = {stamp for clip in chosen for stamp in clip}
         if wanted:
             frames = _fetch(reader.frames_from(min(wanted)) or [], wanted)
             if len(frames) == len(wanted) and not reader.unsure:
                 return _convert(reader, chosen, frames)
-    with _open(path, multi_thread) as reader:
+    with open_video(path, multi_thread) as reader:
         stamps = [stamp for stamp, _ in reader.frames()]
         by_number = reader.unsure
         chosen = choose(range(len(stamps)) if by_number else stamps, reader.fps)
         if not chosen:
             raise reader.failure("no frame can be decoded")
-    with _open(path, multi_thread) as reader:
+    with open_video(path, multi_thread) as reader:
         decoded = ((n, frame) for n, (_, frame) in enumerate(reader.frames()))
         wanted = {stamp for clip in chosen for stamp in clip}
         frames = _fetch(decoded if by_number else reader.frames(), wanted)
@@ -376,7 +381,7 @@ def _fetch(
 
 
 def _convert(
-    reader: _Reader, chosen: list[list[int]], frames: dict[int, av.VideoFrame]
+    reader: VideoReader, chosen: list[list[int]], frames: dict[int, av.VideoFrame]
 ) -> Clips:
     """Convert the chosen frames, each once, to RGB."""
     order = sorted({stamp for clip in chosen for stamp in clip})

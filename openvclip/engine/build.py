@@ -118,12 +118,12 @@ def build_trainer(cfg) -> Trainer:
             f"{share} videos of a batch; lower it, or raise TRAIN.BATCH_SIZE"
         )
     labels = build_label_space(cfg)
-    ranks = {"rank": distributed.rank(), "world_size": distributed.world_size(), "device": device}
-    train_loader = None if cfg.VAL_MODE else build_loader(cfg, "train", **ranks)
+    here = {"rank": distributed.rank(), "world_size": distributed.world_size(), "device": device}
+    train_loader = None if cfg.VAL_MODE else build_loader(cfg, "train", **here)
     has_val = (Path(cfg.DATA.PATH_TO_DATA_DIR) / "val.csv").is_file()
     if not has_val:
         logger.warning("no val.csv in %s: training without validation", cfg.DATA.PATH_TO_DATA_DIR)
-    val_loader = build_loader(cfg, "val", **ranks) if has_val or cfg.VAL_MODE else None
+    val_loader = build_loader(cfg, "val", **here) if has_val or cfg.VAL_MODE else None
     model = build_model(cfg, labels.names).to(device)
     if cfg.LOG_MODEL_INFO:
         log_model_info(model)

@@ -243,13 +243,13 @@ def test_a_container_that_promises_another_number_is_left_to_pyav(
 ):
     caplog.set_level("DEBUG", logger="openvclip")
     stand_in()
-    original = video_io._Reader.__post_init__
+    original = video_io.VideoReader.__post_init__
 
     def lie(reader):
         original(reader)
         reader.count, reader.duration = 4000, 512 * 4000
 
-    monkeypatch.setattr(video_io._Reader, "__post_init__", lie)
+    monkeypatch.setattr(video_io.VideoReader, "__post_init__", lie)
     path = str(videos["bframes"])
     expected = video_io.read_clips(path, VIEWS, SAMPLINGS[0])
     assert_same(torchcodec_io.read_clips(path, VIEWS, SAMPLINGS[0]), expected)

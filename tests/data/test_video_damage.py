@@ -64,13 +64,13 @@ def test_a_file_that_breaks_off_before_a_clip_is_bad(videos):
 
 
 def test_a_container_that_promises_too_much_is_counted(videos, monkeypatch):
-    original = video_io._Reader.__post_init__
+    original = video_io.VideoReader.__post_init__
 
     def lie(reader):
         original(reader)
         reader.count, reader.duration = 4000, 512 * 4000
 
-    monkeypatch.setattr(video_io._Reader, "__post_init__", lie)
+    monkeypatch.setattr(video_io.VideoReader, "__post_init__", lie)
     assert clip_numbers(videos["bframes"]) == counted(40)
 
 
@@ -99,7 +99,7 @@ def test_readers_and_frames_are_freed_at_once(videos, name):
     try:
         with suppress(DataError):
             read_clips(str(videos[name]), [*VIEWS, ClipRequest(draw=0.999)], SAMPLING)
-        kinds = (video_io._Reader, video_io._Kept)
+        kinds = (video_io.VideoReader, video_io._Kept)
         assert not [thing for thing in gc.get_objects() if type(thing) in kinds]
     finally:
         gc.enable()

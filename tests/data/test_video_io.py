@@ -113,13 +113,13 @@ class Wrapped:
 
 
 def wrap_containers(monkeypatch, **wrapping):
-    original = video_io._Reader.__post_init__
+    original = video_io.VideoReader.__post_init__
 
     def wrap(reader):
         original(reader)
         reader.container = Wrapped(reader.container, **wrapping)
 
-    monkeypatch.setattr(video_io._Reader, "__post_init__", wrap)
+    monkeypatch.setattr(video_io.VideoReader, "__post_init__", wrap)
 
 
 def test_frames_before_tick_zero_are_left_out(videos, monkeypatch):
@@ -177,14 +177,14 @@ def test_files_that_cannot_be_sought_are_read_from_the_start(videos, name, monke
 def decoded(monkeypatch) -> list[int]:
     """The ticks of all frames that the decoder gives, as it gives them."""
     seen = []
-    original = video_io._Reader._decoded
+    original = video_io.VideoReader._decoded
 
     def note(reader):
         for frame in original(reader):
             seen.append(frame.pts)
             yield frame
 
-    monkeypatch.setattr(video_io._Reader, "_decoded", note)
+    monkeypatch.setattr(video_io.VideoReader, "_decoded", note)
     return seen
 
 
@@ -231,13 +231,13 @@ def test_distant_views_are_reached_by_seeking(videos, monkeypatch):
 
 
 def test_frames_out_of_order_are_found_again(videos, monkeypatch):
-    original = video_io._Reader._decoded
+    original = video_io.VideoReader._decoded
 
     def swapped(reader):
         frames = list(original(reader))
         yield from frames[:9] + frames[12:9:-1] + [frames[9]] + frames[13:]
 
-    monkeypatch.setattr(video_io._Reader, "_decoded", swapped)
+    monkeypatch.setattr(video_io.VideoReader, "_decoded", swapped)
     monkeypatch.setattr(video_io, "DISORDER", 0)
     sampling = Sampling(num_frames=16, sampling_rate=1, target_fps=25)
     assert clip_numbers(videos["bframes"], [ClipRequest()], sampling) == [list(range(16))]
