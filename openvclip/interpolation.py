@@ -41,9 +41,11 @@ def draw_ratio(low: float, high: float, *, seed: int, step: int, rank: int | Non
 
 
 class WeightInterpolator:
-    """Mixes parameters with an anchor in place and puts them back bit for bit.
+    """Lets parameters hold a mixture with an anchor for a while.
 
-    Memory: the anchor (the original CLIP) and one buffer of the parameters' size, both made once.
+    The parameters' own tensors are put aside, not written to, so they come back bit for bit.
+    Memory: the anchor (the original CLIP; in fp16 where that is exact, as OpenAI's archives are),
+    and the mixture while it is held.
 
     Args:
         parameters: the parameters that train, by name. Those that the anchor lacks (adapters)
@@ -73,23 +75,30 @@ class WeightInterpolator:
                 )
         self.names = shared
         self._parameters = [parameters[name] for name in shared]
+        anchors = (anchor[name].detach().to(p.device, p.dtype) for name, p in self._pairs())
+        halves = ((tensor, tensor.half()) for tensor in anchors)
         self._anchor = [
-            anchor[name].detach().to(device=p.device, dtype=p.dtype, copy=True)
-            for name, p in zip(shared, self._parameters, strict=True)
+            half if torch.equal(half.to(tensor.dtype), tensor) else tensor.clone()
+            for tensor, half in halves
         ]
-        self._saved = [torch.empty_like(p, requires_grad=False) for p in self._parameters]
+
+    def _pairs(self) -> Iterable[tuple[str, torch.nn.Parameter]]:
+        return zip(self.names, self._parameters, strict=True)
 
     @contextmanager
     def mixed(self, ratio: float) -> Iterator[None]:
         """Hold the parameters at ``ratio * anchor + (1 - ratio) * current`` inside the block."""
-        with torch.no_grad():
-            torch._foreach_copy_(self._saved, self._parameters)
-            torch._foreach_lerp_(self._parameters, self._anchor, ratio)
+        current = [p.data for p in self._parameters]
+        mixture = [torch.empty_like(tensor) for tensor in current]
+        torch._foreach_copy_(mixture, self._anchor)
+        torch._foreach_lerp_(mixture, current, 1.0 - ratio)
         try:
+            for parameter in self._parameters:
+                parameter.data = mixture.pop(0)  # so that nothing else keeps its memory
             yield
         finally:
-            with torch.no_grad():
-                torch._foreach_copy_(self._parameters, self._saved)
+            for parameter, tensor in zip(self._parameters, current, strict=True):
+                parameter.data = tensor
 
 
 def patch_state_dict(

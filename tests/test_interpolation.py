@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -91,6 +93,35 @@ def test_mixed_weights_are_restored_bit_for_bit_even_after_an_error():
     with pytest.raises(ZeroDivisionError), interpolator.mixed(0.5):
         raise ZeroDivisionError
     assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
+
+
+def test_parameters_get_their_own_memory_back_and_the_mixture_is_freed():
+    model = nn.Linear(5, 4)
+    anchor = {n: torch.randn_like(p) for n, p in model.named_parameters()}
+    interpolator = WeightInterpolator(dict(model.named_parameters()), anchor)
+    own = [p.data_ptr() for p in model.parameters()]
+    with interpolator.mixed(0.4):
+        held = [weakref.ref(p.data.untyped_storage()) for p in model.parameters()]
+        assert not set(own) & {p.data_ptr() for p in model.parameters()}
+    assert [p.data_ptr() for p in model.parameters()] == own
+    assert all(storage() is None for storage in held)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_an_anchor_is_kept_in_fp16_where_that_is_exact(exact):
+    torch.manual_seed(2)
+    model = nn.Linear(5, 4)
+    anchor = {n: torch.randn_like(p) for n, p in model.named_parameters()}
+    if exact:
+        anchor = {n: tensor.half().float() for n, tensor in anchor.items()}
+    interpolator = WeightInterpolator(dict(model.named_parameters()), anchor)
+    assert {t.dtype for t in interpolator._anchor} == {torch.float16 if exact else torch.float32}
+    with interpolator.mixed(1.0):
+        assert all(torch.equal(p, anchor[n]) for n, p in model.named_parameters())
+    wanted = anchor["weight"].clone()
+    anchor["weight"].zero_()  # the caller's tensors are not kept
+    with interpolator.mixed(1.0):
+        assert torch.equal(model.weight, wanted)
 
 
 def test_interpolator_refuses_an_anchor_that_does_not_fit():

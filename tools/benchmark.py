@@ -98,13 +98,13 @@ def _add_clips(parser: argparse.ArgumentParser) -> None:
     add("--frames", type=_positive, default=8, help="of a clip; default: 8")
     add("--dtype", nargs="+", choices=("fp32", "bf16", "fp16"), default=["fp32", "bf16"],
         help="precisions, the lower ones by autocast; default: fp32 bf16")
-    add("--compile", action="store_true", help="measure torch.compile as well")
     _add_device(parser)
 
 
 def _add_model(commands) -> None:
     parser = _add_compute(commands, "model", "the forward pass", repeats=5)
     _add_clips(parser)
+    parser.add_argument("--compile", action="store_true", help="measure torch.compile as well")
     parser.set_defaults(run=_run_model)
 
 
@@ -112,6 +112,9 @@ def _add_step(commands) -> None:
     parser = _add_compute(commands, "step", "one training step", repeats=3)
     _add_clips(parser)
     parser.add_argument("--no-memory", action="store_true", help="measure times only")
+    parser.add_argument("--with", nargs="+", dest="ways", default=[],
+                        choices=("compile", "checkpoint", "accumulate"),
+                        help="measure the plain step in these ways as well")
     parser.set_defaults(run=_run_step)
 
 

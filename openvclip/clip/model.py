@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -119,8 +120,18 @@ class VisionTransformer(nn.Module):
         )
         self.ln_post = LayerNorm(width)
 
+    def embed_patches(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, 3, H, W) -> (N, patches, D): ``conv1``, whose patches do not overlap, as a product.
+
+        Its backward pass is several times faster than a convolution's.
+        """
+        patch = self.conv1.kernel_size[0]
+        x = x.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))  # (N, 3, rows, p, columns, p)
+        x = x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # (N, patches, 3·p·p)
+        return F.linear(x, self.conv1.weight.flatten(1))
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.conv1(x).flatten(2).transpose(1, 2)  # (N, patches, D)
+        x = self.embed_patches(x)
         cls = self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
         x = torch.cat([cls, x], dim=1) + self.positional_embedding.to(x.dtype)  # (N, L, D)
         x = self.transformer(self.ln_pre(x))

@@ -91,6 +91,8 @@ _C.MODEL.LOSS_FUNC = "cross_entropy"  # cross_entropy, soft_cross_entropy, bce, 
 # channel_shift, channel_shift_published, cross_frame_attend, stadapt_zeroinit.
 _C.MODEL.TEMPORAL_MODELING_TYPE = None
 _C.MODEL.USE_CHECKPOINT = False  # Recompute activations in backward: less memory, more time.
+# Ours. Compile the blocks of the image tower with torch.compile; the first batches take longer.
+_C.MODEL.COMPILE = False
 _C.MODEL.STATIC_GRAPH = False  # Tell DistributedDataParallel that the graph never changes.
 _C.MODEL.CONTEXT_LENGTH = 77  # Most tokens of a class's sentence.
 _C.MODEL.DROPOUT_RATE = 0.5  # Accepted at any value; CLIP has no dropout.

@@ -165,5 +165,5 @@ def build_optimizer(model: nn.Module, cfg) -> torch.optim.Optimizer:
         )
     if method in ("adam", "adamw"):
         cls = torch.optim.Adam if method == "adam" else torch.optim.AdamW
-        return cls(groups, lr=solver.BASE_LR, betas=tuple(solver.BETAS), eps=1e-8)
+        return cls(groups, lr=solver.BASE_LR, betas=tuple(solver.BETAS), eps=1e-8, fused=True)
     raise ConfigError(f"SOLVER.OPTIMIZING_METHOD is {method!r}; it must be sgd, adam or adamw")

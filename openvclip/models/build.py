@@ -84,6 +84,11 @@ def basic_clip_video(cfg: Any) -> None:
         )
 
 
+def _device_type(cfg: Any) -> str:
+    """Return ``cuda`` if the run has a GPU, else ``cpu``."""
+    return "cuda" if cfg.NUM_GPUS > 0 and torch.cuda.is_available() else "cpu"
+
+
 # MODEL.MODEL_NAME -> the temporal type of its image tower.
 MODELS: dict[str, Callable[[Any], str | None]] = {
     "TemporalClipVideo": temporal_clip_video,
@@ -116,6 +121,8 @@ def build_model(cfg: Any, label_names: Sequence[str]) -> VideoCLIP:
             f"{len(label_names)} names; set MODEL.NUM_CLASSES to {len(label_names)} or check "
             "DATA.INDEX_LABEL_MAPPING_FILE"
         )
+    if cfg.MODEL.COMPILE:
+        check_compiler(_device_type(cfg))
     where = resolve_clip(cfg)
     clip = build_temporal_clip(
         load_clip(where),
@@ -132,6 +139,10 @@ def build_model(cfg: Any, label_names: Sequence[str]) -> VideoCLIP:
         size.text_layers, size.text_width, temporal_type,
     )
     classifier = build_classifier(cfg, clip, label_names)
+    if cfg.MODEL.COMPILE:
+        # Blocks share their code, so that it is compiled once, at the first batch.
+        for block in clip.visual.transformer.resblocks:
+            block.compile()
     return VideoCLIP(clip, cfg.DATA.NUM_FRAMES, classifier, tune_head=cfg.TUNE_HEAD)
 
 
@@ -140,7 +151,7 @@ def build_classifier(cfg: Any, clip: CLIP, label_names: Sequence[str]) -> torch.
 
     A GPU is used if the run has one. Results are kept in MODEL.TEXT_CACHE_DIR.
     """
-    device = "cuda" if cfg.NUM_GPUS > 0 and torch.cuda.is_available() else "cpu"
+    device = _device_type(cfg)
     cache_dir = cfg.MODEL.TEXT_CACHE_DIR or Path(cfg.OUTPUT_DIR) / "text_cache"
     home = clip.logit_scale.device
     try:
@@ -150,6 +161,19 @@ def build_classifier(cfg: Any, clip: CLIP, label_names: Sequence[str]) -> torch.
         )
     finally:
         clip.to(home)
+
+
+def check_compiler(device: str) -> None:
+    """Raise a ConfigError if torch.compile does not work on this machine's ``device``."""
+    try:
+        torch.compile(lambda x: x * 2 + 1)(torch.ones(8, device=device))
+    except RuntimeError as error:
+        needs = "GPU, where it needs Triton" if device == "cuda" else "CPU, where it needs g++"
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"MODEL.COMPILE is True, but torch.compile does not work on this machine's {needs} "
+            f"({reason}); set MODEL.COMPILE False"
+        ) from error
 
 
 def load_model_weights(

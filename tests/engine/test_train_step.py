@@ -199,3 +199,38 @@ def test_fp16_gradients_are_scaled_and_nan_is_seen(case):
     torch.testing.assert_close(scaled / 256.0, net.last.weight.grad, atol=2e-3, rtol=2e-2)
     video[0] = torch.nan
     assert not step(video.float(), label, 1).is_finite()
+
+
+@pytest.fixture
+def process_group(tmp_path):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1
+    )
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_gradients_are_exchanged_once_a_step(case, process_group, accumulate):
+    net, anchor, video, label = case
+    make_interpolated(net, anchor, loss=double_loss)(video, label, 0)
+    wanted = {n: p.grad.clone() for n, p in net.named_parameters()}
+    exchanged = []
+
+    def exchange(state, bucket):
+        exchanged.append(bucket.buffer().numel())
+        done = torch.futures.Future()
+        done.set_result(bucket.buffer())
+        return done
+
+    model = nn.parallel.DistributedDataParallel(net)
+    model.register_comm_hook(None, exchange)
+    prefixed = {f"module.{n}": tensor for n, tensor in anchor.items()}
+    step = make_interpolated(model, prefixed, loss=double_loss, accumulate=accumulate)
+    for _ in range(3):
+        net.zero_grad()
+        exchanged.clear()
+        step(video, label, 0)
+        assert sum(exchanged) == sum(p.numel() for p in net.parameters())
+        for name, parameter in net.named_parameters():
+            torch.testing.assert_close(parameter.grad, wanted[name])

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -161,3 +165,32 @@ def test_weights_that_do_not_fit(cfg):
     adapted = build_model(cfg, NAMES).state_dict()
     with pytest.raises(CheckpointError, match="12 unexpected: .*stadapt"):
         load_model_weights(model, adapted, "adapted.pyth")
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
+@pytest.mark.parametrize("use_checkpoint", [False, True])
+def test_a_compiled_tower_gives_the_same_logits_and_gradients(cfg, use_checkpoint):
+    cfg.MODEL.USE_CHECKPOINT = use_checkpoint
+    plain = build_model(cfg, NAMES).train()
+    cfg.MODEL.COMPILE = True
+    compiled = build_model(cfg, NAMES).train()
+    assert list(compiled.state_dict()) == list(plain.state_dict())
+    found = []
+    for model in (plain, compiled):
+        torch.manual_seed(4)
+        logits = model(torch.randn(2, 3, 2, 16, 16))
+        logits.square().sum().backward()
+        found.append((logits.detach(), [p.grad for p in model.model.visual.parameters()]))
+    torch.testing.assert_close(found[1][0], found[0][0])
+    for ours, theirs in zip(found[1][1], found[0][1], strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_compiling_is_refused_where_it_does_not_work(tmp_path):
+    code = "from openvclip.models.build import check_compiler; check_compiler('cpu')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False,
+        env={**os.environ, "CXX": str(tmp_path / "g++"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)},
+    )
+    assert "ConfigError: MODEL.COMPILE is True, but torch.compile does not work" in done.stderr
+    assert done.stderr.strip().endswith("set MODEL.COMPILE False")

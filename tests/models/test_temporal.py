@@ -8,6 +8,7 @@ from openvclip.clip.model import CLIP, CLIPConfig
 from openvclip.models import temporal
 from openvclip.models.temporal import (
     TEMPORAL_TYPES,
+    FrameWindows,
     build_temporal_clip,
     is_adapter,
     shift_frames,
@@ -131,18 +132,38 @@ def test_every_parameter_of_the_image_tower_gets_a_gradient(name):
 
 def naive_views(x, t, reach):
     """Tokens that frame ``t`` of ``x`` (T, L, D) sees, in order; zeros past the ends."""
-    steps = [*range(1, reach + 1)]
-    order = [t + s for s in steps] + [t - s for s in steps] + [t]
-    return torch.cat([x[i] if 0 <= i < len(x) else torch.zeros_like(x[0]) for i in order])
+    seen = range(t - reach, t + reach + 1)
+    return torch.cat([x[i] if 0 <= i < len(x) else torch.zeros_like(x[0]) for i in seen])
 
 
 @pytest.mark.parametrize("reach", [1, 2, 3])
 @pytest.mark.parametrize("frames", [1, 2, 8])
-def test_expanded_views_frame_by_frame(reach, frames):
-    block = temporal.ExpandedViewBlock(64, frames, reach)
-    x = torch.randn(2, frames, 5, 64)
-    expected = torch.stack([naive_views(clip, t, reach) for clip in x for t in range(frames)])
-    assert torch.equal(block.views(x.flatten(0, 1)), expected)
+def test_windows_frame_by_frame(reach, frames):
+    clips, heads, tokens, width = 2, 3, 5, 4
+    x = torch.randn(clips * frames, tokens, 3 * heads * width)
+    q, k, v = FrameWindows.apply(x, frames, heads, reach)
+    parts = x.view(clips, frames, tokens, 3, heads, width)
+    for clip in range(clips):
+        for head in range(heads):
+            own, keys, values = parts[clip, :, :, :, head].unbind(2)  # (T, L, d) each
+            row = clip * heads + head
+            assert torch.equal(q[row], own)
+            for t in range(frames):
+                assert torch.equal(k[row, t], naive_views(keys, t, reach))
+                assert torch.equal(v[row, t], naive_views(values, t, reach))
+
+
+@pytest.mark.parametrize(("frames", "reach"), [(1, 1), (2, 3), (3, 1), (4, 2)])
+def test_gradients_of_windows(frames, reach):
+    x = torch.randn(2 * frames, 2, 12, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: FrameWindows.apply(x, frames, 2, reach), x)
+
+
+def test_no_token_is_copied_for_every_frame_that_sees_it():
+    frames, tokens = 8, 5
+    _, keys, values = FrameWindows.apply(torch.randn(frames, tokens, 3 * 64), frames, 1, 1)
+    assert keys.untyped_storage().data_ptr() == values.untyped_storage().data_ptr()
+    assert keys.untyped_storage().nbytes() == 2 * (frames + 2) * tokens * 64 * 4
 
 
 def test_intended_channel_shift_frame_by_frame():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import sys
 from functools import partial
 from pathlib import Path
@@ -100,6 +101,25 @@ def test_step_times_compares_and_weighs_each_variant(run, in_this_process):
     assert found["GiB below straightforward"] == 1
     assert any(line.startswith("straightforward / interpolated") and ">= 1.08" in line
                for line in lines)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
+def test_step_measures_other_ways_of_the_plain_step(run, in_this_process):
+    result, _ = run("step", "--device", "cpu", "--frames", "2", "--dtype", "fp32", "--clips", "2",
+                    "--with", "compile", "checkpoint", "accumulate")
+    ways = ["plain, compiled", "plain, checkpointed", "plain, in 2 parts"]
+    for rows in (result["rows"], result["memory"]):
+        assert [row["variant"] for row in rows][3:] == ways
+    names = [ratio["name"] for ratio in result["ratios"]]
+    assert [name for name in names if name.startswith("plain, ")] == [f"{w} / plain" for w in ways]
+
+
+@pytest.mark.parametrize("way", ["checkpointed", "in 2 parts"])
+def test_other_ways_give_the_gradients_of_the_plain_step(way):
+    stepper = step.Stepper(dataclasses.replace(TINY, clips=2))
+    plain = stepper.copy_gradients(stepper.gradients(step.PLAIN))
+    other = stepper.copy_gradients(stepper.gradients(f"{step.PLAIN}, {way}"))
+    assert step.relative_difference(other, plain) < 1e-4
 
 
 def test_step_compares_precisions_of_the_same_variant(run):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from benchmarks.compute import (
     Case,
     build_model,
     check_agreement,
+    compile_blocks,
     finish_report,
     start_report,
     synchronize,
@@ -43,6 +44,8 @@ from openvclip.utils.logging import get_logger
 
 PLAIN, INTERPOLATED, STRAIGHT = "plain", "interpolated", "interpolated, straightforward"
 VARIANTS = (PLAIN, INTERPOLATED, STRAIGHT)
+# Ways to take a step that the command line can ask for, as the variants' names have them.
+WAYS = {"compile": "compiled", "checkpoint": "checkpointed", "accumulate": "in 2 parts"}
 # Largest difference of a gradient tensor over its largest entry.
 TOLERANCES = {"fp32": 1e-3, "bf16": 0.3, "fp16": 0.1}
 # The published recipe.
@@ -64,7 +67,7 @@ def run_step(args: argparse.Namespace) -> dict[str, Any]:
     case = Case.from_args(args, dtype=args.dtype[0])
     result = start_report("step", case, {
         "arch": args.arch, "clips": args.clips, "frames": args.frames, "dtypes": args.dtype,
-        "repeats": args.repeats, "compile": args.compile, "temporal_type": VIEW,
+        "repeats": args.repeats, "with": args.ways, "temporal_type": VIEW,
         "memory_steps": MEMORY_STEPS, **RECIPE,
     })
     result.update(rows=[], memory=[], rates=[], ratios=[], agreement={})
@@ -77,27 +80,29 @@ def run_step(args: argparse.Namespace) -> dict[str, Any]:
 def _measure_dtype(case: Case, args: argparse.Namespace, result: dict[str, Any]) -> None:
     """Add the figures of one precision to the report."""
     dtype = case.dtype
+    variants = [*VARIANTS, *(f"{PLAIN}, {WAYS[way]}" for way in args.ways)]
     if not args.no_memory:
         memory = []
-        for variant in VARIANTS:
+        for variant in variants:
             logger.info("memory of a step of %s, %s, %s", case.arch, dtype, variant)
             memory.append(measure_memory(case, variant))
         result["memory"] += memory
     logger.info("time of a step of %s, %s", case.arch, dtype)
-    rows, result["agreement"][dtype] = measure_steps(case, args.repeats, args.compile)
+    rows, result["agreement"][dtype] = measure_steps(case, args.repeats, variants)
     result["rows"] += rows
     result["ratios"] += _time_ratios(dtype, {row["variant"]: row["median_ms"] for row in rows})
     if not args.no_memory:
         result["ratios"] += _memory_ratios(dtype, memory)
     if case.device == "cuda":
         logger.info("rates of a step of %s, %s", case.arch, dtype)
-        for variant in (PLAIN, INTERPOLATED):
+        for base in (PLAIN, INTERPOLATED):
+            variant = f"{base}, {WAYS['compile']}" if "compile" in args.ways else base
             rates = run_apart(
                 rates_apart, threads=case.threads, case=dataclasses.asdict(case), variant=variant,
-                repeats=args.repeats, compiled=args.compile,
+                repeats=args.repeats,
             )
             result["rates"] += rates["rows"]
-            result["ratios"] += judge_rates(rates["rows"], dtype, variant == INTERPOLATED)
+            result["ratios"] += judge_rates(rates["rows"], dtype, base == INTERPOLATED)
 
 
 class Stepper:
@@ -119,21 +124,35 @@ class Stepper:
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
     def original(self) -> dict[str, torch.Tensor]:
-        """Return weights near the model's, in the place of the CLIP that it was made from."""
+        """Return weights near the model's, in fp16 as OpenAI's archives have them."""
         torch.manual_seed(self.case.seed + 3)
-        return {name: tensor + 0.01 * tensor.std(correction=0) * torch.randn_like(tensor)
-                for name, tensor in self.model.state_dict().items()}
+        return {
+            name: (tensor + 0.01 * tensor.std(correction=0) * torch.randn_like(tensor)).half()
+            for name, tensor in self.model.state_dict().items()
+        }
 
-    def gradients(self, variant: str, compiled: bool = False) -> Callable:
-        """Return what leaves the gradients of a batch on the parameters."""
+    def gradients(self, variant: str) -> Callable:
+        """Return what leaves the gradients of a batch on the parameters.
+
+        Args:
+            variant: one of ``VARIANTS``; the first two also with one of ``WAYS`` behind a comma.
+        """
         how = {"autocast": self.autocast, "scaler": self.scaler}
         recipe = {**RECIPE, "seed": self.case.seed}
         if variant == STRAIGHT:
             block = partial(ManualViewBlock, num_frames=self.case.frames)
             model: Callable = build_model(self.case, block=block, like=self.model).train()
-            return StateDictStep(model, soft_cross_entropy, self.original(), **recipe, **how)
-        model = torch.compile(self.model) if compiled else self.model
-        if variant == PLAIN:
+            clip = {name: tensor.float() for name, tensor in self.original().items()}
+            return StateDictStep(model, soft_cross_entropy, clip, **recipe, **how)
+        base, _, way = variant.partition(", ")
+        how["accumulate"] = 2 if way == WAYS["accumulate"] else 1
+        model = self.model
+        if way in (WAYS["compile"], WAYS["checkpoint"]):
+            model = build_model(self.case, VIEW, like=self.model).train()
+            model.model.visual.transformer.use_checkpoint = way == WAYS["checkpoint"]
+        if way == WAYS["compile"]:
+            compile_blocks(model)
+        if base == PLAIN:
             return PlainStep(model, soft_cross_entropy, **how)
         mixer = WeightInterpolator(self.trained, self.original())
         return InterpolatedStep(model, soft_cross_entropy, mixer, **recipe, **how)
@@ -157,7 +176,7 @@ class Stepper:
 
 
 def measure_steps(
-    case: Case, repeats: int, compiled: bool
+    case: Case, repeats: int, variants: Sequence[str] = VARIANTS
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """Time the variants of a step on the same weights and batch.
 
@@ -168,15 +187,12 @@ def measure_steps(
         DataError: they disagree.
     """
     stepper = Stepper(case)
-    steps = {variant: stepper.gradients(variant) for variant in VARIANTS}
+    steps = {variant: stepper.gradients(variant) for variant in variants}
     agreement = check_agreement(
         f"gradients, {case.dtype}",
         relative_difference(*(stepper.copy_gradients(steps[v]) for v in (INTERPOLATED, STRAIGHT))),
         TOLERANCES[case.dtype],
     )
-    if compiled:
-        steps.update({f"{variant}, compiled": stepper.gradients(variant, compiled=True)
-                      for variant in (PLAIN, INTERPOLATED)})
     video, label = case.batch()
     times = time_variants(
         {name: partial(stepper.run, step, video, label) for name, step in steps.items()},
@@ -219,18 +235,17 @@ def steps_apart(case: dict[str, Any], variant: str) -> dict[str, Any]:
     return {"trained_bytes": trained, "cuda_peak_bytes": cuda}
 
 
-def rates_apart(case: dict[str, Any], variant: str, repeats: int, compiled: bool) -> dict[str, Any]:
+def rates_apart(case: dict[str, Any], variant: str, repeats: int) -> dict[str, Any]:
     """Measure a variant's rates on a GPU (in a process of its own)."""
     stepper = Stepper(Case(**case))
-    gradients = stepper.gradients(variant, compiled)
+    gradients = stepper.gradients(variant)
 
     def prepare(clips: int) -> Callable[[], None]:
         batch = dataclasses.replace(stepper.case, clips=clips).batch()
         return partial(stepper.run, gradients, *batch)
 
-    name = f"{variant}, compiled" if compiled else variant
     rows = measure_rates(stepper.case, prepare, gradients, repeats)
-    return {"rows": [{"variant": name, **row} for row in rows]}
+    return {"rows": [{"variant": variant, **row} for row in rows]}
 
 
 def _time_ratios(dtype: str, ms: dict[str, float]) -> list[dict[str, Any]]:
@@ -240,12 +255,10 @@ def _time_ratios(dtype: str, ms: dict[str, float]) -> list[dict[str, Any]]:
         judge_least("straightforward / interpolated", ms[STRAIGHT] / ms[INTERPOLATED],
                     STEP_TARGETS.get(dtype), dtype=dtype),
     ]
-    for name in (PLAIN, INTERPOLATED):
-        if f"{name}, compiled" in ms:
-            ratios.append(state_ratio(
-                f"{name}, compiled / {name}", ms[f"{name}, compiled"] / ms[name], dtype=dtype
-            ))
-    return ratios
+    return ratios + [
+        state_ratio(f"{variant} / {PLAIN}", ms[variant] / ms[PLAIN], dtype=dtype)
+        for variant in ms if variant not in VARIANTS
+    ]
 
 
 def _memory_ratios(dtype: str, memory: list[dict[str, Any]]) -> list[dict[str, Any]]:
