@@ -25,12 +25,18 @@ def num_heads(width: int) -> int:
     return heads
 
 
+def at_least_fp32(x: torch.Tensor) -> torch.Tensor:
+    """Return fp16 and bf16 as fp32, anything wider as it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 class LayerNorm(nn.LayerNorm):
-    """Layer normalisation computed in fp32 whatever the dtype of its input."""
+    """Layer normalisation computed in fp32 (or float64) whatever the dtype of its input."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        weight, bias = self.weight.float(), self.bias.float()
-        return F.layer_norm(x.float(), self.normalized_shape, weight, bias, self.eps).to(x.dtype)
+        weight, bias = at_least_fp32(self.weight), at_least_fp32(self.bias)
+        y = F.layer_norm(at_least_fp32(x), self.normalized_shape, weight, bias, self.eps)
+        return y.to(x.dtype)
 
 
 class ScaledSiLU(torch.autograd.Function):

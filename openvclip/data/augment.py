@@ -271,9 +271,10 @@ class ClipAugment:
 
 
 class Mixup:
-    """Mix each video of a batch with the one at the mirrored place, and their labels likewise.
+    """Mix the videos of a batch in pairs of neighbours, and their labels likewise.
 
-    Mixup blends whole clips with weight lambda ~ Beta(alpha, alpha); cutmix pastes a box of the
+    A batch's order is random, so that neighbours are as good partners as any; and they stay
+    together however many processes share the batch. Mixup blends whole clips with weight lambda ~ Beta(alpha, alpha); cutmix pastes a box of the
     other clip and sets lambda to the share that is left.
 
     Args:
@@ -283,6 +284,8 @@ class Mixup:
         switch_prob: probability of cutmix where both are on.
         label_smoothing: share of each label that is spread over all classes.
         num_classes: C.
+        num_sample: clips of a video, adjacent in the batch; each is mixed with one of the other
+            video.
     """
 
     def __init__(
@@ -293,12 +296,14 @@ class Mixup:
         switch_prob: float = 0.5,
         label_smoothing: float = 0.1,
         num_classes: int = 400,
+        num_sample: int = 1,
     ) -> None:
         if alpha <= 0 and cutmix_alpha <= 0:
             raise ConfigError("MIXUP.ALPHA and MIXUP.CUTMIX_ALPHA are both 0; nothing would mix")
         self.alpha, self.cutmix_alpha = alpha, cutmix_alpha
         self.prob, self.switch_prob = prob, switch_prob
         self.label_smoothing, self.num_classes = label_smoothing, num_classes
+        self.num_sample = num_sample
 
     def __call__(
         self,
@@ -309,7 +314,7 @@ class Mixup:
         """Mix a batch.
 
         Args:
-            video: (B, 3, T, H, W).
+            video: (B, 3, T, H, W), an even number of videos.
             label: int64 (B,), or float (B, C).
             generator: of the draws.
 
@@ -329,17 +334,20 @@ class Mixup:
         if cut:
             video, share = self._paste(video, share, draws)
         else:
-            video = torch.lerp(video.flip(0), video, share)
-        return video, torch.lerp(target.flip(0), target, share)
+            video = torch.lerp(self._partners(video), video, share)
+        return video, torch.lerp(self._partners(target), target, share)
+
+    def _partners(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, ...) -> (B, ...): at each place what belongs to its partner."""
+        return x.unflatten(0, (-1, 2, self.num_sample)).flip(1).flatten(0, 2)
 
     def _smooth(self, label: torch.Tensor) -> torch.Tensor:
         if not label.is_floating_point():
             label = torch.nn.functional.one_hot(label, self.num_classes).float()
         return label * (1.0 - self.label_smoothing) + self.label_smoothing / self.num_classes
 
-    @staticmethod
     def _paste(
-        video: torch.Tensor, share: float, draws: np.random.Generator
+        self, video: torch.Tensor, share: float, draws: np.random.Generator
     ) -> tuple[torch.Tensor, float]:
         height, width = video.shape[-2:]
         side = math.sqrt(1.0 - share)
@@ -348,7 +356,7 @@ class Mixup:
         top, bottom = max(y - h // 2, 0), min(y + h // 2, height)
         left, right = max(x - w // 2, 0), min(x + w // 2, width)
         mixed = video.clone()
-        mixed[..., top:bottom, left:right] = video.flip(0)[..., top:bottom, left:right]
+        mixed[..., top:bottom, left:right] = self._partners(video)[..., top:bottom, left:right]
         return mixed, 1.0 - (bottom - top) * (right - left) / (height * width)
 
 
@@ -378,4 +386,5 @@ def build_mixup(cfg) -> Mixup | None:
         switch_prob=mixup.SWITCH_PROB,
         label_smoothing=mixup.LABEL_SMOOTH_VALUE,
         num_classes=cfg.MODEL.NUM_CLASSES,
+        num_sample=cfg.AUG.NUM_SAMPLE,
     )

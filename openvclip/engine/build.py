@@ -117,6 +117,11 @@ def build_trainer(cfg) -> Trainer:
             f"TRAIN.GRAD_ACCUM_STEPS is {cfg.TRAIN.GRAD_ACCUM_STEPS}, but a process has only "
             f"{share} videos of a batch; lower it, or raise TRAIN.BATCH_SIZE"
         )
+    if cfg.MIXUP.ENABLE and share % 2:
+        raise ConfigError(
+            f"MIXUP.ENABLE is True, but a process has {share} videos of a batch; videos are mixed "
+            "in pairs: make TRAIN.BATCH_SIZE an even multiple of the number of processes"
+        )
     labels = build_label_space(cfg)
     here = {"rank": distributed.rank(), "world_size": distributed.world_size(), "device": device}
     train_loader = None if cfg.VAL_MODE else build_loader(cfg, "train", **here)

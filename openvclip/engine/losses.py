@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor
 
+from openvclip.clip.layers import at_least_fp32
 from openvclip.utils.errors import ConfigError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -18,18 +19,19 @@ def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     Soft targets are not renormalised (the published loss): a row that sums to s weighs s.
     """
     if target.dim() == 1:
-        return F.cross_entropy(logits.float(), target)
-    return -(target * F.log_softmax(logits.float(), dim=-1)).sum(dim=-1).mean()
+        return F.cross_entropy(at_least_fp32(logits), target)
+    return -(target * F.log_softmax(at_least_fp32(logits), dim=-1)).sum(dim=-1).mean()
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """Cross entropy of logits (N, C) against class indices (N,), mean over N."""
-    return F.cross_entropy(logits.float(), target)
+    return F.cross_entropy(at_least_fp32(logits), target)
 
 
 def binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """Binary cross entropy of logits (N, C) against 0/1 targets (N, C), mean over all entries."""
-    return F.binary_cross_entropy_with_logits(logits.float(), target.float())
+    logits = at_least_fp32(logits)
+    return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype))
 
 
 # "bce" expects probabilities elsewhere; our models give logits, so both names mean the same,

@@ -143,8 +143,8 @@ class Trainer:
         video = batch["video"].to(self.device, non_blocking=True)
         label = batch["label"].to(self.device, non_blocking=True)
         if self.mixup is not None:
-            # Partners are drawn within a process's share of the batch, so each draws its own.
-            draws = np.random.default_rng((self.seed % 2**64, step, distributed.rank()))
+            # The same in every process, so that their number does not matter.
+            draws = np.random.default_rng((self.seed % 2**64, step))
             video, label = self.mixup(video, label, draws)
         self.optimizer.zero_grad(set_to_none=True)
         result = self.step(video, label, step)

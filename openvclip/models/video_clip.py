@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from openvclip.clip.layers import at_least_fp32
 from openvclip.clip.model import CLIP
 from openvclip.utils.errors import DataError
 
@@ -44,7 +45,8 @@ class VideoCLIP(nn.Module):
                 f"class embeddings of shape {tuple(embeddings.shape)} do not fit this CLIP; "
                 f"expected (classes, {self.model.embed_dim})"
             )
-        self.classifier = embeddings.detach().to(self.model.logit_scale.device, torch.float32)
+        scale = self.model.logit_scale
+        self.classifier = embeddings.detach().to(scale.device, scale.dtype)
 
     def check_video(self, video: torch.Tensor) -> None:
         """Raise a DataError unless ``video`` is (B, 3, num_frames, image_size, image_size)."""
@@ -63,16 +65,18 @@ class VideoCLIP(nn.Module):
             )
 
     def forward(self, video: torch.Tensor) -> torch.Tensor:
-        """(B, 3, T, H, W) normalised video -> (B, classes) fp32 logits.
+        """(B, 3, T, H, W) normalised video -> (B, classes) logits, fp32 unless weights are wider.
 
         Raises:
             DataError: the frame count or size is not the model's.
         """
         self.check_video(video)
-        frames = video.transpose(1, 2).flatten(0, 1)  # (B·T, 3, H, W), a clip's frames adjacent
+        # (B·T, 3, H, W), a clip's frames adjacent.
+        frames = video.transpose(1, 2).flatten(0, 1).to(self.model.visual.proj.dtype)
         features = self.model.encode_image(frames)  # (B·T, D)
         with torch.autocast(features.device.type, enabled=False):
-            features = F.normalize(features.float(), dim=-1).unflatten(0, (-1, self.num_frames))
+            features = F.normalize(at_least_fp32(features), dim=-1)
+            features = features.unflatten(0, (-1, self.num_frames))
             weight = self.classifier if self.head is None else F.normalize(self.head, dim=-1)
             # The mean of the frames' logits is the logit of their mean: averaging first is cheaper.
             return self.model.logit_scale.exp() * features.mean(dim=1) @ weight.T

@@ -143,9 +143,9 @@ def test_mixup_blends_videos_and_labels_alike():
     mixup = Mixup(0.8, 0.0, label_smoothing=0.0, num_classes=5)
     mixed, target = mixup(video, label, torch.Generator().manual_seed(0))
     share = target[0, 0]
-    assert 0 < share < 1 and target[0, 3] == 1 - share
-    torch.testing.assert_close(mixed[0], torch.full_like(mixed[0], 3 * (1 - share.item())))
-    torch.testing.assert_close(mixed[3], torch.full_like(mixed[3], 3 * share.item()))
+    assert 0 < share < 1 and target[0, 1] == 1 - share
+    torch.testing.assert_close(mixed[0], torch.full_like(mixed[0], 1 - share.item()))
+    torch.testing.assert_close(mixed[3], torch.full_like(mixed[3], 2 + share.item()))
     assert torch.equal(video, batch()[0])
 
 
@@ -155,9 +155,10 @@ def test_cutmix_weighs_labels_by_the_area_that_is_left():
     seen = set()
     for seed in range(10):
         mixed, target = mixup(video, label, torch.Generator().manual_seed(seed))
-        assert set(mixed[0].unique().tolist()) <= {0.0, 3.0}
+        assert set(mixed[0].unique().tolist()) <= {0.0, 1.0}
         assert target[0, 0].item() == pytest.approx((mixed[0] == 0).float().mean().item())
         assert torch.equal(mixed[0] == 0, mixed[3] == 3)
+        assert torch.equal(mixed[0] == 1, mixed[1] == 0)
         seen.add(round(target[0, 0].item(), 3))
     assert len(seen) > 3
 
@@ -183,6 +184,20 @@ def test_mixup_switches_and_follows_its_generator():
         for seed in range(60)
     ]
     assert 15 < sum(kinds) < 45
+
+
+@pytest.mark.parametrize("num_sample", [1, 2])
+@pytest.mark.parametrize("alphas", [(0.8, 0.0), (0.0, 1.0)])
+def test_parts_of_a_batch_are_mixed_like_the_whole(num_sample, alphas):
+    video, label = torch.randn(8, 3, 2, 16, 16), torch.arange(8) // num_sample
+    mixup = Mixup(*alphas, num_classes=8, num_sample=num_sample)
+    wanted = mixup(video, label, np.random.default_rng(3))
+    for part in (slice(0, 4), slice(4, 8)):
+        mixed, target = mixup(video[part], label[part], np.random.default_rng(3))
+        assert torch.equal(mixed, wanted[0][part])
+        assert torch.equal(target, wanted[1][part])
+        # A video's clips are mixed with the other video's, never with each other.
+        assert (target > 0.05).sum(1).tolist() == [2] * 4
 
 
 def test_mixup_of_float_labels():

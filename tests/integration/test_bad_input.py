@@ -160,3 +160,8 @@ def test_non_finite_loss_stops_with_iteration_and_videos(refused, tiny, tmp_path
     torch.save(state, path)
     line = refused(TRAIN__CUSTOM_LOAD=True, TRAIN__CUSTOM_LOAD_FILE=path)
     assert "epoch 1, iteration 1" in line and ".mp4" in line and "nan" in line
+
+
+def test_mixup_needs_pairs(refused):
+    line = refused(MIXUP__ENABLE=True, TRAIN__BATCH_SIZE=3, MODEL__LOSS_FUNC="soft_cross_entropy")
+    assert "MIXUP.ENABLE is True, but a process has 3 videos of a batch" in line

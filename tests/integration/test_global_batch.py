@@ -1,0 +1,67 @@
+"""A training run depends on the global batch, not on how many processes share it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest_integration import INTERPOLATED, options
+
+PROGRAM = Path(__file__).with_name("double_run.py")
+# 12 rows: one batch of 8 an epoch, so 20 interpolated steps.
+CHANGES = {
+    **INTERPOLATED, "TRAIN__BATCH_SIZE": 8, "SOLVER__MAX_EPOCH": 20, "TRAIN__CHECKPOINT_PERIOD": 20,
+    "TRAIN__EVAL_PERIOD": 20, "TEST__ENABLE": False,
+}
+
+
+@pytest.fixture(scope="module")
+def train(tiny, repo, tmp_path_factory):
+    """Train with some processes; returns the weights, the log's rows and the exchanges."""
+
+    def start(processes, **changes):
+        output = tmp_path_factory.mktemp(f"by{processes}")
+        command = [sys.executable]
+        if processes > 1:
+            command += ["-m", "torch.distributed.run", "--standalone",
+                        "--nproc_per_node", str(processes)]
+        done = subprocess.run(
+            [*command, str(PROGRAM), *options(tiny, output, **CHANGES, **changes)],
+            capture_output=True, text=True, timeout=300, check=False,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repo)},
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        (line,) = [x for x in done.stdout.splitlines() if x.startswith("exchanged")]
+        state = torch.load(output / "checkpoints" / "checkpoint_epoch_00020.pyth",
+                           weights_only=True)["model_state"]
+        rows = [json.loads(x) for x in (output / "json_stats.jsonl").read_text().splitlines()]
+        return state, [row for row in rows if row["_type"] == "train_epoch"], json.loads(line[9:])
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def alone(train):
+    return train(1)
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_twenty_interpolated_steps_in_float64(processes, alone, train):
+    state, rows, exchanged = train(processes)
+    trained = sum(t.numel() for n, t in state.items()
+                  if n.startswith("model.visual.") or n == "model.logit_scale")
+    assert exchanged == [trained] * 20
+    moved = 0
+    for name, tensor in alone[0].items():
+        assert tensor.dtype == torch.float64
+        torch.testing.assert_close(state[name], tensor, atol=1e-6, rtol=0)
+        moved += not torch.equal(tensor, tensor.float().double())
+    assert moved > 20
+    for ours, theirs in zip(rows, alone[1], strict=True):
+        for name in ("loss", "connect_loss", "grad_norm", "top1_err"):
+            assert ours[name] == pytest.approx(theirs[name], abs=1e-6), name
