@@ -274,8 +274,9 @@ class Mixup:
     """Mix the videos of a batch in pairs of neighbours, and their labels likewise.
 
     A batch's order is random, so that neighbours are as good partners as any; and they stay
-    together however many processes share the batch. Mixup blends whole clips with weight lambda ~ Beta(alpha, alpha); cutmix pastes a box of the
-    other clip and sets lambda to the share that is left.
+    together however many processes share the batch. Mixup blends whole clips with weight
+    lambda ~ Beta(alpha, alpha); cutmix pastes a box of the other clip and sets lambda to the share
+    that is left.
 
     Args:
         alpha: of mixup; 0 leaves cutmix alone.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -50,9 +51,14 @@ def alone(train):
     return train(1)
 
 
-@pytest.mark.parametrize("processes", [2, 4])
-def test_twenty_interpolated_steps_in_float64(processes, alone, train):
-    state, rows, exchanged = train(processes)
+WAYS = {"TRAIN__GRAD_ACCUM_STEPS": 2, "MODEL__USE_CHECKPOINT": True,
+        "MODEL__COMPILE": shutil.which("g++") is not None}
+
+
+@pytest.mark.parametrize(("processes", "changes"), [(2, {}), (4, {}), (2, WAYS)],
+                         ids=["2", "4", "2, compiled and in parts"])
+def test_twenty_interpolated_steps_in_float64(processes, changes, alone, train):
+    state, rows, exchanged = train(processes, **changes)
     trained = sum(t.numel() for n, t in state.items()
                   if n.startswith("model.visual.") or n == "model.logit_scale")
     assert exchanged == [trained] * 20
