@@ -137,7 +137,10 @@ _C.TRAIN.LINEAR_CONNECT_PER_RANK = False  # Ours. A ratio for each process, as p
 _C.TEST = CfgNode()
 _C.TEST.ENABLE = True  # Test, after training where both are on.
 _C.TEST.DATASET = "kinetics"  # The list format; kinetics is the only one.
-_C.TEST.BATCH_SIZE = 8  # Clips of a batch; a video's clips stay together.
+# Clips that all processes together load at once; a video's clips stay together, and each process
+# loads one group at least. A forward pass takes a group: whole videos, at most 8 clips unless one
+# video has more, cut from the list in one way for any number of processes.
+_C.TEST.BATCH_SIZE = 8
 _C.TEST.CHECKPOINT_FILE_PATH = ""  # Weights to test.
 _C.TEST.NUM_ENSEMBLE_VIEWS = 10  # Clips a video in time.
 # Crops of each, 1 or 3. With 1 the short side is TRAIN_JITTER_SCALES[0], else TEST_CROP_SIZE.

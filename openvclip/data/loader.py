@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,10 @@ logger = get_logger(__name__)
 
 # Keeps the order of rows apart from the draws of items, which are seeded alike.
 _ORDER = 0x0BDE5
+
+# Clips of a forward pass in evaluation, unless one video has more. Scores depend on it, by
+# rounding: it must not follow from the number of processes or the machine.
+CLIPS_PER_FORWARD = 8
 
 
 class TrainSampler(Sampler):
@@ -67,19 +71,36 @@ class TrainSampler(Sampler):
 
 
 class EvalSampler(Sampler):
-    """Batches of (epoch, row) that visit the rows rank, rank + world size, ... once each.
+    """Batches of (epoch, row) that visit every row once, in groups of consecutive rows.
+
+    The list is cut into groups in one way, however many processes there are; they are dealt to the
+    processes in turn. A forward pass takes one group, so that its shape, and with it the rounding
+    of every score, does not depend on the number of processes either.
 
     Args:
         rows: how many there are.
-        batch: rows of a batch of this process.
+        group: rows of a group; the last one may be smaller.
+        batch: groups of a batch of this process.
         rank: number of this process.
         world_size: number of processes.
     """
 
-    def __init__(self, rows: int, batch: int, *, rank: int = 0, world_size: int = 1) -> None:
-        self.own = range(rank, rows, world_size)
-        self.batch = batch
+    def __init__(
+        self, rows: int, group: int, batch: int = 1, *, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.rows, self.group, self.batch = rows, group, batch
+        self.rank, self.world_size = rank, world_size
         self.epoch = 0
+        self.skip(())
+
+    def skip(self, done: Collection[int]) -> None:
+        """Leave out the groups that begin at the rows ``done``, the same in all processes."""
+        left = [first for first in range(0, self.rows, self.group) if first not in done]
+        self.own = left[self.rank::self.world_size]
+
+    def count_rows(self) -> int:
+        """Return how many rows this process visits."""
+        return sum(min(self.group, self.rows - first) for first in self.own)
 
     def set_epoch(self, epoch: int, start_iteration: int = 0) -> None:
         """Choose the epoch, which random validation clips depend on."""
@@ -90,11 +111,16 @@ class EvalSampler(Sampler):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch = self.epoch
-        for first in range(0, len(self.own), self.batch):
-            yield [(epoch, row) for row in self.own[first:first + self.batch]]
+        for i in range(0, len(self.own), self.batch):
+            yield [
+                (epoch, row) for first in self.own[i:i + self.batch]
+                for row in range(first, min(first + self.group, self.rows))
+            ]
 
 
-def collate(items: list[dict[str, Any]], *, empty: tuple[int, ...]) -> dict[str, Any]:
+def collate(
+    items: list[dict[str, Any]], *, empty: tuple[int, ...], group: int = 0
+) -> dict[str, Any]:
     """Join the items of a :class:`VideoDataset`, clips of one video adjacent.
 
     Items without a video leave only their entry in ``bad``.
@@ -102,22 +128,30 @@ def collate(items: list[dict[str, Any]], *, empty: tuple[int, ...]) -> dict[str,
     Args:
         items: at least one.
         empty: shape (3, T, size, size) of a clip, for a batch in which no video could be read.
+        group: rows of an evaluation group, see :class:`EvalSampler`; 0: the batch has none.
 
     Returns:
         ``video`` float32 (M, 3, T, size, size) or a :class:`PackedBatch` of it, ``label`` (M,) or
-        (M, C), ``index`` (M,) and ``clip`` (M,) int64, ``bad`` list of (row, reason).
+        (M, C), ``index`` (M,) and ``clip`` (M,) int64, ``bad`` list of (row, reason). With
+        groups also ``groups`` (G, 2) int64: first row and end of each, bad rows counted.
     """
     good = [item for item in items if item["video"] is not None]
     counts = torch.tensor([len(item["clip"]) for item in good], dtype=torch.int64)
     labels = torch.stack([item["label"] for item in good or items])
     index = torch.tensor([item["index"] for item in good], dtype=torch.int64)
-    return {
+    batch = {
         "video": _join([item["video"] for item in good]) if good else torch.zeros(0, *empty),
         "label": labels.repeat_interleave(counts, dim=0) if good else labels[:0],
         "index": index.repeat_interleave(counts),
         "clip": torch.cat([item["clip"] for item in good]) if good else index,
         "bad": [entry for item in items for entry in item["bad"]],
     }
+    if group:
+        rows = [item["index"] for item in items]
+        firsts = sorted({row - row % group for row in rows})
+        ends = [1 + max(row for row in rows if row < first + group) for first in firsts]
+        batch["groups"] = torch.tensor([firsts, ends], dtype=torch.int64).T.contiguous()
+    return batch
 
 
 def _join(videos: list[torch.Tensor | PackedClips]) -> torch.Tensor | PackedBatch:
@@ -157,7 +191,8 @@ class Loader:
             batch_sampler=sampler,
             num_workers=num_workers,
             collate_fn=functools.partial(
-                collate, empty=(3, dataset.sampling.num_frames, size, size)
+                collate, empty=(3, dataset.sampling.num_frames, size, size),
+                group=sampler.group if isinstance(sampler, EvalSampler) else 0,
             ),
             pin_memory=pin_memory,
             worker_init_fn=_init_worker,
@@ -170,6 +205,14 @@ class Loader:
         """Choose the epoch of the next iteration, and at which of its batches that begins."""
         self.dataset.set_epoch(epoch)
         self.sampler.set_epoch(epoch, start_iteration)
+
+    def skip(self, done: Collection[int]) -> None:
+        """Leave out the evaluation groups that begin at the rows ``done``."""
+        self.sampler.skip(done)
+
+    def count_rows(self) -> int:
+        """Return how many rows of an evaluation this process visits."""
+        return self.sampler.count_rows()
 
     def __len__(self) -> int:
         """Return the batches of a whole epoch on this process."""
@@ -303,7 +346,8 @@ def build_loader(
     """Build the loader of ``train``, ``val`` or ``test`` for one process, onto ``device``.
 
     Batch sizes in the config are of all processes together. Training drops the last, partial
-    batch; evaluation visits every row exactly once over all processes.
+    batch; evaluation visits every row exactly once over all processes, in groups that do not
+    depend on their number (see :class:`EvalSampler`); a batch holds at least one of them.
 
     Raises:
         ConfigError: a batch size is not a multiple of the number of processes.
@@ -327,8 +371,11 @@ def build_loader(
             )
         sampler = TrainSampler(len(dataset), batch, seed=cfg.RNG_SEED, **share)
     else:
-        own = max(1, batch // world_size // dataset.clips_per_video)
-        sampler = EvalSampler(len(dataset), own, **share)
+        clips = dataset.clips_per_video
+        group = max(1, min(batch, CLIPS_PER_FORWARD) // clips)
+        sampler = EvalSampler(
+            len(dataset), group, max(1, batch // world_size // (group * clips)), **share
+        )
     return Loader(
         dataset,
         sampler,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from openvclip.data.loader import Loader
 from openvclip.engine.meters import ViewEnsemble
 from openvclip.utils import distributed
 from openvclip.utils.logging import Progress
@@ -45,10 +46,13 @@ def predict(
 ) -> dict[float, Predictions]:
     """Evaluate every clip once with every variant of the weights.
 
+    A forward pass takes one of the groups that the loader cut the list into, whatever batch it
+    came in, so that the scores are the same floats on any number of processes.
+
     Args:
         model: maps video (M, 3, T, H, W) to logits (M, C).
-        batches: as the loader gives them (``video``, ``index``, ``clip`` and ``bad``); this
-            process's share of the list.
+        batches: as the loader gives them (``video``, ``index``, ``clip``, ``bad`` and ``groups``);
+            this process's share of the list. Without ``groups`` a batch is one group.
         num_videos: rows of the whole list.
         num_classes: C.
         num_clips: clips of a video.
@@ -69,22 +73,36 @@ def predict(
     failures: dict[int, str] = {}
     was_training = model.training
     model.eval()
-    share = -(-(num_videos - distributed.rank()) // distributed.world_size())
+    share = batches.count_rows() if isinstance(batches, Loader) else num_videos
     progress = Progress(share, what, "videos")
     for batch in batches:
         failures.update(batch["bad"])
-        count = len(set(batch["index"].tolist()))
-        if count:
-            video = batch["video"].to(device, non_blocking=True)
-            clips = batch.get("clip", torch.zeros_like(batch["index"]))
-            for ratio, set_weights in variants.items():
-                set_weights()
+        parts = _split(batch, device)
+        for ratio, set_weights in variants.items():
+            set_weights()
+            for video, rows, clips in parts:
                 with autocast():
                     logits = model(video)
-                ensembles[ratio].add(logits, batch["index"], clips)
-        progress.update(count + len(batch["bad"]))
+                ensembles[ratio].add(logits, rows, clips)
+        progress.update(len(set(batch["index"].tolist())) + len(batch["bad"]))
     model.train(was_training)
     return {ratio: _gather(ensemble, failures) for ratio, ensemble in ensembles.items()}
+
+
+def _split(batch: dict, device: torch.device) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Return (video, row of each clip, number of each clip) of each group that has any."""
+    rows = batch["index"]
+    clips = batch.get("clip", torch.zeros_like(rows))
+    video = batch["video"].to(device, non_blocking=True)
+    if "groups" not in batch or len(batch["groups"]) == 1:
+        return [(video, rows, clips)] if len(rows) else []
+    parts = []
+    for first, end in batch["groups"].tolist():
+        where = ((rows >= first) & (rows < end)).nonzero().flatten()
+        if len(where):
+            # A copy: kernels may round differently at another alignment in memory.
+            parts.append((video[where.to(video.device)], rows[where], clips[where]))
+    return parts
 
 
 def _gather(ensemble: ViewEnsemble, failures: dict[int, str]) -> Predictions:
