@@ -154,6 +154,9 @@ _C.TEST.PATCHING_MODEL = False  # Mix the tested weights with the original CLIP.
 _C.TEST.PATCHING_RATIO = 0.5  # Share of the original CLIP.
 _C.TEST.PATCHING_RATIOS = []  # Ours. Shares to test in one pass, instead of PATCHING_RATIO.
 _C.TEST.CLIP_ORI_PATH = None  # The original CLIP for patching.
+# Ours. Keep a journal of what is scored in OUTPUT_DIR/resume, and go on with what a killed run of
+# the same test left there; see docs/distributed.md.
+_C.TEST.RESUME = False
 _C.TEST.UPDATE_STATE = False  # False only; published code does nothing with it.
 
 # ---- Optimizer ---------------------------------------------------------------------------------

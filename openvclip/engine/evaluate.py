@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from openvclip.data.loader import Loader
+from openvclip.engine.journal import Journal, Record
 from openvclip.engine.meters import ViewEnsemble
 from openvclip.utils import distributed
 from openvclip.utils.logging import Progress
@@ -42,6 +43,7 @@ def predict(
     variants: dict[float, Callable[[], None]] | None = None,
     device: torch.device,
     autocast: Callable = nullcontext,
+    journal: Journal | None = None,
     what: str = "evaluating",
 ) -> dict[float, Predictions]:
     """Evaluate every clip once with every variant of the weights.
@@ -61,6 +63,7 @@ def predict(
             is decoded once and evaluated under each. None evaluates the model as it is, as 0.0.
         device: where the model is.
         autocast: makes the context of the forward passes.
+        journal: gets the scores of each group; what it had before counts as scored here.
         what: name of the work in the progress line.
 
     Returns:
@@ -71,6 +74,10 @@ def predict(
         ratio: ViewEnsemble(num_videos, num_classes, num_clips, method) for ratio in variants
     }
     failures: dict[int, str] = {}
+    for record in journal.restored if journal is not None else ():
+        failures.update(record.failures)
+        for ensemble, scores in zip(ensembles.values(), record.scores, strict=True):
+            ensemble.restore(record.rows, scores)
     was_training = model.training
     model.eval()
     share = batches.count_rows() if isinstance(batches, Loader) else num_videos
@@ -84,6 +91,8 @@ def predict(
                 with autocast():
                     logits = model(video)
                 ensembles[ratio].add(logits, rows, clips)
+        if journal is not None:
+            _note(journal, batch, list(ensembles.values()))
         progress.update(len(set(batch["index"].tolist())) + len(batch["bad"]))
     model.train(was_training)
     return {ratio: _gather(ensemble, failures) for ratio, ensemble in ensembles.items()}
@@ -103,6 +112,15 @@ def _split(batch: dict, device: torch.device) -> list[tuple[Tensor, Tensor, Tens
             # A copy: kernels may round differently at another alignment in memory.
             parts.append((video[where.to(video.device)], rows[where], clips[where]))
     return parts
+
+
+def _note(journal: Journal, batch: dict, ensembles: list[ViewEnsemble]) -> None:
+    """Append each group of a batch to the journal."""
+    for first, end in batch["groups"].tolist():
+        rows = [row for row in range(first, end) if ensembles[0].seen[row].all()]
+        failures = {row: reason for row, reason in batch["bad"] if first <= row < end}
+        scores = torch.stack([ensemble.scores[rows] for ensemble in ensembles])
+        journal.append(Record(first, rows, scores, failures))
 
 
 def _gather(ensemble: ViewEnsemble, failures: dict[int, str]) -> Predictions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import psutil
 import torch
@@ -113,6 +114,14 @@ class ViewEnsemble:
                 self.scores[video] += logits[i]
             else:
                 torch.maximum(self.scores[video], logits[i], out=self.scores[video])
+
+    def restore(self, videos: Sequence[int], scores: Tensor) -> None:
+        """Take finished scores (M, C) of videos (M,), all of whose clips were added elsewhere."""
+        rows = torch.tensor(videos, dtype=torch.int64)
+        if self.seen[rows].any():
+            raise ValueError(f"one of the videos {list(videos)} was evaluated twice")
+        self.seen[rows] = True
+        self.scores[rows] = scores
 
     @property
     def complete(self) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ import torch
 from torch import nn
 
 from openvclip import __version__
+from openvclip.config.defaults import flatten
 from openvclip.data.loader import build_loader
 from openvclip.engine import checkpoint as ckpt
 from openvclip.engine.evaluate import Predictions, predict
+from openvclip.engine.journal import open_journal
 from openvclip.engine.setup import (
     build_label_space,
     build_precision,
@@ -60,6 +62,8 @@ class Tester:
         multi_label: labels are 0/1 vectors; mean average precision is reported.
         facts: what else to write into the results: the protocol and what was loaded.
         writer: TensorBoard, or None.
+        journal_key: what the scores depend on, to keep a journal of them and go on with one that
+            a killed run left; None keeps none.
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class Tester:
         multi_label: bool = False,
         facts: dict[str, Any] | None = None,
         writer: TensorboardWriter | None = None,
+        journal_key: dict[str, Any] | None = None,
     ) -> None:
         self.model, self.loader = model, loader
         self.class_names = list(class_names)
@@ -91,13 +96,21 @@ class Tester:
         self.multi_label = multi_label
         self.facts = facts or {}
         self.writer = writer
+        self.journal_key, self.journal = journal_key, None
 
     def run(self) -> dict[str, Any]:
-        """Test, log and write the results; returns what ``results.json`` holds."""
+        """Test, log and write the results; returns what ``results.json`` holds.
+
+        The journal stays; whoever needs it no more removes it.
+        """
         started = time.monotonic()
         variants = None
         if self.patcher is not None:
             variants = {ratio: self._setter(ratio) for ratio in self.ratios}
+        if self.journal_key is not None:
+            shape = (len(variants or [0.0]), len(self.class_names))
+            self.journal = open_journal(self.output_dir, self.journal_key, shape)
+            self.loader.skip(self.journal.done)
         found = predict(
             self.model,
             self.loader,
@@ -108,6 +121,7 @@ class Tester:
             variants=variants,
             device=self.device,
             autocast=self.autocast,
+            journal=self.journal,
             what="testing",
         )
         labels = self.loader.dataset.label_tensor()
@@ -272,6 +286,31 @@ def collect_facts(cfg, labels, checkpoint: str | None, device: torch.device) -> 
     }
 
 
+# Keys of DATA and TEST, by their beginnings, that scores do not depend on.
+NOT_IN_SCORES = ("DATA.CACHE_", "DATA.MAX_BAD_FRACTION", "TEST.BATCH_SIZE", "TEST.RESUME",
+                 "TEST.SAVE_RESULTS_PATH", "TEST.NUM_TEMPORAL_CLIPS")
+
+
+def describe_scores(cfg, facts: dict[str, Any], loader: Any, ratios: list[float]) -> dict[str, Any]:
+    """Return everything that the scores of a test depend on, for its journal.
+
+    The videos' contents are not read for it: their paths stand for them.
+    """
+    keys = {name: value for name, value in flatten(cfg).items()
+            if name.startswith(("DATA.", "TEST.", "MODEL.MODEL_NAME", "MODEL.CONTEXT_LENGTH"))
+            and not name.startswith(NOT_IN_SCORES)}
+    rows = "\n".join(loader.dataset.videos.paths)
+    return {
+        "facts": {name: value for name, value in facts.items() if name != "config_sha256"},
+        "keys": keys,
+        "precision": [cfg.TRAIN.MIXED_PRECISION, cfg.TRAIN.AMP_DTYPE, cfg.MODEL.COMPILE],
+        "rows": hashlib.sha256(rows.encode("utf-8", "surrogateescape")).hexdigest(),
+        "group": loader.sampler.group,
+        "ratios": ratios,
+        "patched_with": compute_file_hash(cfg.TEST.CLIP_ORI_PATH or resolve_clip(cfg)),
+    }
+
+
 def build_tester(cfg, output_dir: str | Path) -> Tester:
     """Build the tester; lists, class names and weights are read and checked here.
 
@@ -293,6 +332,7 @@ def build_tester(cfg, output_dir: str | Path) -> Tester:
     model = model.to(device)
     patcher, ratios = build_patcher(cfg, model, checkpoint)
     autocast, _ = build_precision(cfg, device)
+    facts = collect_facts(cfg, labels, checkpoint, device)
     return Tester(
         model=model,
         loader=loader,
@@ -308,8 +348,9 @@ def build_tester(cfg, output_dir: str | Path) -> Tester:
         if cfg.TEST.SAVE_RESULTS_PATH
         else None,
         multi_label=cfg.DATA.MULTI_LABEL,
-        facts=collect_facts(cfg, labels, checkpoint, device),
+        facts=facts,
         writer=build_tensorboard(cfg, labels.names),
+        journal_key=describe_scores(cfg, facts, loader, ratios) if cfg.TEST.RESUME else None,
     )
 
 
@@ -318,9 +359,21 @@ def run_test(cfg) -> list[dict[str, Any]]:
 
     Results of several numbers of views go to ``OUTPUT_DIR/views_N``.
     """
-    if not cfg.TEST.NUM_TEMPORAL_CLIPS:
-        return [build_tester(cfg, cfg.OUTPUT_DIR).run()]
-    results = []
+    testers = _vary_views(cfg) if cfg.TEST.NUM_TEMPORAL_CLIPS else [(cfg, cfg.OUTPUT_DIR)]
+    results, journals = [], []
+    for variant, output_dir in testers:
+        tester = build_tester(variant, output_dir)
+        results.append(tester.run())
+        journals.append(tester.journal)
+    # Not before the last one is done: a kill until then costs none of them.
+    for journal in journals:
+        if journal is not None:
+            journal.remove()
+    return results
+
+
+def _vary_views(cfg) -> Iterator[tuple[Any, Path]]:
+    """Yield the config and the output folder of each number of views."""
     for views in cfg.TEST.NUM_TEMPORAL_CLIPS:
         variant = cfg.clone()
         variant.defrost()
@@ -328,5 +381,4 @@ def run_test(cfg) -> list[dict[str, Any]]:
         if variant.TEST.SAVE_RESULTS_PATH:
             variant.TEST.SAVE_RESULTS_PATH = f"views_{views}/{cfg.TEST.SAVE_RESULTS_PATH}"
         variant.freeze()
-        results.append(build_tester(variant, Path(cfg.OUTPUT_DIR) / f"views_{views}").run())
-    return results
+        yield variant, Path(cfg.OUTPUT_DIR) / f"views_{views}"

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from conftest_integration import CLASSES, COLOURS, options, write_clip
 
 from openvclip.config import load_cfg
 from openvclip.data.loader import build_loader
+from openvclip.engine.journal import FRAME, read_records
 
 VIDEOS, VIEWS, DAMAGED = 101, 3, 37
 CHANGES = {
@@ -96,3 +100,67 @@ def test_every_view_is_loaded_once(many, processes):
                             for view in range(VIEWS)]
     assert bad == [DAMAGED]
     assert sorted(groups) == [(row, min(row + 2, VIDEOS)) for row in range(0, VIDEOS, 2)]
+
+
+def read_digest(journal: Path) -> str:
+    data = journal.read_bytes()
+    return json.loads(data[FRAME.size:FRAME.size + FRAME.unpack_from(data)[1]])["digest"]
+
+
+def start_until_scored(repo, cfg, opts: list[str], out: Path, least: int) -> list[Path]:
+    """Start two processes, kill them all once ``least`` groups are in the journals."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+         str(repo / "tools" / "run_net.py"), "--cfg", str(cfg), "--opts", *opts],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=repo, start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    launcher = psutil.Process(process.pid)
+    deadline = time.monotonic() + 120
+    try:
+        while process.poll() is None and time.monotonic() < deadline:
+            found = list((out / "resume").glob("*.journal"))
+            if sum(path.stat().st_size for path in found) > least * 100:
+                break
+            time.sleep(0.002)
+        for child in launcher.children(recursive=True):
+            child.kill()
+    finally:
+        process.kill()
+        process.communicate()
+    return list((out / "resume").glob("*.journal"))
+
+
+def test_a_killed_test_goes_on_where_it_was(many, tmp_path, empty_cfg, repo, in_process):
+    """Killed on two processes and resumed on one: same results, nothing decoded twice."""
+    root, out = tmp_path / "many", tmp_path / "run"
+    shutil.copytree(many, root)
+    opts = options(root, out, **{**CHANGES, "TEST__CUSTOM_LOAD_FILE": root / "tuned.pyth",
+                                 "TEST__RESUME": True})
+    in_process(empty_cfg, opts)
+    assert not (out / "resume").exists()
+    wanted = json.loads((out / "results.json").read_text())
+    files = [(out / f"preds_ratio{r}.pt").read_bytes() for r in ("0.00", "0.50")]
+    shutil.rmtree(out)
+
+    # A pipe that nobody writes to: the process that comes to it waits, and the run cannot end.
+    held = root / "videos" / "60.mp4"
+    held.rename(root / "held.mp4")
+    os.mkfifo(held)
+    journals = start_until_scored(repo, empty_cfg, opts, out, least=12)
+    (root / "held.mp4").replace(held)
+    assert len(journals) == 2 and not (out / "results.json").exists()
+    digest = read_digest(journals[0])
+    done = [record for path in journals for record in read_records(path, digest, (2, 3))]
+    assert 5 < len(done) < 51
+    # Whoever decodes one of these again fails.
+    for record in done:
+        for row in record.rows:
+            (root / "videos" / f"{row}.mp4").unlink()
+            (root / "videos" / f"{row}.mp4").write_bytes(b"gone")
+    in_process(empty_cfg, opts)
+    found = json.loads((out / "results.json").read_text())
+    del wanted["seconds"], found["seconds"]
+    assert found == wanted
+    assert [(out / f"preds_ratio{r}.pt").read_bytes() for r in ("0.00", "0.50")] == files
+    assert not (out / "resume").exists()

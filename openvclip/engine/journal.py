@@ -1,0 +1,212 @@
+"""What an evaluation has scored so far, on disk, so that a killed one goes on (``TEST.RESUME``).
+
+Each process appends to a file of its own, one record a group of videos. A record carries its
+length and checksum: what a kill cut off is dropped. Files are named by a digest of everything that
+the scores depend on; those of another digest are left alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import struct
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from openvclip.utils import distributed
+from openvclip.utils.logging import get_logger
+
+logger = get_logger(__name__)
+
+FOLDER = "resume"
+NAME = re.compile(r"^([0-9a-f]{16})-(\d+)-(\d+)\.journal$")  # digest, attempt, rank
+# Magic, bytes of the payload, their checksum.
+FRAME = struct.Struct("<4sII")
+MAGIC = b"OVJ1"
+SYNC_SECONDS = 5.0  # Between two flushes to the disk itself; to the system each record goes.
+
+
+@dataclass(frozen=True)
+class Record:
+    """One group of a list.
+
+    Attributes:
+        first: its first row.
+        rows: its rows that were scored.
+        scores: float32 (variants, rows, classes).
+        failures: row -> reason, of the rows that could not be decoded.
+    """
+
+    first: int
+    rows: list[int]
+    scores: Tensor
+    failures: dict[int, str]
+
+
+class Journal:
+    """Appends records; knows which were there before.
+
+    Args:
+        folder: where the journals of a run lie.
+        digest: of all that the scores depend on.
+        attempt: number of this start of the evaluation, the same in all processes.
+        done: first rows of the groups that are scored already.
+        restored: their records; the main process has them, for all.
+    """
+
+    def __init__(
+        self, folder: Path, digest: str, attempt: int, done: frozenset[int],
+        restored: Sequence[Record] = (),
+    ) -> None:
+        self.folder, self.digest = folder, digest
+        self.done, self.restored = done, list(restored)
+        self.path = folder / f"{digest[:16]}-{attempt}-{distributed.rank()}.journal"
+        self._file: BinaryIO | None = None
+        self._synced = time.monotonic()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = open(self.path, "wb", buffering=0)  # noqa: SIM115 - closed by close()
+            self._write(json.dumps({"digest": digest}).encode())
+        except OSError as error:
+            self._give_up(error)
+
+    def append(self, record: Record) -> None:
+        """Keep one more group. A disk that cannot take it ends the journal, not the evaluation."""
+        if self._file is None:
+            return
+        head = json.dumps({
+            "first": record.first, "rows": record.rows, "shape": list(record.scores.shape),
+            "failures": list(record.failures.items()),
+        }).encode()
+        scores = record.scores.contiguous().numpy().astype("<f4").tobytes()
+        try:
+            self._write(struct.pack("<I", len(head)) + head + scores)
+        except OSError as error:
+            self._give_up(error)
+
+    def _write(self, payload: bytes) -> None:
+        data = FRAME.pack(MAGIC, len(payload), zlib.crc32(payload)) + payload
+        if self._file.write(data) != len(data):
+            raise OSError(f"{self.path}: written in part")
+        if time.monotonic() - self._synced > SYNC_SECONDS:
+            os.fsync(self._file.fileno())
+            self._synced = time.monotonic()
+
+    def _give_up(self, error: OSError) -> None:
+        logger.warning(
+            "%s cannot be written (%s); what this process scores from here on would be decoded "
+            "again after a kill", self.path, error,
+        )
+        self.close()
+
+    def close(self) -> None:
+        """Write no more."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def remove(self) -> None:
+        """Delete the journals of this evaluation, of all processes; call it in each of them."""
+        self.close()
+        distributed.barrier()
+        if distributed.is_main():
+            for path, digest, _ in _list(self.folder):
+                if digest == self.digest[:16]:
+                    path.unlink(missing_ok=True)
+            if self.folder.is_dir() and not any(self.folder.iterdir()):
+                self.folder.rmdir()
+
+
+def open_journal(output_dir: str | Path, key: dict[str, Any], shape: tuple[int, int]) -> Journal:
+    """Read what is there for ``key`` and begin a file for this process; all must call it together.
+
+    Args:
+        output_dir: of the evaluation; a folder that all machines see, if there are several.
+        key: everything that the scores depend on, as JSON can hold it.
+        shape: number of variants of the weights and of classes.
+    """
+    folder = Path(output_dir) / FOLDER
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    records: dict[int, Record] = {}
+    attempt = 1
+    if distributed.is_main():
+        found = _list(folder)
+        others = [path.name for path, other, _ in found if other != digest[:16]]
+        if others:
+            logger.info(
+                "%s: %d journals of other settings, weights or lists are not used (%s)",
+                folder, len(others), ", ".join(others[:3]) + (", ..." if len(others) > 3 else ""),
+            )
+        attempt += max((number for _, _, number in found), default=0)
+        for path, other, _ in found:
+            if other == digest[:16]:
+                records.update((r.first, r) for r in read_records(path, digest, shape))
+        if records:
+            videos = sum(len(r.rows) + len(r.failures) for r in records.values())
+            logger.info("TEST.RESUME: %d videos are scored already (%s)", videos, folder)
+    # The main process decides for all: files may be seen at different times elsewhere.
+    attempt, digest, done = distributed.all_gather_object((attempt, digest, frozenset(records)))[0]
+    return Journal(folder, digest, attempt, done, list(records.values()))
+
+
+def _list(folder: Path) -> list[tuple[Path, str, int]]:
+    """Journals in ``folder``: path, beginning of the digest, attempt."""
+    names = sorted(os.listdir(folder)) if folder.is_dir() else []
+    matches = [(name, NAME.match(name)) for name in names]
+    return [(folder / name, match[1], int(match[2])) for name, match in matches if match]
+
+
+def read_records(path: Path, digest: str, shape: tuple[int, int]) -> list[Record]:
+    """Return the whole records of a journal, up to the first that is torn or damaged.
+
+    Args:
+        path: the file.
+        digest: the one that it must begin with; no records otherwise.
+        shape: number of variants and of classes.
+    """
+    records: list[Record] = []
+    try:
+        with open(path, "rb") as file:
+            payloads = _payloads(file, path)
+            if json.loads(next(payloads, b"{}")) != {"digest": digest}:
+                return []
+            records.extend(_record(payload, shape) for payload in payloads)
+    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        logger.warning("%s: not read beyond %d records (%s)", path, len(records), error)
+    return records
+
+
+def _payloads(file: BinaryIO, path: Path) -> Iterator[bytes]:
+    size = os.fstat(file.fileno()).st_size
+    while (start := file.tell()) < size:
+        head = file.read(FRAME.size)
+        if len(head) == FRAME.size:
+            magic, length, checksum = FRAME.unpack(head)
+            if magic == MAGIC and length <= size - file.tell():
+                payload = file.read(length)
+                if zlib.crc32(payload) == checksum:
+                    yield payload
+                    continue
+        logger.info("%s: dropped %d bytes of a record that was cut off", path, size - start)
+        return
+
+
+def _record(payload: bytes, shape: tuple[int, int]) -> Record:
+    (length,) = struct.unpack_from("<I", payload)
+    head = json.loads(payload[4:4 + length])
+    variants, rows, classes = head["shape"]
+    if (variants, classes) != shape or rows != len(head["rows"]):
+        raise ValueError(f"scores of shape {head['shape']}")
+    scores = np.frombuffer(payload[4 + length:], dtype="<f4").reshape(head["shape"])
+    failures = {int(row): str(reason) for row, reason in head["failures"]}
+    return Record(int(head["first"]), head["rows"], torch.from_numpy(scores.copy()), failures)
