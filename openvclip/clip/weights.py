@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import pickle
 import re
-import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,12 +14,18 @@ from pathlib import Path
 import torch
 
 from openvclip.clip import open_clip_names
+from openvclip.clip.archive import read_archive
 from openvclip.utils.errors import CheckpointError
+from openvclip.utils.logging import get_logger
+
+logger = get_logger(__name__)
 
 # Numbers that OpenAI's archives carry beside the weights.
 NOT_WEIGHTS = frozenset({"input_resolution", "context_length", "vocab_size"})
 PREFIXES = ("module.", "model.")
 CONTAINERS = ("model_state", "state_dict")
+# Weights are computed with in fp32; nothing else is a weight.
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 SUFFIXES = frozenset({".pt", ".pth", ".pyth", ".bin", ".ckpt", ".safetensors"})
 # A CLIP with a ViT has these at least; its sizes are read from them.
 SIZE_KEYS = (
@@ -59,8 +64,8 @@ def load_clip(path_or_name: str | Path) -> dict[str, torch.Tensor]:
         fp32 tensors on the CPU under OpenAI's names, without prefix.
 
     Raises:
-        CheckpointError: the file is missing, damaged or holds no CLIP with a ViT; or the name is
-            unknown or of a model that is not built like OpenAI's.
+        CheckpointError: the file is missing, damaged or holds no CLIP with a ViT, or NaN or
+            infinity; or the name is unknown or of a model that is not built like OpenAI's.
     """
     path = Path(path_or_name).expanduser()
     text = str(path_or_name)
@@ -69,6 +74,12 @@ def load_clip(path_or_name: str | Path) -> dict[str, torch.Tensor]:
     else:
         state = load_state_dict_file(path)
     require_keys(state, text)
+    broken = find_not_finite(state)
+    if broken:
+        raise CheckpointError(
+            f"{text} holds NaN or infinity in {len(broken)} tensors ({_some(broken)}); it is no "
+            "usable CLIP: copy or download it again"
+        )
     return {name: tensor.to(torch.float32, copy=True) for name, tensor in state.items()}
 
 
@@ -80,7 +91,9 @@ def load_state_dict_file(path: str | Path) -> dict[str, torch.Tensor]:
     read at once.
 
     Raises:
-        CheckpointError: missing, a folder, empty, damaged, holding Python objects, or no tensors.
+        CheckpointError: missing, a folder, empty, damaged, holding Python objects, no tensors, or
+            tensors that are no weights (integers, complex, sparse, quantised). NaN and infinity
+            are reported in the log, by name.
     """
     path = Path(path).expanduser()
     if path.is_dir():
@@ -96,7 +109,44 @@ def load_state_dict_file(path: str | Path) -> dict[str, torch.Tensor]:
         content = _read(path)
     except Exception as error:  # damaged bytes surface as nearly any exception of the readers
         raise _reading_error(path, error) from error
-    return clean_names(_find_tensors(content, path))
+    state = clean_names(_find_tensors(content, path))
+    check_tensors(state, f"checkpoint {path}")
+    broken = find_not_finite(state)
+    if broken:
+        logger.warning(
+            "checkpoint %s holds NaN or infinity in %d tensors: %s", path, len(broken),
+            _some(broken),
+        )
+    return state
+
+
+def check_tensors(state: Mapping[str, torch.Tensor], where: str) -> None:
+    """Raise a CheckpointError, by name, unless all are plain floating-point tensors in memory."""
+    wrong = []
+    for name, tensor in state.items():
+        if not isinstance(tensor, torch.Tensor):
+            wrong.append(f"{_show(name)} is a {type(tensor).__name__}")
+        elif tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested:
+            kind = "quantised" if tensor.is_quantized else str(tensor.layout).split(".")[-1]
+            wrong.append(f"{_show(name)} is {kind}")
+        elif tensor.dtype not in DTYPES:
+            wrong.append(f"{_show(name)} is {str(tensor.dtype).removeprefix('torch.')}")
+        elif tensor.device.type != "cpu" or (
+            tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size()
+        ):
+            wrong.append(f"{_show(name)} has less data than its shape {tuple(tensor.shape)} says")
+    if wrong:
+        raise CheckpointError(
+            f"{where} holds {len(wrong)} entries that are no weights: {'; '.join(wrong[:5])}"
+            f"{'; ...' if len(wrong) > 5 else ''}. Save it again with floating-point tensors only"
+        )
+
+
+def find_not_finite(state: Mapping[str, torch.Tensor]) -> list[str]:
+    """Return the names of the tensors that hold NaN or infinity."""
+    # A sum is not finite if a term is not; only then is it worth looking at each.
+    return [name for name, tensor in state.items()
+            if not tensor.sum(dtype=torch.float64).isfinite() and not tensor.isfinite().all()]
 
 
 def _read(path: Path) -> object:
@@ -106,14 +156,10 @@ def _read(path: Path) -> object:
         return load_file(path)
     if not zipfile.is_zipfile(path):
         return torch.load(path, map_location="cpu", weights_only=True)
-    with zipfile.ZipFile(path) as archive:
-        scripted = any(name.endswith("/constants.pkl") for name in archive.namelist())
-    if not scripted:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    with warnings.catch_warnings():
-        # OpenAI publishes TorchScript; torch calls that format deprecated, and still reads it.
-        warnings.simplefilter("ignore")
-        return torch.jit.load(path, map_location="cpu").state_dict()
+    scripted = read_archive(path)
+    if scripted is not None:
+        return scripted
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
 def _reading_error(path: Path, error: Exception) -> CheckpointError:
@@ -137,6 +183,7 @@ def _find_tensors(content: object, path: Path) -> dict[str, torch.Tensor]:
         for key in CONTAINERS:
             if isinstance(content.get(key), Mapping):
                 content = content[key]
+                _report_others(content, f"checkpoint {path}, {key}")
                 break
         tensors = {k: v for k, v in content.items()
                    if isinstance(k, str) and isinstance(v, torch.Tensor)}
@@ -147,6 +194,14 @@ def _find_tensors(content: object, path: Path) -> dict[str, torch.Tensor]:
         f"checkpoint {path} holds no tensors by name, nor any under {' or '.join(CONTAINERS)} "
         f"(found {type(content).__name__}{f' with {keys}' if keys else ''}); give a model's weights"
     )
+
+
+def _report_others(content: Mapping, where: str) -> None:
+    others = [str(name) for name, value in content.items()
+              if not isinstance(name, str) or not isinstance(value, torch.Tensor)]
+    if others:
+        logger.warning("%s: %d entries are no tensors and are left out: %s", where, len(others),
+                       _some(others))
 
 
 def clean_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -161,7 +216,9 @@ def clean_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         for prefix in PREFIXES:
             short = short.removeprefix(prefix)
         if short in result:
-            raise CheckpointError(f"the checkpoint has {short} twice, with and without a prefix")
+            raise CheckpointError(
+                f"the checkpoint has {_show(short)} twice, with and without a prefix"
+            )
         if short not in NOT_WEIGHTS:
             result[short] = tensor
     return result
@@ -227,5 +284,10 @@ def check_keys(
         )
 
 
+def _show(name: str) -> str:
+    """Return a name fit for a line of the log, whatever a file calls its tensors."""
+    return name if name.isprintable() and len(name) <= 120 else f"{name[:100]!r}..."
+
+
 def _some(names: list[str], count: int = 5) -> str:
-    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+    return ", ".join(map(_show, names[:count])) + (", ..." if len(names) > count else "")

@@ -40,7 +40,7 @@ class LabelSpace:
             pairs = json.loads(text, object_pairs_hook=list)
         except OSError as error:
             raise DataError(f"cannot read the label map {path}: {error.strerror}") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"the label map {path} is not JSON: {error}; {hint}") from error
         if not text.lstrip().startswith("{"):
             raise DataError(f"the label map {path} is not an object; {hint}")
@@ -52,10 +52,12 @@ class LabelSpace:
 def _names_in_order(pairs: list, where: str, hint: str) -> tuple[str, ...]:
     names: dict[int, str] = {}
     for key, name in pairs:
-        if not (key.isascii() and key.isdigit()):
-            raise DataError(f"{where}: the key {key!r} is not an index; {hint}")
-        if not isinstance(name, str) or not name.strip():
-            raise DataError(f"{where}: class {key} has the name {name!r}, not a text; {hint}")
+        if not (key.isascii() and key.isdigit() and len(key) <= 9):
+            raise DataError(f"{where}: the key {_short(key)} is not an index; {hint}")
+        if not isinstance(name, str) or not name.strip() or not _is_text(name):
+            raise DataError(
+                f"{where}: class {key} has the name {_short(name)}, not a text; {hint}"
+            )
         if int(key) in names:
             raise DataError(f"{where}: the index {int(key)} stands there twice")
         names[int(key)] = name
@@ -66,6 +68,20 @@ def _names_in_order(pairs: list, where: str, hint: str) -> tuple[str, ...]:
             "indices count from 0 without a gap"
         )
     return tuple(names[i] for i in range(len(names)))
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."
+
+
+def _is_text(name: str) -> bool:
+    """Whether UTF-8 can hold it: JSON can spell half characters, which no text is made of."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -103,7 +119,8 @@ def read_list(
         csv: the list.
         separator: text between path and label (``DATA.PATH_LABEL_SEPARATOR``).
         prefix: folder that the paths are relative to (``DATA.PATH_PREFIX``). With a prefix a row
-            must stay below it; without one, paths are taken as they are.
+            must stay below it, by its name (links are followed); without one, paths are taken as
+            they are.
         num_classes: labels must be smaller.
         multi_label: whether a row may have several labels.
 
@@ -112,13 +129,14 @@ def read_list(
     """
     paths: list[str] = []
     labels: list = []
+    root = os.path.abspath(prefix)
     for number, line in _lines(Path(csv)):
         where = f"{csv}, line {number}"
         path, label = _split_row(line, separator, where)
-        if prefix and _escapes(path):
+        if prefix and _escapes(path, root):
             raise DataError(
                 f"{where}: the path {path!r} leads out of DATA.PATH_PREFIX {prefix!r}; "
-                "make it relative to the prefix, or leave the prefix empty"
+                "make it relative to the prefix; if you trust the list, leave the prefix empty"
             )
         paths.append(os.path.join(prefix, path))
         if multi_label:
@@ -152,6 +170,8 @@ def _lines(csv: Path) -> list[tuple[int, str]]:
 def _split_row(line: str, separator: str, where: str) -> tuple[str, str]:
     if not line:
         raise DataError(f"{where}: the line is empty; remove it")
+    if "\0" in line:
+        raise DataError(f"{where}: the line has a zero byte, which no path has; is this a list?")
     path, found, label = line.rpartition(separator)
     path = path.strip()
     if not found or not path or not label.strip():
@@ -179,10 +199,12 @@ def _label(text: str, num_classes: int, where: str) -> int:
     return label
 
 
-def _escapes(path: str) -> bool:
-    if os.path.isabs(path):
-        return True
-    return ".." in path and os.path.normpath(path).split(os.sep, 1)[0] == os.pardir
+def _escapes(path: str, root: str) -> bool:
+    """Whether ``path``, seen from the absolute folder ``root``, names something outside of it."""
+    if not os.path.isabs(path) and ".." not in path:
+        return False
+    whole = os.path.normpath(os.path.join(root, path))
+    return not whole.startswith(root.rstrip(os.sep) + os.sep)
 
 
 def check_videos_exist(paths: Sequence[str], *, prefix: str = "", source: str = "") -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from openvclip.clip.weights import check_tensors
 from openvclip.engine import checkpoint as ckpt
 from openvclip.engine.setup import load_original_clip
 from openvclip.interpolation import StateDict, average_state_dicts
@@ -45,7 +46,11 @@ def load_model_state(path: str | Path) -> StateDict:
     content = ckpt.load_file(path)
     if "model_state" not in content:
         raise CheckpointError(f"{path} has no model_state: it is not a training checkpoint")
-    return content["model_state"]
+    state = content["model_state"]
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path}: model_state is a {type(state).__name__}, not tensors")
+    check_tensors(state, str(path))
+    return state
 
 
 def average_checkpoints(

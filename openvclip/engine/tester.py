@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from openvclip import __version__
+from openvclip.clip.weights import find_not_finite
 from openvclip.config.defaults import flatten
 from openvclip.data.loader import build_loader
 from openvclip.engine import checkpoint as ckpt
@@ -37,7 +38,7 @@ from openvclip.report.writers import (
     write_json,
 )
 from openvclip.utils import distributed
-from openvclip.utils.errors import ConfigError
+from openvclip.utils.errors import CheckpointError, ConfigError
 from openvclip.utils.logging import get_logger, log_json_stats
 
 logger = get_logger(__name__)
@@ -329,6 +330,11 @@ def build_tester(cfg, output_dir: str | Path) -> Tester:
         logger.info("testing the untouched CLIP: no checkpoint was given")
     else:
         load_weights(model, checkpoint)
+        if find_not_finite(dict(model.named_parameters())):
+            raise CheckpointError(
+                f"{checkpoint} holds NaN or infinity (named above), with which every score is NaN; "
+                "test an earlier checkpoint"
+            )
     model = model.to(device)
     patcher, ratios = build_patcher(cfg, model, checkpoint)
     autocast, _ = build_precision(cfg, device)

@@ -107,9 +107,10 @@ def _load(path: Path, shape: tuple[int, int]) -> torch.Tensor | None:
         return None
     try:
         result = torch.load(path, map_location="cpu", weights_only=True)["embeddings"]
-        if tuple(result.shape) == shape and result.isfinite().all():
+        fits = tuple(result.shape) == shape and result.dtype == torch.float32
+        if fits and result.isfinite().all():
             return result
-        reason = f"shape {tuple(result.shape)} instead of {shape}, or not finite"
+        reason = f"{result.dtype} {tuple(result.shape)} instead of {shape}, or not finite"
     except Exception as error:  # damaged bytes surface as nearly any exception of the reader
         reason = type(error).__name__
     logger.warning("the cache file %s is damaged (%s); computing it again", path, reason)

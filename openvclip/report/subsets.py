@@ -170,7 +170,8 @@ def _load_scores(
             "or name its file with --predictions"
         ) from error
     except Exception as error:  # torch.load raises whatever a damaged archive leads to
-        raise DataError(f"cannot read the predictions {path}: {error}") from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(f"cannot read the predictions {path}: {reason}") from error
     if not fits:
         raise DataError(
             f"{path} has scores of shape {tuple(scores.shape)} that do not belong to the list of "
