@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
-from openvclip.utils.errors import ConfigError
-from openvclip.utils.logging import get_logger, setup_logging
+from openvclip.utils.errors import ConfigError, TrainingError
+from openvclip.utils.logging import get_logger, report_errors, setup_logging
+from openvclip.utils.peers import FAILED, PeerWatch
+
+# How long a process waits in an exchange for one that lives: rank 0 may be writing or computing
+# alone meanwhile. One that died is noticed much sooner, see PeerWatch.
+TIMEOUT = timedelta(hours=2)
+# What gloo says, in errors of no type of its own, when another process is gone.
+LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Read error",
+        "Write error", "Timed out waiting", "Connection refused")
 
 
 def is_distributed() -> bool:
@@ -116,16 +126,41 @@ def launch(function: Callable[[Any], None], cfg: Any, init_method: str) -> None:
     if cfg.NUM_GPUS > torch.cuda.device_count():
         select_device(cfg.NUM_GPUS)
     first = cfg.SHARD_ID * processes
-    torch.multiprocessing.spawn(
-        _spawned, args=(function, cfg, init_method, total, first), nprocs=processes
-    )
+    try:
+        torch.multiprocessing.spawn(
+            _spawned, args=(function, cfg, init_method, total, first), nprocs=processes
+        )
+    except torch.multiprocessing.ProcessExitedException as error:
+        raise _explain_exit(error, first) from error
 
 
 def _spawned(
     local_rank: int, function: Callable, cfg: Any, init_method: str, total: int, first: int
 ) -> None:
     os.environ["LOCAL_RANK"] = str(local_rank)
-    _run(local_rank, function, cfg, init_method, total, first + local_rank)
+    number = first + local_rank
+    code = report_errors(lambda: _run(local_rank, function, cfg, init_method, total, number))
+    if code:
+        raise SystemExit(code)  # the end of this process: its line is in the log
+
+
+def _explain_exit(
+    error: torch.multiprocessing.ProcessExitedException, first: int
+) -> BaseException:
+    """Say what a started process ended with; a code with a meaning of its own is passed on."""
+    number = first + error.error_index
+    if error.signal_name is not None:
+        return TrainingError(
+            f"process {number} of the run was killed by {error.signal_name} (out of memory is the "
+            "usual reason for SIGKILL); the others of this machine were stopped. Start the same "
+            "command again to go on from the last checkpoint"
+        )
+    if error.exit_code in (1, FAILED):
+        return TrainingError(
+            f"process {number} of the run failed: its own line in the log above says why; the "
+            "others of this machine were stopped"
+        )
+    return SystemExit(error.exit_code)
 
 
 def _run(
@@ -143,8 +178,57 @@ def _run(
         return
     # NCCL moves GPU tensors only: a run on CPUs takes gloo whatever the default says.
     backend = cfg.DIST_BACKEND if cfg.NUM_GPUS and torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, init_method=init_method, world_size=total, rank=number)
+    store = _join(backend, init_method, total, number)
+    watch = PeerWatch(store, number, total)
     try:
         function(cfg)
-    finally:
-        dist.destroy_process_group()
+        watch.finish()
+        barrier()  # nobody leaves, and takes the store along, before all are done
+    except BaseException as error:
+        watch.fail(error)
+        explained = explain_lost_process(error)
+        if backend == "gloo":  # NCCL would wait for those that are gone
+            dist.destroy_process_group()
+        if explained is None:
+            raise
+        raise explained from error
+    dist.destroy_process_group()
+
+
+def _join(backend: str, init_method: str, total: int, number: int) -> dist.Store:
+    """Meet the other processes, and return where they keep what they tell each other.
+
+    Raises:
+        ConfigError: they did not all come.
+    """
+    try:
+        store, _, _ = next(rendezvous(init_method, number, total, timeout=TIMEOUT))
+        store.set_timeout(TIMEOUT)
+        dist.init_process_group(
+            backend, store=dist.PrefixStore("group", store), world_size=total, rank=number,
+            timeout=TIMEOUT,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"process {number} of {total} could not meet the others at {init_method} "
+            f"({_first_line(error)}); start all {total}, with the same --init_method, and see "
+            "that the port is free and reachable"
+        ) from error
+    return store
+
+
+def explain_lost_process(error: BaseException) -> TrainingError | None:
+    """Say what a failed exchange between processes means, or return None for another error."""
+    text = str(error)
+    lost = isinstance(error, (dist.DistBackendError, dist.DistNetworkError, dist.DistStoreError))
+    if not isinstance(error, RuntimeError) or not (lost or any(s in text for s in LOST)):
+        return None
+    return TrainingError(
+        f"a process of this run died or stopped, so that this one, {rank()} of {world_size()}, "
+        f"cannot go on; the log of that process says why ({_first_line(error)}). Start the same "
+        "command again to go on from the last checkpoint"
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
