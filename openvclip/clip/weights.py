@@ -109,6 +109,17 @@ def load_state_dict_file(path: str | Path) -> dict[str, torch.Tensor]:
         content = _read(path)
     except Exception as error:  # damaged bytes surface as nearly any exception of the readers
         raise _reading_error(path, error) from error
+    return find_state_dict(content, path)
+
+
+def find_state_dict(content: object, path: str | Path) -> dict[str, torch.Tensor]:
+    """Take the weights, names without prefix, out of what a file at ``path`` holds.
+
+    NaN and infinity are reported in the log, by name.
+
+    Raises:
+        CheckpointError: there are none, or tensors that are no weights.
+    """
     state = clean_names(_find_tensors(content, path))
     check_tensors(state, f"checkpoint {path}")
     broken = find_not_finite(state)
@@ -178,7 +189,7 @@ def _reading_error(path: Path, error: Exception) -> CheckpointError:
     )
 
 
-def _find_tensors(content: object, path: Path) -> dict[str, torch.Tensor]:
+def _find_tensors(content: object, path: str | Path) -> dict[str, torch.Tensor]:
     if isinstance(content, Mapping):
         for key in CONTAINERS:
             if isinstance(content.get(key), Mapping):

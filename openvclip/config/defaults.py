@@ -111,6 +111,16 @@ _C.TRAIN.DATASET = "kinetics"  # The list format; kinetics is the only one.
 _C.TRAIN.BATCH_SIZE = 64  # Videos of a batch over all processes and machines.
 _C.TRAIN.EVAL_PERIOD = 10  # Epochs between validations.
 _C.TRAIN.CHECKPOINT_PERIOD = 10  # Epochs between checkpoints.
+# Ours. Also write the state inside epochs, every so many iterations of the run; 0: only when a
+# signal ends the run.
+_C.TRAIN.CHECKPOINT_ITERS = 0
+# Ours. Delete all epoch checkpoints but this many of the newest; 0 keeps all. What averaging will
+# need must be said then, by CHECKPOINT_KEEP_RANGE.
+_C.TRAIN.CHECKPOINT_KEEP_LAST = 0
+_C.TRAIN.CHECKPOINT_KEEP_EVERY = 0  # Ours. Keep those whose number is a multiple, too; 0: none.
+# Ours. Keep those that will be averaged: [first, last], the --start and --end of
+# tools/weight_average.py; [0, 0]: nothing will be.
+_C.TRAIN.CHECKPOINT_KEEP_RANGE = []
 _C.TRAIN.AUTO_RESUME = True  # Continue from the last checkpoint in OUTPUT_DIR.
 _C.TRAIN.CHECKPOINT_FILE_PATH = ""  # Start from this checkpoint, with its optimizer and epoch.
 _C.TRAIN.CHECKPOINT_EPOCH_RESET = False  # Take only the weights of CHECKPOINT_FILE_PATH.

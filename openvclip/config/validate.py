@@ -82,6 +82,10 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "TRAIN.BATCH_SIZE": (1, None),
     "TRAIN.EVAL_PERIOD": (1, None),
     "TRAIN.CHECKPOINT_PERIOD": (1, None),
+    "TRAIN.CHECKPOINT_ITERS": (0, None),
+    "TRAIN.CHECKPOINT_KEEP_LAST": (0, None),
+    "TRAIN.CHECKPOINT_KEEP_EVERY": (0, None),
+    "TRAIN.CHECKPOINT_KEEP_RANGE": (0, None),
     "TRAIN.GRAD_ACCUM_STEPS": (1, None),
     "TRAIN.LINEAR_CONNECT_LOSS_RATIO": (0, None),
     "TRAIN.LINEAR_CONNECT_SAMPLE_L": (0, 1),
@@ -116,6 +120,7 @@ LENGTHS: dict[str, tuple[int, ...]] = {
     "DATA.INPUT_CHANNEL_NUM": (1, 2),
     "DATA.MEAN": (3,),
     "DATA.STD": (3,),
+    "TRAIN.CHECKPOINT_KEEP_RANGE": (0, 2),
     "SOLVER.BETAS": (2,),
 }
 # Keys that may not be empty.
@@ -235,6 +240,20 @@ def _weights(cfg: CfgNode) -> Iterator[str]:
             yield f"{section}.CUSTOM_LOAD is True; {section}.CUSTOM_LOAD_FILE must name a file"
 
 
+def _keep(cfg: CfgNode) -> Iterator[str]:
+    last, every = cfg.TRAIN.CHECKPOINT_KEEP_LAST, cfg.TRAIN.CHECKPOINT_KEEP_EVERY
+    span = cfg.TRAIN.CHECKPOINT_KEEP_RANGE
+    if last == 0 and (every or span):
+        yield (f"TRAIN.CHECKPOINT_KEEP_LAST is 0, which keeps every checkpoint, but "
+               f"TRAIN.CHECKPOINT_KEEP_EVERY is {every} and TRAIN.CHECKPOINT_KEEP_RANGE {span}; "
+               "set CHECKPOINT_KEEP_LAST, or leave the two out")
+    if last and not span:
+        yield (f"TRAIN.CHECKPOINT_KEEP_LAST {last} deletes checkpoints; say which ones averaging "
+               "will need: TRAIN.CHECKPOINT_KEEP_RANGE [2,22], or [0,0] if none")
+    if len(span) == 2 and span[0] > span[1]:
+        yield f"TRAIN.CHECKPOINT_KEEP_RANGE is {span}; the first must not exceed the second"
+
+
 def _connect(cfg: CfgNode) -> Iterator[str]:
     train = cfg.TRAIN
     if train.LINEAR_CONNECT_SAMPLE_L > train.LINEAR_CONNECT_SAMPLE_R:
@@ -279,7 +298,7 @@ def _optimizer(cfg: CfgNode) -> Iterator[str]:
 
 TABLES: tuple[Callable[[dict[str, Any]], Iterator[str]], ...] = (_finite, _choices, _ranges, _sizes)
 RULES: tuple[Callable[[CfgNode], Iterator[str]], ...] = (
-    _run, _pixels, _loss, _model, _weights, _connect, _schedule, _optimizer,
+    _run, _pixels, _loss, _model, _weights, _keep, _connect, _schedule, _optimizer,
 )
 
 

@@ -22,6 +22,7 @@ from openvclip.data.sampling import Sampling
 from openvclip.data.video_io import Clips, read_clips
 from openvclip.utils.errors import ConfigError, DataError
 from openvclip.utils.logging import get_logger
+from openvclip.utils.signals import leave_signals_to_parent
 
 logger = get_logger(__name__)
 
@@ -162,6 +163,7 @@ def _join(videos: list[torch.Tensor | PackedClips]) -> torch.Tensor | PackedBatc
 def _init_worker(_: int) -> None:
     # Workers share the cores by their number, not by threads of their own.
     torch.set_num_threads(1)
+    leave_signals_to_parent()
 
 
 class Loader:

@@ -81,6 +81,23 @@ def wrap_distributed(model: nn.Module, device: torch.device, static_graph: bool)
     )
 
 
+def find_last_checkpoint(output_dir: str) -> tuple[Path, dict] | None:
+    """Read the newest usable checkpoint, the same in every process: rank 0 checks and chooses.
+
+    Raises:
+        CheckpointError: another process cannot read what rank 0 chose.
+    """
+    last = ckpt.load_last_checkpoint(output_dir) if distributed.is_main() else None
+    path = distributed.all_gather_object(last and last[0])[0]
+    if path is None:
+        return None
+
+    def read() -> dict:
+        return last[1] if last else ckpt.load_file(path, verify=False)
+
+    return path, distributed.run_together(read)
+
+
 def load_initial_weights(cfg, trainer: Trainer) -> None:
     """Load what training begins with, and say in the log what it was.
 
@@ -89,7 +106,9 @@ def load_initial_weights(cfg, trainer: Trainer) -> None:
     ``TRAIN.CHECKPOINT_EPOCH_RESET``; the weights of ``TRAIN.CUSTOM_LOAD_FILE``; CLIP.
     """
     train = cfg.TRAIN
-    last = ckpt.load_last_checkpoint(cfg.OUTPUT_DIR) if train.AUTO_RESUME else None
+    if distributed.is_main():
+        ckpt.remove_leftovers(cfg.OUTPUT_DIR)
+    last = find_last_checkpoint(cfg.OUTPUT_DIR) if train.AUTO_RESUME else None
     if last is not None:
         path, content = last
         trainer.load(content, path)
@@ -148,6 +167,12 @@ def build_trainer(cfg) -> Trainer:
         checkpoint_period=cfg.TRAIN.CHECKPOINT_PERIOD,
         eval_period=cfg.TRAIN.EVAL_PERIOD,
         log_period=cfg.LOG_PERIOD,
+        checkpoint_iters=cfg.TRAIN.CHECKPOINT_ITERS,
+        keep=ckpt.Keep(
+            cfg.TRAIN.CHECKPOINT_KEEP_LAST,
+            cfg.TRAIN.CHECKPOINT_KEEP_EVERY,
+            *cfg.TRAIN.CHECKPOINT_KEEP_RANGE,
+        ),
         clip_value=cfg.SOLVER.CLIP_GRAD_VAL,
         clip_norm=cfg.SOLVER.CLIP_GRAD_L2NORM,
         mixup=build_mixup(cfg),

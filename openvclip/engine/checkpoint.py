@@ -1,12 +1,18 @@
-"""Training checkpoints: written whole or not at all, read without unpickling code."""
+"""Training checkpoints: written whole or not at all, checked and read without unpickling code.
+
+A file is torch's zip file. Its comment, at the file's end, holds the SHA-256 of everything before:
+it comes and goes with the file, and whatever reads zip files or calls ``torch.load`` skips it.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -16,14 +22,39 @@ from openvclip.utils.logging import get_logger
 
 FOLDER = "checkpoints"
 PATTERN = re.compile(r"^checkpoint_epoch_(\d{5})\.pyth$")
+# Inside an epoch. The name shares nothing with the above, so that nobody averages such files.
+PARTIAL = re.compile(r"^partial_epoch_(\d{5})_iter_(\d{7})\.pyth$")
+LEFTOVER = re.compile(r"^\.(checkpoint|partial|nonfinite)_epoch_.*\.tmp$")
+
+MARK = b"openvclip-sha256:"
+COMMENT = len(MARK) + 64
+COMMENT_SIZE = COMMENT.to_bytes(2, "little")
+# A zip file ends in a record of 22 bytes, the last two of which are the size of the comment.
+ZIP_START, ZIP_END, ZIP_END_SIZE = b"PK\x03\x04", b"PK\x05\x06", 22
 
 logger = get_logger(__name__)
+
+
+class _HashingFile:
+    """What ``torch.save`` writes to: passes bytes on and hashes them."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.hash = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.hash.update(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 def save_file(path: str | Path, content: Any) -> Path:
     """Write ``content`` with ``torch.save`` under a temporary name, then rename it.
 
-    A reader, or a run killed at any moment, sees the old file or the new one, never a part.
+    A reader, or a run killed at any moment, sees the old file or the new one, never a part. The
+    file carries its checksum.
 
     Raises:
         CheckpointError: the file cannot be written (a full disk, no permission); an older file of
@@ -34,20 +65,79 @@ def save_file(path: str | Path, content: Any) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
-            torch.save(content, file)
+            hashing = _HashingFile(file)
+            torch.save(content, hashing)
+            file.seek(-2, os.SEEK_END)
+            file.write(COMMENT_SIZE + MARK + hashing.hash.hexdigest().encode())
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
         temporary.unlink(missing_ok=True)
         raise CheckpointError(
-            f"cannot write {path}: {error}; free space or choose another OUTPUT_DIR"
+            f"cannot write {path}: {str(error).splitlines()[0]}; free space or choose another "
+            "OUTPUT_DIR; what was there before is still there"
         ) from error
     return path
 
 
-def load_file(path: str | Path) -> dict:
+def verify_file(path: str | Path) -> bool:
+    """Compare a file with the checksum that it carries.
+
+    Returns:
+        False if it carries none, as files of other programs do; they are not checked.
+
+    Raises:
+        CheckpointError: the file is not what was written, or its end is missing.
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            start = file.seek(max(size - COMMENT - 2, 0))
+            tail = file.read()
+            if tail[2:].startswith(MARK):
+                intact = tail == COMMENT_SIZE + MARK + _hash_start(file, start).encode()
+                problem = "its bytes do not match the checksum that it carries"
+            else:
+                file.seek(0)
+                end = tail[-ZIP_END_SIZE:]
+                whole = end.startswith(ZIP_END) and end.endswith(b"\0\0")
+                if file.read(len(ZIP_START)) != ZIP_START or whole:
+                    return False
+                intact, problem = False, "its end is missing or damaged"
+    except OSError as error:
+        intact, problem = False, str(error)
+    if not intact:
+        raise CheckpointError(
+            f"checkpoint {path} ({path.stat().st_size if path.exists() else 0} bytes) is damaged: "
+            f"{problem}; delete it or give another"
+        )
+    return True
+
+
+def _hash_start(file: BinaryIO, count: int) -> str:
+    """SHA-256 of the first ``count`` bytes, and of the comment's size as torch writes it: 0."""
+    file.seek(0)
+    found, buffer = hashlib.sha256(), memoryview(bytearray(1 << 20))
+    while count:
+        got = file.readinto(buffer[:min(count, len(buffer))])
+        if not got:
+            break
+        found.update(buffer[:got])
+        count -= got
+    found.update(b"\0\0")
+    return found.hexdigest()
+
+
+def load_file(path: str | Path, *, verify: bool = True) -> dict:
     """Read a file of :func:`save_file` onto the CPU, tensors memory-mapped.
+
+    Files of other programs, which carry no checksum, are read too.
+
+    Args:
+        path: the file.
+        verify: compare it with its checksum; another process may have done so.
 
     Raises:
         CheckpointError: it is missing, damaged, or holds something other than tensors and plain
@@ -56,13 +146,15 @@ def load_file(path: str | Path) -> dict:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint {path}; check the path")
+    if verify:
+        verify_file(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises many kinds for damaged files
         raise CheckpointError(
             f"cannot read checkpoint {path} ({path.stat().st_size} bytes): "
-            f"{str(error).splitlines()[0]}; it is damaged or no checkpoint: delete it or give "
-            "another"
+            f"{(str(error).splitlines() or [repr(error)])[0]}; it is damaged or no checkpoint: "
+            "delete it or give another"
         ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a checkpoint")
@@ -74,25 +166,109 @@ def checkpoint_path(output_dir: str | Path, number: int) -> Path:
     return Path(output_dir) / FOLDER / f"checkpoint_epoch_{number:05d}.pyth"
 
 
+def partial_path(output_dir: str | Path, number: int, iteration: int) -> Path:
+    """Path of the state after ``iteration`` iterations of epoch ``number`` (counted from 1)."""
+    return Path(output_dir) / FOLDER / f"partial_epoch_{number:05d}_iter_{iteration:07d}.pyth"
+
+
+def _names(folder: str | Path) -> list[str]:
+    return sorted(os.listdir(folder)) if Path(folder).is_dir() else []
+
+
 def list_checkpoints(folder: str | Path) -> dict[int, Path]:
-    """Checkpoints in ``folder`` by number, in ascending order."""
-    folder = Path(folder)
-    names = sorted(os.listdir(folder)) if folder.is_dir() else []
-    found = ((PATTERN.match(name), name) for name in names)
-    return {int(match.group(1)): folder / name for match, name in found if match}
+    """Checkpoints in ``folder`` by number, in ascending order; none from inside an epoch."""
+    found = ((PATTERN.match(name), name) for name in _names(folder))
+    return {int(match.group(1)): Path(folder) / name for match, name in found if match}
+
+
+def list_partials(folder: str | Path) -> dict[tuple[int, int], Path]:
+    """Files from inside an epoch, by (whole epochs, iterations of the next), in ascending order."""
+    found = ((PARTIAL.match(name), name) for name in _names(folder))
+    return {(int(match[1]) - 1, int(match[2])): Path(folder) / name
+            for match, name in found if match}
 
 
 def load_last_checkpoint(output_dir: str | Path) -> tuple[Path, dict] | None:
     """Read the newest usable checkpoint of a run, or return None if it has none.
 
-    A damaged one is reported and the one before it is used.
+    A damaged one, or one that holds another moment than its name says, is reported, and the one
+    before it is used.
     """
-    for path in reversed(list_checkpoints(Path(output_dir) / FOLDER).values()):
+    folder = Path(output_dir) / FOLDER
+    found = {(number, 0): path for number, path in list_checkpoints(folder).items()}
+    found.update(list_partials(folder))
+    for position in sorted(found, reverse=True):
+        path = found[position]
         try:
-            return path, load_file(path)
+            content = load_file(path)
+            _check_position(content, position, path)
+            return path, content
         except CheckpointError as error:
             logger.warning("%s; trying the checkpoint before it", error)
+    if found:
+        logger.warning("none of the %d checkpoints in %s can be used", len(found), folder)
     return None
+
+
+def _check_position(content: dict, position: tuple[int, int], path: Path) -> None:
+    """Find files that were swapped or renamed."""
+    epoch, iteration = content.get("epoch"), content.get("iteration", 0)
+    if isinstance(epoch, int) and (epoch + 1, iteration) != position:
+        raise CheckpointError(
+            f"{path} holds the state after {epoch + 1} epochs and {iteration} iterations, not what "
+            "its name says: it was renamed or swapped; give it its name back"
+        )
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Which epoch checkpoints stay when a newer one has been written.
+
+    Attributes:
+        last: how many of the newest; 0 keeps all.
+        every: also those whose number is a multiple of this; 0: none.
+        first: also those from this number on, for averaging, ...
+        end: ... to this number, included.
+    """
+
+    last: int = 0
+    every: int = 0
+    first: int = 0
+    end: int = 0
+
+    def drop(self, numbers: list[int], newest: int) -> list[int]:
+        """Return which of ``numbers`` go once ``newest`` is there; never that or a later one."""
+        if self.last == 0:
+            return []
+        recent = sorted(n for n in numbers if n <= newest)[-self.last:]
+        return [n for n in numbers if n < newest and n not in recent
+                and not (self.every and n % self.every == 0)
+                and not self.first <= n <= self.end]
+
+
+def remove_outdated(output_dir: str | Path, position: tuple[int, int], keep: Keep) -> None:
+    """Delete what is not needed once the state at ``position`` has been written.
+
+    Args:
+        output_dir: the run's.
+        position: (whole epochs, iterations of the next one) of the newest file.
+        keep: which epoch checkpoints stay.
+    """
+    folder = Path(output_dir) / FOLDER
+    paths = [path for before, path in list_partials(folder).items() if before < position]
+    if position[1] == 0:
+        epochs = list_checkpoints(folder)
+        paths += [epochs[number] for number in keep.drop(list(epochs), position[0])]
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+def remove_leftovers(output_dir: str | Path) -> None:
+    """Delete the unfinished files of runs that were killed while they wrote."""
+    folder = Path(output_dir) / FOLDER
+    for name in _names(folder):
+        if LEFTOVER.match(name):
+            (folder / name).unlink(missing_ok=True)
 
 
 def get_random_state() -> dict[str, Any]:

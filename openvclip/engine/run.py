@@ -8,6 +8,8 @@ from openvclip.data.loader import explain_dead_worker
 from openvclip.engine.build import build_trainer
 from openvclip.engine.tester import run_test
 from openvclip.utils import distributed
+from openvclip.utils.files import replacing
+from openvclip.utils.signals import StopSignals
 
 
 def run(cfg) -> None:
@@ -15,11 +17,15 @@ def run(cfg) -> None:
 
     The resolved config is left in ``OUTPUT_DIR/config.yaml``; that file can be given as ``--cfg``.
 
+    SIGTERM and SIGUSR1 end training with a checkpoint after the step, and testing at once.
+
     Raises:
         DataError: a decoding process was killed, among other reasons.
+        Interrupted: for one of these signals.
     """
     try:
-        _run(cfg)
+        with StopSignals() as stop:
+            _run(cfg, stop)
     except RuntimeError as error:
         explained = explain_dead_worker(error)
         if explained is None:
@@ -27,16 +33,18 @@ def run(cfg) -> None:
         raise explained from error
 
 
-def _run(cfg) -> None:
+def _run(cfg, stop: StopSignals) -> None:
     if distributed.is_main():
-        Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
-        (Path(cfg.OUTPUT_DIR) / "config.yaml").write_text(cfg.dump(), encoding="utf-8")
+        with replacing(Path(cfg.OUTPUT_DIR) / "config.yaml") as file:
+            file.write(cfg.dump())
     if cfg.VAL_MODE:
+        stop.leave_at_once()
         build_trainer(cfg).validate(epoch=0)
         return
     if cfg.TRAIN.ENABLE:
         trainer = build_trainer(cfg)
-        trainer.run()
+        trainer.run(stop)
         del trainer
+    stop.leave_at_once()
     if cfg.TEST.ENABLE:
         run_test(cfg)

@@ -12,6 +12,7 @@ from torch import nn
 
 from openvclip.clip.weights import load_clip, load_state_dict_file
 from openvclip.data.labels import LabelSpace
+from openvclip.engine.checkpoint import verify_file
 from openvclip.interpolation import StateDict
 from openvclip.models.build import load_model_weights
 from openvclip.models.video_clip import VideoCLIP
@@ -63,6 +64,8 @@ def build_precision(cfg, device: torch.device) -> tuple[Callable, torch.amp.Grad
 
 def load_weights(model: VideoCLIP, path: str | Path) -> None:
     """Load the weights of a checkpoint, of whatever origin, into the model; every key must fit."""
+    if Path(path).is_file():
+        verify_file(path)
     load_model_weights(model, load_state_dict_file(path), str(path))
     logger.info("loaded the weights of %s", path)
 

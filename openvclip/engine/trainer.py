@@ -1,9 +1,9 @@
-"""The epoch loop: train, checkpoint, validate, resume."""
+"""The epoch loop: train, checkpoint, validate, resume, stop when asked."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from openvclip.clip.weights import find_state_dict
 from openvclip.data.augment import Mixup
 from openvclip.engine import checkpoint as ckpt
 from openvclip.engine.evaluate import predict
 from openvclip.engine.meters import IterationTimer, Mean, memory_stats
 from openvclip.engine.optim import set_learning_rate
-from openvclip.engine.setup import load_weights, unwrap
+from openvclip.engine.progress import (
+    check_progress,
+    gather_means,
+    load_optimizer,
+    restore_means,
+    stop_at_nonfinite,
+    validation_missed,
+)
+from openvclip.engine.setup import unwrap
 from openvclip.engine.train_step import PlainStep, StepResult
+from openvclip.models.build import load_model_weights
 from openvclip.report.metrics import (
     compute_accuracy,
     compute_mean_average_precision,
@@ -25,8 +35,9 @@ from openvclip.report.metrics import (
 )
 from openvclip.report.writers import TensorboardWriter, write_csv
 from openvclip.utils import distributed
-from openvclip.utils.errors import CheckpointError, DataError, TrainingError
+from openvclip.utils.errors import DataError
 from openvclip.utils.logging import get_logger, log_json_stats
+from openvclip.utils.signals import EXIT_CODE, Interrupted, StopSignals
 
 logger = get_logger(__name__)
 
@@ -46,6 +57,8 @@ class Trainer:
         device: where the model is.
         config: text of the resolved config, kept in checkpoints.
         checkpoint_period, eval_period, log_period: in epochs, epochs, iterations.
+        checkpoint_iters: iterations between states written inside epochs; 0: none.
+        keep: which epoch checkpoints stay when a newer one is written.
         clip_value, clip_norm: limits of each gradient entry or of the global L2 norm, or None.
         mixup: mixes a batch, or None.
         multi_label: labels are 0/1 vectors (B, C); mean average precision is reported.
@@ -71,6 +84,8 @@ class Trainer:
         checkpoint_period: int = 1,
         eval_period: int = 1,
         log_period: int = 10,
+        checkpoint_iters: int = 0,
+        keep: ckpt.Keep | None = None,
         clip_value: float | None = None,
         clip_norm: float | None = None,
         mixup: Mixup | None = None,
@@ -86,11 +101,14 @@ class Trainer:
         self.num_classes, self.config = num_classes, config
         self.checkpoint_period, self.eval_period = checkpoint_period, eval_period
         self.log_period = log_period
+        self.checkpoint_iters, self.keep = checkpoint_iters, keep or ckpt.Keep()
         self.clip_value, self.clip_norm = clip_value, clip_norm
         self.mixup, self.multi_label = mixup, multi_label
         self.max_bad_fraction = max_bad_fraction
         self.writer = writer
-        self.start_epoch = 0
+        self.start_epoch = self.start_iteration = 0
+        self.means = restore_means({})
+        self.stop, self._stopping = StopSignals(), False
         self.bad_rows: dict[int, str] = {}
         self.skipped_steps = 0
 
@@ -99,10 +117,23 @@ class Trainer:
         """The model, possibly wrapped by DDP."""
         return self.step.model
 
-    def run(self) -> None:
-        """Train from ``start_epoch`` to the end."""
+    def run(self, stop: StopSignals | None = None) -> None:
+        """Train from ``start_epoch``, at ``start_iteration``, to the end.
+
+        Args:
+            stop: notes signals; when one has come to any process, all write a checkpoint after
+                the step and leave.
+
+        Raises:
+            Interrupted: for a signal.
+        """
+        self.stop = stop or self.stop
         if self.start_epoch >= self.max_epoch:
             logger.info("training is complete (%d epochs)", self.max_epoch)
+        last = self.start_epoch - 1
+        whole = last >= 0 and self.start_iteration == 0 and self.val_loader is not None
+        if whole and self._due(last, self.eval_period) and validation_missed(self.output_dir, last):
+            self.validate(last)
         for epoch in range(self.start_epoch, self.max_epoch):
             self.train_epoch(epoch)
             if self._due(epoch, self.checkpoint_period):
@@ -116,14 +147,17 @@ class Trainer:
         return (epoch + 1) % period == 0 or epoch + 1 == self.max_epoch
 
     def train_epoch(self, epoch: int) -> None:
-        """Run one epoch and log its statistics."""
+        """Run one epoch, or the rest of the one that was begun, and log its statistics."""
+        start = self.start_iteration if epoch == self.start_epoch else 0
+        if start == 0:
+            self.means = restore_means({})
+        means = self.means
         self.model.train()
-        self.train_loader.set_epoch(epoch)
+        self.train_loader.set_epoch(epoch, start)
         iterations = len(self.train_loader)
-        timer = IterationTimer((self.max_epoch - epoch) * iterations)
-        means = {name: Mean() for name in ("loss", "connect_loss", "grad_norm", "top1_err")}
-        lr = 0.0
-        for i, batch in enumerate(self.train_loader):
+        timer = IterationTimer((self.max_epoch - epoch) * iterations - start)
+        lr = self.schedule(epoch + max(start - 1, 0) / iterations)
+        for i, batch in enumerate(self.train_loader, start):
             timer.data_ready()
             self._note_bad(batch["bad"])
             lr = self.schedule(epoch + i / iterations)
@@ -133,6 +167,7 @@ class Trainer:
             timer.iteration_done()
             if (i + 1) % self.log_period == 0:
                 self._log_iteration(epoch, i, iterations, means, result, lr, timer)
+            self._checkpoint_inside(epoch, i + 1)
         self._log_epoch(epoch, means, lr, timer)
         self._gather_bad()
 
@@ -151,20 +186,42 @@ class Trainer:
         scaler = self.step.scaler
         scaler.unscale_(self.optimizer)
         norm = self._clip_gradients()
-        if not scaler.is_enabled() and not (result.is_finite() and math.isfinite(norm)):
+        finite = scaler.is_enabled() or (result.is_finite() and math.isfinite(norm))
+        self._stopping, broken = self._agree(bool(self.stop.received), not finite)
+        if broken:
             rows = batch["index"].tolist()
-            raise TrainingError(
-                f"epoch {epoch + 1}, iteration {iteration + 1}: loss {float(result.loss)}, "
-                f"connect loss {result.connect_loss}, gradient norm {norm} (ratio "
-                f"{result.ratio}); videos {self.train_loader.dataset.describe(rows)}. Lower "
-                "SOLVER.BASE_LR, or train in fp32 (TRAIN.MIXED_PRECISION False); the last "
-                "checkpoint is whole"
+            stop_at_nonfinite(
+                self.output_dir, epoch=epoch, iteration=iteration, model=self.model, result=result,
+                norm=norm, rows=rows, videos=self.train_loader.dataset.describe(rows),
+                config=self.config,
             )
         before = scaler.get_scale()
         scaler.step(self.optimizer)
         scaler.update()
         self.skipped_steps += scaler.get_scale() < before
         return result, label, norm
+
+    def _agree(self, *flags: bool) -> list[bool]:
+        """Tell for each flag whether any process has it set; one exchange, in all processes."""
+        return [x > 0 for x in distributed.all_reduce_sum([float(f) for f in flags], self.device)]
+
+    def _checkpoint_inside(self, epoch: int, done: int) -> None:
+        """After ``done`` iterations: write the state if it is due, and leave if that was agreed."""
+        iterations = len(self.train_loader)
+        period = self.checkpoint_iters
+        due = period > 0 and (epoch * iterations + done) % period == 0
+        own = done == iterations and self._due(epoch, self.checkpoint_period)
+        if self._stopping or (due and not own):
+            self.save_partial(epoch, done)
+        if self._stopping:
+            self._leave()
+
+    def _leave(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+        logger.warning("%s: the state is saved, and the same command goes on from there (exit "
+                       "code %d)", self.stop.received or "a signal elsewhere", EXIT_CODE)
+        raise Interrupted
 
     def _clip_gradients(self) -> float:
         """Limit the gradients and return their global L2 norm before that."""
@@ -248,18 +305,25 @@ class Trainer:
         Returns:
             ``top1_acc`` and ``top5_acc`` (or ``map``) in percent; videos that fail to decode
             count as wrong.
+
+        Raises:
+            Interrupted: for a signal; the validation is done when the run goes on.
         """
         dataset = self.val_loader.dataset
         self.val_loader.set_epoch(epoch)
         found = predict(
             unwrap(self.model),
-            self.val_loader,
+            self._until_stopped(self.val_loader),
             num_videos=len(dataset),
             num_classes=self.num_classes,
             device=self.device,
             autocast=self.step.autocast,
             what=f"validation after epoch {epoch + 1}",
         )[0.0]
+        if self._agree(bool(self.stop.received))[0]:
+            if not self._due(epoch, self.checkpoint_period):
+                self.save_partial(epoch, len(self.train_loader))
+            self._leave()
         done = found.complete
         labels = dataset.label_tensor()
         stats: dict[str, Any] = {
@@ -284,6 +348,13 @@ class Trainer:
                     "Val", dataset, found.scores, labels, done, epoch
                 )
         return {k: v for k, v in stats.items() if isinstance(v, float)}
+
+    def _until_stopped(self, batches: Iterable[dict]) -> Iterator[dict]:
+        """Yield batches until this process gets a signal; the others may go on to their end."""
+        for batch in batches:
+            if self.stop.received:
+                return
+            yield batch
 
     def _note_bad(self, bad: list[tuple[int, str]]) -> None:
         """Count rows that could not be decoded, name each once, stop when there are too many."""
@@ -313,22 +384,42 @@ class Trainer:
             )
 
     def save(self, epoch: int) -> None:
-        """Write the checkpoint after ``epoch`` (counted from 0)."""
-        if distributed.is_main():
-            path = ckpt.checkpoint_path(self.output_dir, epoch + 1)
-            ckpt.save_file(
-                path,
-                {
-                    "epoch": epoch,
-                    "model_state": unwrap(self.model).state_dict(),
-                    "optimizer_state": self.optimizer.state_dict(),
-                    "scaler_state": self.step.scaler.state_dict(),
-                    "random_state": ckpt.get_random_state(),
-                    "cfg": self.config,
-                },
-            )
-            logger.info("saved %s", path)
-        distributed.barrier()
+        """Write the checkpoint after ``epoch`` (counted from 0), then delete what it replaces."""
+        path = ckpt.checkpoint_path(self.output_dir, epoch + 1)
+        self._write(path, (epoch + 1, 0), {"epoch": epoch})
+
+    def save_partial(self, epoch: int, done: int) -> None:
+        """Write the state after ``done`` iterations of ``epoch``, in place of an earlier one."""
+        path = ckpt.partial_path(self.output_dir, epoch + 1, done)
+        self._write(path, (epoch, done), {
+            "epoch": epoch - 1,  # the last whole one, as in every checkpoint
+            "iteration": done,
+            "iterations": len(self.train_loader),
+            "means": gather_means(self.means),
+        })
+
+    def _write(self, path: Path, position: tuple[int, int], progress: dict[str, Any]) -> None:
+        """Rank 0 writes; all processes must call it, and all raise if it fails."""
+        for part in distributed.all_gather_object(self.bad_rows):
+            self.bad_rows.update(part)
+        content = {
+            **progress,
+            "model_state": unwrap(self.model).state_dict(),
+            "optimizer_state": self.optimizer.state_dict(),
+            "scaler_state": self.step.scaler.state_dict(),
+            "random_state": ckpt.get_random_state(),
+            "bad_rows": self.bad_rows,
+            "skipped_steps": int(self.skipped_steps),
+            "cfg": self.config,
+        }
+
+        def write() -> None:
+            if distributed.is_main():
+                ckpt.save_file(path, content)
+                ckpt.remove_outdated(self.output_dir, position, self.keep)
+
+        distributed.run_together(write)
+        logger.info("saved %s", path)
 
     def load(self, content: dict, where: str | Path, *, reset_epoch: bool = False) -> None:
         """Take up training from a checkpoint of :meth:`save`.
@@ -341,24 +432,20 @@ class Trainer:
         Raises:
             CheckpointError: weights or optimizer state are of another model.
         """
-        load_weights(unwrap(self.model), where)
+        load_model_weights(unwrap(self.model), find_state_dict(content, where), str(where))
+        logger.info("loaded the weights of %s", where)
         if reset_epoch or "optimizer_state" not in content:
             return
-        self._load_optimizer(content["optimizer_state"], where)
+        load_optimizer(self.optimizer, content["optimizer_state"], where)
         if content.get("scaler_state"):
             self.step.scaler.load_state_dict(content["scaler_state"])
         if "random_state" in content:
             ckpt.set_random_state(content["random_state"])
-        self.start_epoch = content["epoch"] + 1
-        logger.info("resuming after epoch %d from %s", self.start_epoch, where)
-
-    def _load_optimizer(self, state: dict, where: str | Path) -> None:
-        """Take the optimizer's state, if it is that of the very same parameters."""
-        names = [group.get("names") for group in state["param_groups"]]
-        if names != [group["names"] for group in self.optimizer.param_groups]:
-            raise CheckpointError(
-                f"the optimizer state in {where} is not of this model's parameters (it was "
-                "written by other code or for another model); take the weights only, with "
-                "TRAIN.CHECKPOINT_EPOCH_RESET True"
-            )
-        self.optimizer.load_state_dict(state)
+        self.start_epoch, self.start_iteration = check_progress(
+            content, where, len(self.train_loader) if self.train_loader is not None else 0
+        )
+        self.means = restore_means(content.get("means", {}))
+        self.bad_rows = dict(content.get("bad_rows", {}))
+        self.skipped_steps = content.get("skipped_steps", 0)
+        logger.info("resuming after epoch %d, iteration %d from %s", self.start_epoch,
+                    self.start_iteration, where)

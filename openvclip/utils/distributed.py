@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from openvclip.utils.errors import ConfigError, TrainingError
+from openvclip.utils.errors import ConfigError, OpenVCLIPError, TrainingError
 from openvclip.utils.logging import get_logger, report_errors, setup_logging
 from openvclip.utils.peers import FAILED, PeerWatch
+from openvclip.utils.signals import EXIT_CODE, Interrupted, forwarding
+
+T = TypeVar("T")
 
 # How long a process waits in an exchange for one that lives: rank 0 may be writing or computing
 # alone meanwhile. One that died is noticed much sooner, see PeerWatch.
@@ -65,6 +68,26 @@ def all_reduce_sum(values: list[float], device: torch.device) -> list[float]:
     tensor = torch.tensor(values, dtype=torch.float64, device=device)
     dist.all_reduce(tensor)
     return tensor.tolist()
+
+
+def run_together(work: Callable[[], T]) -> T:
+    """Call ``work`` in every process; an error of one is raised in all, so that none waits.
+
+    Raises:
+        OpenVCLIPError: what ``work`` raised here, or else the first error of another process.
+    """
+    result, error = None, None
+    try:
+        result = work()
+    except OpenVCLIPError as caught:
+        error = caught
+    found = all_gather_object(None if error is None else (type(error), str(error)))
+    if error is not None:
+        raise error
+    for number, other in enumerate(found):
+        if other is not None:
+            raise other[0](f"process {number}: {other[1]}")
+    return result
 
 
 def select_device(num_gpus: int) -> torch.device:
@@ -126,12 +149,31 @@ def launch(function: Callable[[Any], None], cfg: Any, init_method: str) -> None:
     if cfg.NUM_GPUS > torch.cuda.device_count():
         select_device(cfg.NUM_GPUS)
     first = cfg.SHARD_ID * processes
-    try:
-        torch.multiprocessing.spawn(
-            _spawned, args=(function, cfg, init_method, total, first), nprocs=processes
-        )
-    except torch.multiprocessing.ProcessExitedException as error:
-        raise _explain_exit(error, first) from error
+    spawn(_spawned, (function, cfg, init_method, total, first), processes, first)
+
+
+def spawn(function: Callable, args: tuple, processes: int, first: int = 0) -> None:
+    """Run ``function(number, *args)`` in as many processes and wait for them.
+
+    SIGTERM and SIGUSR1 are handed on to them.
+
+    Args:
+        function: importable by name.
+        args: of the function, after the number of the process on this machine.
+        processes: how many.
+        first: number of the first of them in the run, for messages.
+
+    Raises:
+        Interrupted: one of them left with its exit code.
+        TrainingError: one of them was killed or failed; the others were stopped.
+    """
+    context = torch.multiprocessing.spawn(function, args=args, nprocs=processes, join=False)
+    with forwarding(context.pids()):
+        try:
+            while not context.join():
+                pass
+        except torch.multiprocessing.ProcessExitedException as error:
+            raise _explain_exit(error, first) from error
 
 
 def _spawned(
@@ -160,7 +202,7 @@ def _explain_exit(
             f"process {number} of the run failed: its own line in the log above says why; the "
             "others of this machine were stopped"
         )
-    return SystemExit(error.exit_code)
+    return Interrupted() if error.exit_code == EXIT_CODE else SystemExit(error.exit_code)
 
 
 def _run(
@@ -185,7 +227,10 @@ def _run(
         watch.finish()
         barrier()  # nobody leaves, and takes the store along, before all are done
     except BaseException as error:
-        watch.fail(error)
+        if isinstance(error, Interrupted):  # a signal, which the others had as well
+            watch.finish()
+        else:
+            watch.fail(error)
         explained = explain_lost_process(error)
         if backend == "gloo":  # NCCL would wait for those that are gone
             dist.destroy_process_group()
