@@ -10,6 +10,7 @@ import hashlib
 import os
 import random
 import re
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -133,7 +134,7 @@ def _hash_start(file: BinaryIO, count: int) -> str:
 def load_file(path: str | Path, *, verify: bool = True) -> dict:
     """Read a file of :func:`save_file` onto the CPU, tensors memory-mapped.
 
-    Files of other programs, which carry no checksum, are read too.
+    Files of other programs, which carry no checksum, are read too, in either format of torch.
 
     Args:
         path: the file.
@@ -149,7 +150,9 @@ def load_file(path: str | Path, *, verify: bool = True) -> dict:
     if verify:
         verify_file(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        # torch's older format, which published files may have, cannot be mapped.
+        mmap = zipfile.is_zipfile(path)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # torch raises many kinds for damaged files
         raise CheckpointError(
             f"cannot read checkpoint {path} ({path.stat().st_size} bytes): "

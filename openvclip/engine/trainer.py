@@ -149,9 +149,7 @@ class Trainer:
     def train_epoch(self, epoch: int) -> None:
         """Run one epoch, or the rest of the one that was begun, and log its statistics."""
         start = self.start_iteration if epoch == self.start_epoch else 0
-        if start == 0:
-            self.means = restore_means({})
-        means = self.means
+        self.means = means = self.means if start else restore_means({})
         self.model.train()
         self.train_loader.set_epoch(epoch, start)
         iterations = len(self.train_loader)

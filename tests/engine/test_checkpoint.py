@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import random
+import zipfile
 
 import numpy as np
 import pytest
@@ -81,3 +82,54 @@ def test_random_state_comes_back_through_a_file(tmp_path):
     first = (random.random(), np.random.rand(), torch.rand(2).tolist())
     ckpt.set_random_state(ckpt.load_file(tmp_path / "s.pyth"))
     assert (random.random(), np.random.rand(), torch.rand(2).tolist()) == first
+
+
+def test_a_checksum_is_carried_and_files_without_one_are_read(tmp_path):
+    ours, foreign, old = (tmp_path / f"{name}.pyth" for name in ("ours", "foreign", "old"))
+    content = {"model_state": {"w": torch.arange(3)}}
+    ckpt.save_file(ours, content)
+    torch.save(content, foreign)
+    torch.save(content, old, _use_new_zipfile_serialization=False)
+    assert [ckpt.verify_file(p) for p in (ours, foreign, old)] == [True, False, False]
+    for path in (ours, foreign, old):
+        for content in (torch.load(path, weights_only=True), ckpt.load_file(path)):
+            assert content["model_state"]["w"].tolist() == [0, 1, 2]
+    with zipfile.ZipFile(ours) as archive:
+        assert archive.testzip() is None
+
+
+@pytest.mark.parametrize("keep, kept", [
+    (ckpt.Keep(), [1, 2, 3, 4, 5, 6, 9]),
+    (ckpt.Keep(last=1), [6, 9]),
+    (ckpt.Keep(last=2, every=2), [2, 4, 5, 6, 9]),
+    (ckpt.Keep(last=1, first=2, end=4), [2, 3, 4, 6, 9]),
+    (ckpt.Keep(last=7), [1, 2, 3, 4, 5, 6, 9]),
+])
+def test_what_is_deleted_is_neither_recent_nor_averaged_nor_newer(tmp_path, keep, kept):
+    for number in (1, 2, 3, 4, 5, 6, 9):  # 9 was left by an earlier run
+        ckpt.save_file(ckpt.checkpoint_path(tmp_path, number), {"epoch": number - 1})
+    ckpt.remove_outdated(tmp_path, (6, 0), keep)
+    assert list(ckpt.list_checkpoints(tmp_path / "checkpoints")) == kept
+
+
+def test_states_inside_epochs_go_once_a_newer_one_is_there(tmp_path):
+    for number, iteration in ((3, 5), (3, 9), (4, 2)):
+        ckpt.save_file(ckpt.partial_path(tmp_path, number, iteration),
+                       {"epoch": number - 2, "iteration": iteration})
+    ckpt.save_file(ckpt.checkpoint_path(tmp_path, 2), {"epoch": 1})
+    folder = tmp_path / "checkpoints"
+    ckpt.remove_outdated(tmp_path, (2, 9), ckpt.Keep(last=1))
+    assert list(ckpt.list_partials(folder)) == [(2, 9), (3, 2)]
+    ckpt.remove_outdated(tmp_path, (3, 0), ckpt.Keep())
+    assert list(ckpt.list_partials(folder)) == [(3, 2)]
+    assert list(ckpt.list_checkpoints(folder)) == [2]
+
+
+def test_unfinished_files_of_killed_runs_are_removed_and_others_are_not(tmp_path):
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for name in (".checkpoint_epoch_00001.pyth.123.tmp", ".mine.tmp", "notes.tmp",
+                 ".partial_epoch_00001_iter_0000002.pyth.9.tmp"):
+        (folder / name).write_text("x")
+    ckpt.remove_leftovers(tmp_path)
+    assert sorted(os.listdir(folder)) == [".mine.tmp", "notes.tmp"]

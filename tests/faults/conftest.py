@@ -9,8 +9,8 @@ import pytest
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "integration")]
 
-from conftest_integration import make_dataset
-from runs import Runs
+from conftest_integration import make_dataset  # noqa: E402
+from runs import Runs  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,11 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 import run_net  # noqa: E402
+import torch._dynamo  # noqa: E402, F401
+import torch.distributed.nn  # noqa: E402, F401
 
-import openvclip.engine.run  # noqa: E402, F401  (what a run imports first)
+# What a run imports first, and the seconds that making an optimizer and a process group imports.
+import openvclip.engine.run  # noqa: E402, F401
 
 
 def start(request: dict) -> int:
@@ -48,6 +51,7 @@ def start(request: dict) -> int:
 
 
 def main() -> None:
+    print(0, flush=True)  # imported and ready
     for line in sys.stdin:
         request = json.loads(line)
         if "wait" in request:

@@ -30,6 +30,7 @@ class Runs:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
+        assert self._driver.stdout.readline() == "0\n"
 
     def _ask(self, **request) -> int:
         self._driver.stdin.write(json.dumps(request) + "\n")

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from openvclip.engine import checkpoint as ckpt
+from openvclip.engine.averaging import average_checkpoints
 from openvclip.utils.errors import CheckpointError
 
 
@@ -92,7 +93,8 @@ def test_swapped_files_are_found(folder, caplog):
     (folder / "kept").replace(second)
     assert ckpt.load_last_checkpoint(folder) is None
     for number in (1, 2):
-        assert f"checkpoint_epoch_0000{number}.pyth holds the state after {3 - number}" in caplog.text
+        line = f"checkpoint_epoch_0000{number}.pyth holds the state after {3 - number} epochs"
+        assert line in caplog.text
     assert "none of the 2 checkpoints" in caplog.text
 
 
@@ -143,3 +145,16 @@ def test_a_nonfinite_step_leaves_its_state_and_stops_all(runs, tiny, tmp_path, p
     assert ckpt.load_last_checkpoint(out) is None
 
 
+
+
+def test_a_damaged_checkpoint_is_neither_tested_nor_averaged(runs, whole, tmp_path):
+    shutil.copytree(whole / "checkpoints", tmp_path / "run" / "checkpoints")
+    path = ckpt.checkpoint_path(tmp_path / "run", 2)
+    data = path.read_bytes()
+    path.write_bytes(flip(data, len(data) // 2))
+    with pytest.raises(CheckpointError, match="checkpoint_epoch_00002.pyth.* is damaged"):
+        average_checkpoints(tmp_path / "run", start=1, end=3, output=tmp_path / "mean.pth")
+    out = tmp_path / "test"
+    assert runs.wait(runs.start(out, TRAIN__ENABLE=False, TEST__ENABLE=True,
+                                TEST__CHECKPOINT_FILE_PATH=path)) == [2]
+    assert "is damaged" in Path(f"{out}.0.log").read_text()
