@@ -18,7 +18,7 @@ from openvclip.utils.logging import get_logger
 
 logger = get_logger(__name__)
 
-BEAT_SECONDS = 5.0
+BEAT_SECONDS = 4.0
 # Counted in own beats, not in seconds: a machine that slept has lost nobody.
 MOST_SILENT_BEATS = 8
 FAILED = 2  # Exit code after an error, as of the tools.
@@ -27,7 +27,7 @@ FAILED = 2  # Exit code after an error, as of the tools.
 class PeerWatch:
     """A thread that writes a sign of life to the run's store and looks at those of the others.
 
-    When one fails, or gives none for about 40 s, the reason is logged and this process exits with
+    When one fails, or gives none for about 36 s, the reason is logged and this process exits with
     the code :data:`FAILED`: the main thread may be waiting where nothing else can reach it.
 
     Args:

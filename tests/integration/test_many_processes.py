@@ -17,7 +17,9 @@ from conftest_integration import CLASSES, COLOURS, options, write_clip
 
 from openvclip.config import load_cfg
 from openvclip.data.loader import build_loader
+from openvclip.engine import tester
 from openvclip.engine.journal import FRAME, read_records
+from openvclip.utils.errors import DataError
 
 VIDEOS, VIEWS, DAMAGED = 101, 3, 37
 CHANGES = {
@@ -164,3 +166,48 @@ def test_a_killed_test_goes_on_where_it_was(many, tmp_path, empty_cfg, repo, in_
     assert found == wanted
     assert [(out / f"preds_ratio{r}.pt").read_bytes() for r in ("0.00", "0.50")] == files
     assert not (out / "resume").exists()
+
+
+def test_numbers_of_views_go_on_together(tiny, tmp_path, empty_cfg, in_process, monkeypatch):
+    """What the first number of views scored is kept until the last one is done."""
+    out = tmp_path / "run"
+    opts = options(tiny, out, TRAIN__ENABLE=False, TEST__RESUME=True,
+                   TEST__NUM_TEMPORAL_CLIPS="[1,2]")
+    build = tester.build_tester
+
+    def fail_at_the_second(cfg, output_dir):
+        if output_dir.name == "views_2":
+            raise DataError("cut off here")
+        return build(cfg, output_dir)
+
+    monkeypatch.setattr(tester, "build_tester", fail_at_the_second)
+    in_process(empty_cfg, opts, check=2)
+    wanted = json.loads((out / "views_1" / "results.json").read_text())
+    assert list((out / "views_1" / "resume").iterdir())
+    monkeypatch.undo()
+    monkeypatch.setattr(tester, "build_tester", build)
+    videos = tiny / "videos" / "test"
+    hidden = videos.rename(tiny / "videos" / "hidden")
+    try:
+        shutil.copytree(hidden, videos, copy_function=lambda a, b: Path(b).write_bytes(b"gone"))
+        in_process(empty_cfg, opts)
+    finally:
+        shutil.rmtree(videos)
+        hidden.rename(videos)
+    found = json.loads((out / "views_1" / "results.json").read_text())
+    assert {**found, "seconds": 0} == {**wanted, "seconds": 0}
+    second = json.loads((out / "views_2" / "results.json").read_text())
+    assert len(second["failed"]) == 9
+    assert not list(out.rglob("*.journal"))
+
+
+def test_weights_that_are_not_finite_are_not_tested(tiny, tmp_path, empty_cfg, in_process, capfd):
+    state = torch.load(tiny / "clip.pt", weights_only=True)
+    state["visual.proj"][0, 0] = torch.inf
+    torch.save({"model_state": state}, tmp_path / "inf.pyth")
+    in_process(empty_cfg, options(
+        tiny, tmp_path / "run", TRAIN__ENABLE=False, TEST__CUSTOM_LOAD=True,
+        TEST__CUSTOM_LOAD_FILE=tmp_path / "inf.pyth"), check=2)
+    output = capfd.readouterr().out
+    assert "inf.pyth holds NaN or infinity in 1 tensors: visual.proj" in output
+    assert "CheckpointError: " in output and "test an earlier checkpoint" in output
