@@ -21,6 +21,7 @@ T = TypeVar("T")
 # How long a process waits in an exchange for one that lives: rank 0 may be writing or computing
 # alone meanwhile. One that died is noticed much sooner, see PeerWatch.
 TIMEOUT = timedelta(hours=2)
+JOIN_TIMEOUT = timedelta(minutes=10)  # For all processes to come, at the start.
 # What gloo says, in errors of no type of its own, when another process is gone.
 LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Read error",
         "Write error", "Timed out waiting", "Connection refused")
@@ -220,9 +221,14 @@ def _run(
         return
     # NCCL moves GPU tensors only: a run on CPUs takes gloo whatever the default says.
     backend = cfg.DIST_BACKEND if cfg.NUM_GPUS and torch.cuda.is_available() else "gloo"
-    store = _join(backend, init_method, total, number)
+    store = _join(init_method, total, number)
     watch = PeerWatch(store, number, total)
     try:
+        store.set_timeout(TIMEOUT)
+        dist.init_process_group(
+            backend, store=dist.PrefixStore("group", store), world_size=total, rank=number,
+            timeout=TIMEOUT,
+        )
         function(cfg)
         watch.finish()
         barrier()  # nobody leaves, and takes the store along, before all are done
@@ -232,7 +238,7 @@ def _run(
         else:
             watch.fail(error)
         explained = explain_lost_process(error)
-        if backend == "gloo":  # NCCL would wait for those that are gone
+        if backend == "gloo" and is_distributed():  # NCCL would wait for those that are gone
             dist.destroy_process_group()
         if explained is None:
             raise
@@ -240,19 +246,14 @@ def _run(
     dist.destroy_process_group()
 
 
-def _join(backend: str, init_method: str, total: int, number: int) -> dist.Store:
+def _join(init_method: str, total: int, number: int) -> dist.Store:
     """Meet the other processes, and return where they keep what they tell each other.
 
     Raises:
         ConfigError: they did not all come.
     """
     try:
-        store, _, _ = next(rendezvous(init_method, number, total, timeout=TIMEOUT))
-        store.set_timeout(TIMEOUT)
-        dist.init_process_group(
-            backend, store=dist.PrefixStore("group", store), world_size=total, rank=number,
-            timeout=TIMEOUT,
-        )
+        store, _, _ = next(rendezvous(init_method, number, total, timeout=JOIN_TIMEOUT))
     except (RuntimeError, ValueError) as error:
         raise ConfigError(
             f"process {number} of {total} could not meet the others at {init_method} "

@@ -165,6 +165,6 @@ def test_a_process_that_never_comes_is_an_error(monkeypatch):
     from openvclip.utils import distributed
     from openvclip.utils.errors import ConfigError
 
-    monkeypatch.setattr(distributed, "TIMEOUT", timedelta(seconds=1))
+    monkeypatch.setattr(distributed, "JOIN_TIMEOUT", timedelta(seconds=1))
     with pytest.raises(ConfigError, match="process 0 of 2 could not meet the others at tcp://"):
-        distributed._join("gloo", f"tcp://localhost:{free_port()}", 2, 0)
+        distributed._join(f"tcp://localhost:{free_port()}", 2, 0)
