@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import multiprocessing
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -163,7 +164,7 @@ def _join(videos: list[torch.Tensor | PackedClips]) -> torch.Tensor | PackedBatc
 def _init_worker(_: int) -> None:
     # Workers share the cores by their number, not by threads of their own.
     torch.set_num_threads(1)
-    leave_signals_to_parent()
+    leave_signals_to_parent(multiprocessing.parent_process().pid)
 
 
 class Loader:

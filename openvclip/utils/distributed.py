@@ -17,6 +17,10 @@ from openvclip.utils.peers import FAILED, PeerWatch
 from openvclip.utils.signals import EXIT_CODE, Interrupted, forwarding
 
 T = TypeVar("T")
+# Process groups, until the process ends. Were the last reference dropped right after an exchange,
+# gloo's destructor would wait, holding the interpreter, for a thread that waits for it to let the
+# exchange's tensors go.
+_KEPT: list[Any] = []
 
 # How long a process waits in an exchange for one that lives: rank 0 may be writing or computing
 # alone meanwhile. One that died is noticed much sooner, see PeerWatch.
@@ -229,6 +233,7 @@ def _run(
             backend, store=dist.PrefixStore("group", store), world_size=total, rank=number,
             timeout=TIMEOUT,
         )
+        _KEPT.append(dist.group.WORLD)
         function(cfg)
         watch.finish()
         barrier()  # nobody leaves, and takes the store along, before all are done

@@ -80,21 +80,27 @@ class StopSignals:
         raise Interrupted
 
 
-def leave_signals_to_parent() -> None:
+def leave_signals_to_parent(parent: int) -> None:
     """Make this loader worker outlive a signal that is sent to the whole job.
 
     torchrun and Slurm signal every process at once; the training process still needs its batches
-    to reach the end of a step. Only a SIGTERM of the parent itself ends the worker.
+    to reach the end of a step. Only a SIGTERM of the parent itself, or its death, ends the worker.
+
+    Args:
+        parent: process id of the training process.
     """
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     # Blocked, and awaited in a thread: a handler is not told who sent the signal.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_obey_parent, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_obey_parent, args=(parent,), daemon=True).start()
 
 
 def _obey_parent(parent: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
+    # torch's own watch misses a parent that was killed before the worker first looked.
+    while os.getppid() == parent:
+        found = signal.sigtimedwait({signal.SIGTERM}, 5)
+        if found and found.si_pid == parent:
+            break
     os._exit(0)
 
 

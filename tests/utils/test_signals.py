@@ -62,10 +62,11 @@ def test_a_forked_child_dies_of_the_signal_as_it_would_have():
 
 def test_a_loader_worker_ends_for_its_parent_only():
     read, write = os.pipe()
+    parent = os.getpid()
     pid = os.fork()
     if pid == 0:
         try:
-            leave_signals_to_parent()
+            leave_signals_to_parent(parent)
             os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGUSR1)
             time.sleep(0.2)
