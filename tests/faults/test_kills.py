@@ -58,7 +58,8 @@ def campaign(runs, folder, kills: int, epochs: int, seed: int) -> dict[str, int]
             kill(pids)
         (code,) = runs.wait(pids)
         log = (folder / f"{out.name}.0.log").read_text()
-        assert "damaged" not in log and "Error" not in log.replace("ConnectionResetError", ""), log
+        # Loader workers may print a traceback when their process is killed; the run must not.
+        assert not any(x in log for x in ("[ERROR]", "trying the checkpoint before", "damaged")), log
         if code == 0:
             assert_same_end(whole, out, epochs)
             if seen["kills"] >= kills:
