@@ -70,4 +70,5 @@ def test_twenty_interpolated_steps_in_float64(processes, changes, alone, train):
     assert moved > 20
     for ours, theirs in zip(rows, alone[1], strict=True):
         for name in ("loss", "connect_loss", "grad_norm", "top1_err"):
-            assert ours[name] == pytest.approx(theirs[name], abs=1e-6), name
+            # The log has six digits.
+            assert ours[name] == pytest.approx(theirs[name], rel=2e-5), name
