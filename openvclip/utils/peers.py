@@ -7,6 +7,7 @@ speaks to it).
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import threading
 from datetime import timedelta
@@ -37,6 +38,9 @@ class PeerWatch:
     """
 
     def __init__(self, store: dist.Store, rank: int, world_size: int) -> None:
+        # The process that started this one, if we did: without it nobody would end this one.
+        parent = multiprocessing.parent_process()
+        self._parent = parent.pid if parent is not None else None
         # A connection of its own: the main thread may be waiting in the other.
         own = store.clone() if hasattr(store, "clone") else store
         self._store = dist.PrefixStore("watch", own)
@@ -80,6 +84,8 @@ class PeerWatch:
 
     def _find_lost(self) -> str | None:
         """Return what happened to one of the others, if something did."""
+        if self._parent is not None and os.getppid() != self._parent:
+            return "the process that started this one is gone"
         for number, key in self._keys.items():
             value = self._store.get(key) if self._store.check([key]) else b""
             if value.startswith(b"failed: "):

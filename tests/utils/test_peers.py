@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 import pytest
@@ -71,3 +72,13 @@ def test_errors_of_exchanges_are_told_from_others():
     assert explain_lost_process(dist.DistBackendError("NCCL error: remote process exited\nmore"))
     assert explain_lost_process(RuntimeError("shape mismatch")) is None
     assert explain_lost_process(ValueError("Connection closed by peer")) is None
+
+
+def test_a_process_whose_parent_is_gone_stops(left, store):
+    watch = peers.PeerWatch(store, 0, 1)
+    time.sleep(0.2)
+    assert left == []
+    watch._parent = os.getppid() + 1
+    assert wait_until(lambda: left)
+    watch.finish()
+    assert set(left) == {peers.FAILED}
