@@ -89,7 +89,7 @@ def average_checkpoints(
             yield load_model_state(path)
             progress.update()
 
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(4) as pool:
         # Beside the sums: reading all bytes for their checksums takes longer than adding them up.
         checks = [pool.submit(ckpt.verify_file, path) for path in paths.values()]
         try:
