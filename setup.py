@@ -32,6 +32,7 @@ setup(
         "open_clip_torch",  # the BPE vocabulary, and the checkpoints that it names
         "matplotlib",
         "safetensors",
+        "xxhash",  # checksums of checkpoints, ten times as fast as SHA-256
     ],
     extras_require={
         "dev": ["pytest", "ruff", "submitit"],

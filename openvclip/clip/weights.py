@@ -15,7 +15,7 @@ import torch
 
 from openvclip.clip import open_clip_names
 from openvclip.clip.archive import read_archive
-from openvclip.utils.errors import CheckpointError
+from openvclip.utils.errors import CheckpointError, first_line
 from openvclip.utils.logging import get_logger
 
 logger = get_logger(__name__)
@@ -72,7 +72,7 @@ def load_clip(path_or_name: str | Path) -> dict[str, torch.Tensor]:
     if not path.exists() and path.suffix not in SUFFIXES and not text.startswith(("/", ".", "~")):
         state = clean_names(open_clip_names.load(text))
     else:
-        state = load_state_dict_file(path)
+        state = _find_weights(_read_file(path), path)
     require_keys(state, text)
     broken = find_not_finite(state)
     if broken:
@@ -96,6 +96,10 @@ def load_state_dict_file(path: str | Path) -> dict[str, torch.Tensor]:
             are reported in the log, by name.
     """
     path = Path(path).expanduser()
+    return find_state_dict(_read_file(path), path)
+
+
+def _read_file(path: Path) -> object:
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder; give the checkpoint file in it")
     if not path.is_file():
@@ -106,10 +110,9 @@ def load_state_dict_file(path: str | Path) -> dict[str, torch.Tensor]:
             "copy or download it again"
         )
     try:
-        content = _read(path)
+        return _read(path)
     except Exception as error:  # damaged bytes surface as nearly any exception of the readers
         raise _reading_error(path, error) from error
-    return find_state_dict(content, path)
 
 
 def find_state_dict(content: object, path: str | Path) -> dict[str, torch.Tensor]:
@@ -120,14 +123,19 @@ def find_state_dict(content: object, path: str | Path) -> dict[str, torch.Tensor
     Raises:
         CheckpointError: there are none, or tensors that are no weights.
     """
-    state = clean_names(_find_tensors(content, path))
-    check_tensors(state, f"checkpoint {path}")
+    state = _find_weights(content, path)
     broken = find_not_finite(state)
     if broken:
         logger.warning(
             "checkpoint %s holds NaN or infinity in %d tensors: %s", path, len(broken),
             _some(broken),
         )
+    return state
+
+
+def _find_weights(content: object, path: str | Path) -> dict[str, torch.Tensor]:
+    state = clean_names(_find_tensors(content, path))
+    check_tensors(state, f"checkpoint {path}")
     return state
 
 
@@ -182,10 +190,10 @@ def _reading_error(path: Path, error: Exception) -> CheckpointError:
             "never unpickled because they can run code; save it again with tensors only: "
             "torch.save({'model_state': model.state_dict()}, path)"
         )
-    first = text.strip().splitlines()[0][:200] if text.strip() else ""
     return CheckpointError(
         f"checkpoint {path} ({path.stat().st_size} bytes) cannot be read: it is damaged, cut off "
-        f"or of another format; copy or download it again ({type(error).__name__}: {first})"
+        f"or of another format; copy or download it again ({type(error).__name__}: "
+        f"{first_line(error)})"
     )
 
 

@@ -35,7 +35,7 @@ from openvclip.data.sampling import (
     window_indices,
 )
 from openvclip.data.video_io import Clips
-from openvclip.utils.errors import ConfigError
+from openvclip.utils.errors import ConfigError, first_line
 from openvclip.utils.logging import get_logger
 
 logger = get_logger(__name__)
@@ -76,7 +76,7 @@ def load_decoder(key: str = "DATA.DECODING_BACKEND") -> type:
         problem = f"there is no module {error.name}"
     except (ImportError, RuntimeError, OSError) as error:
         # Where no FFmpeg fits, the text goes on for pages.
-        problem = f"it cannot be loaded ({_first_line(error)})"
+        problem = f"it cannot be loaded ({first_line(error)})"
     else:
         return VideoDecoder
     raise ConfigError(
@@ -102,10 +102,6 @@ def read_clips(
     except _Unsuitable as reason:
         logger.debug("%s: read by PyAV: %s", path, reason)
     return video_io.read_clips(path, requests, sampling, multi_thread=multi_thread)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or repr(error)).splitlines()[0]
 
 
 def _read(
@@ -205,7 +201,7 @@ def _decode(
         batch = decoder.get_frames_at(order)
         found, frames = batch.pts_seconds.numpy(), batch.data.numpy()
     except TORCHCODEC_ERRORS as error:
-        raise _Unsuitable(f"torchcodec: {_first_line(error)}") from error
+        raise _Unsuitable(f"torchcodec: {first_line(error)}") from error
     _check_times(found, times[order], times)
     if frames.dtype != np.uint8 or frames.shape[0] != len(order) or frames.shape[3:] != (3,):
         raise _Unsuitable(f"torchcodec gives {frames.dtype} {frames.shape}")

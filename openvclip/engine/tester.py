@@ -308,7 +308,8 @@ def describe_scores(cfg, facts: dict[str, Any], loader: Any, ratios: list[float]
         "rows": hashlib.sha256(rows.encode("utf-8", "surrogateescape")).hexdigest(),
         "group": loader.sampler.group,
         "ratios": ratios,
-        "patched_with": compute_file_hash(cfg.TEST.CLIP_ORI_PATH or resolve_clip(cfg)),
+        "patched_with": compute_file_hash(cfg.TEST.CLIP_ORI_PATH) if cfg.TEST.CLIP_ORI_PATH
+        else facts["clip"]["sha256"],
     }
 
 

@@ -13,7 +13,7 @@ from openvclip.clip.weights import ARCH_FILES, check_keys, default_clip_path, lo
 from openvclip.models.prompts import class_embeddings
 from openvclip.models.temporal import build_temporal_clip, is_adapter
 from openvclip.models.video_clip import VideoCLIP
-from openvclip.utils.errors import CheckpointError, ConfigError
+from openvclip.utils.errors import CheckpointError, ConfigError, first_line
 from openvclip.utils.logging import get_logger
 
 logger = get_logger(__name__)
@@ -140,9 +140,7 @@ def build_model(cfg: Any, label_names: Sequence[str]) -> VideoCLIP:
     )
     classifier = build_classifier(cfg, clip, label_names)
     if cfg.MODEL.COMPILE:
-        # Blocks share their code, so that it is compiled once, at the first batch.
-        for block in clip.visual.transformer.resblocks:
-            block.compile()
+        compile_blocks(clip)
     return VideoCLIP(clip, cfg.DATA.NUM_FRAMES, classifier, tune_head=cfg.TUNE_HEAD)
 
 
@@ -163,16 +161,21 @@ def build_classifier(cfg: Any, clip: CLIP, label_names: Sequence[str]) -> torch.
         clip.to(home)
 
 
+def compile_blocks(clip: CLIP) -> None:
+    """Have the image tower's blocks compiled, once as they share their code, when first run."""
+    for block in clip.visual.transformer.resblocks:
+        block.compile()
+
+
 def check_compiler(device: str) -> None:
     """Raise a ConfigError if torch.compile does not work on this machine's ``device``."""
     try:
         torch.compile(lambda x: x * 2 + 1)(torch.ones(8, device=device))
     except RuntimeError as error:
         needs = "GPU, where it needs Triton" if device == "cuda" else "CPU, where it needs g++"
-        reason = str(error).strip().splitlines()[0]
         raise ConfigError(
             f"MODEL.COMPILE is True, but torch.compile does not work on this machine's {needs} "
-            f"({reason}); set MODEL.COMPILE False"
+            f"({first_line(error)}); set MODEL.COMPILE False"
         ) from error
 
 

@@ -22,7 +22,7 @@ from openvclip.report.metrics import compute_scores
 from openvclip.report.results import name_predictions, name_top1, write_per_class
 from openvclip.report.runs import RESULTS, find_arch, read_results
 from openvclip.report.writers import write_json
-from openvclip.utils.errors import ConfigError, DataError
+from openvclip.utils.errors import ConfigError, DataError, first_line
 from openvclip.utils.logging import get_logger
 
 logger = get_logger(__name__)
@@ -170,8 +170,7 @@ def _load_scores(
             "or name its file with --predictions"
         ) from error
     except Exception as error:  # torch.load raises whatever a damaged archive leads to
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DataError(f"cannot read the predictions {path}: {reason}") from error
+        raise DataError(f"cannot read the predictions {path}: {first_line(error)}") from error
     if not fits:
         raise DataError(
             f"{path} has scores of shape {tuple(scores.shape)} that do not belong to the list of "

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from openvclip.utils.errors import ConfigError, OpenVCLIPError, TrainingError
+from openvclip.utils.errors import ConfigError, OpenVCLIPError, TrainingError, first_line
 from openvclip.utils.logging import get_logger, report_errors, setup_logging
 from openvclip.utils.peers import FAILED, PeerWatch
 from openvclip.utils.signals import EXIT_CODE, Interrupted, forwarding
@@ -262,7 +262,7 @@ def _join(init_method: str, total: int, number: int) -> dist.Store:
     except (RuntimeError, ValueError) as error:
         raise ConfigError(
             f"process {number} of {total} could not meet the others at {init_method} "
-            f"({_first_line(error)}); start all {total}, with the same --init_method, and see "
+            f"({first_line(error)}); start all {total}, with the same --init_method, and see "
             "that the port is free and reachable"
         ) from error
     return store
@@ -276,10 +276,6 @@ def explain_lost_process(error: BaseException) -> TrainingError | None:
         return None
     return TrainingError(
         f"a process of this run died or stopped, so that this one, {rank()} of {world_size()}, "
-        f"cannot go on; the log of that process says why ({_first_line(error)}). Start the same "
+        f"cannot go on; the log of that process says why ({first_line(error)}). Start the same "
         "command again to go on from the last checkpoint"
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

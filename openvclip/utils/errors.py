@@ -21,3 +21,8 @@ class CheckpointError(OpenVCLIPError):
 
 class TrainingError(OpenVCLIPError):
     """Training cannot go on: a loss or gradient is not finite."""
+
+
+def first_line(error: BaseException) -> str:
+    """First line of an error's text, shortened, or its kind where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

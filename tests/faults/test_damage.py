@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import shutil
 from pathlib import Path
@@ -24,13 +25,14 @@ def zeroed(data: bytes, start: int, size: int) -> bytes:
     return (data[:start] + bytes(size) + data[start + size:])[:len(data)]
 
 
+COMMENT = len(ckpt.MARK) + 32
 rng = random.Random(6)
 DAMAGES = {
     "empty": lambda d: b"",
     "one byte": lambda d: d[:1],
     "half": lambda d: d[:len(d) // 2],
     "last byte missing": lambda d: d[:-1],
-    "checksum missing": lambda d: d[:-ckpt.COMMENT],
+    "checksum missing": lambda d: d[:-COMMENT],
     "last block missing": lambda d: d[:len(d) // 4096 * 4096],
     "one byte more": lambda d: d + b"\0",
     "first byte": lambda d: flip(d, 0),
@@ -39,8 +41,8 @@ DAMAGES = {
     "a random bit": lambda d: flip(d, rng.randrange(len(d)), rng.randrange(8)),
     "another random bit": lambda d: flip(d, rng.randrange(len(d)), rng.randrange(8)),
     "zip directory": lambda d: flip(d, d.rindex(b"PK\x01\x02") + 40),
-    "size of the comment": lambda d: flip(d, -ckpt.COMMENT - 2),
-    "mark of the checksum": lambda d: flip(d, -ckpt.COMMENT),
+    "size of the comment": lambda d: flip(d, -COMMENT - 2),
+    "mark of the checksum": lambda d: flip(d, -COMMENT),
     "checksum": lambda d: flip(d, -1),
     "middle block zeroed": lambda d: zeroed(d, len(d) // 8192 * 4096, 4096),
     "last block zeroed": lambda d: zeroed(d, -4096, 4096),
@@ -84,6 +86,21 @@ def test_every_bit_that_is_flipped_is_found(folder):
         path.write_bytes(flip(data, place, place % 8))
         with pytest.raises(CheckpointError):
             ckpt.load_file(path)
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_files_of_earlier_versions_carry_sha256(folder, monkeypatch, damaged):
+    monkeypatch.setattr(ckpt, "MARK", b"openvclip-sha256:")
+    path = ckpt.save_file(folder / "older.pth", {"epoch": 0})
+    monkeypatch.undo()
+    assert hashlib.sha256(path.read_bytes()[:-83] + b"\0\0").hexdigest().encode() in (
+        path.read_bytes()[-64:])
+    if damaged:
+        path.write_bytes(flip(path.read_bytes(), 40))
+        with pytest.raises(CheckpointError, match="do not match the checksum"):
+            ckpt.load_file(path)
+    else:
+        assert ckpt.verify_file(path) and ckpt.load_file(path) == {"epoch": 0}
 
 
 def test_swapped_files_are_found(folder, caplog):

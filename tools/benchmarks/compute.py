@@ -150,12 +150,6 @@ def build_model(
     return VideoCLIP(clip, case.frames, nn.functional.normalize(classifier, dim=-1))
 
 
-def compile_blocks(model: VideoCLIP) -> None:
-    """Compile the image tower as MODEL.COMPILE does."""
-    for block in model.model.visual.transformer.resblocks:
-        block.compile()
-
-
 def synchronize(device: str) -> None:
     """Wait until the device has done what it was given."""
     if device == "cuda":

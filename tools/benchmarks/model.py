@@ -15,7 +15,6 @@ from benchmarks.compute import (
     Case,
     build_model,
     check_agreement,
-    compile_blocks,
     finish_report,
     max_difference,
     start_report,
@@ -24,6 +23,7 @@ from benchmarks.compute import (
 )
 from benchmarks.straightforward_compute import ManualViewBlock
 from benchmarks.targets import VIEW_TARGETS, judge_most, state_ratio
+from openvclip.models.build import compile_blocks
 from openvclip.models.video_clip import VideoCLIP
 from openvclip.utils.logging import get_logger
 
@@ -84,7 +84,7 @@ def measure_forward(
     if compiled:
         for name, kind in ((NO_VIEW, None), (OURS, VIEW)):
             models[f"{name}, compiled"] = build_model(case, kind, like=models[name]).eval()
-            compile_blocks(models[f"{name}, compiled"])
+            compile_blocks(models[f"{name}, compiled"].model)
     times = time_variants({name: partial(run, m) for name, m in models.items()}, case, repeats)
     return timed_rows(times, case), agreement
 

@@ -17,7 +17,6 @@ from benchmarks.compute import (
     Case,
     build_model,
     check_agreement,
-    compile_blocks,
     finish_report,
     start_report,
     synchronize,
@@ -40,6 +39,7 @@ from openvclip.engine.losses import soft_cross_entropy
 from openvclip.engine.optim import build_optimizer
 from openvclip.engine.train_step import InterpolatedStep, PlainStep
 from openvclip.interpolation import WeightInterpolator
+from openvclip.models.build import compile_blocks
 from openvclip.utils.logging import get_logger
 
 PLAIN, INTERPOLATED, STRAIGHT = "plain", "interpolated", "interpolated, straightforward"
@@ -151,7 +151,7 @@ class Stepper:
             model = build_model(self.case, VIEW, like=self.model).train()
             model.model.visual.transformer.use_checkpoint = way == WAYS["checkpoint"]
         if way == WAYS["compile"]:
-            compile_blocks(model)
+            compile_blocks(model.model)
         if base == PLAIN:
             return PlainStep(model, soft_cross_entropy, **how)
         mixer = WeightInterpolator(self.trained, self.original())
