@@ -70,13 +70,30 @@ class VideoCLIP(nn.Module):
         Raises:
             DataError: the frame count or size is not the model's.
         """
+        return self.classify(self.pool_frames(video))
+
+    def pool_frames(self, video: torch.Tensor) -> torch.Tensor:
+        """(B, 3, T, H, W) normalised video -> (B, D), the mean of its frames' unit embeddings.
+
+        It is shorter than 1, the more so the more the frames differ; normalise it to compare
+        videos with each other or with sentences.
+
+        Raises:
+            DataError: as :meth:`forward`.
+        """
         self.check_video(video)
         # (B·T, 3, H, W), a clip's frames adjacent.
         frames = video.transpose(1, 2).flatten(0, 1).to(self.model.visual.proj.dtype)
         features = self.model.encode_image(frames)  # (B·T, D)
         with torch.autocast(features.device.type, enabled=False):
             features = F.normalize(at_least_fp32(features), dim=-1)
-            features = features.unflatten(0, (-1, self.num_frames))
+            return features.unflatten(0, (-1, self.num_frames)).mean(dim=1)
+
+    def classify(self, pooled: torch.Tensor) -> torch.Tensor:
+        """(B, D) of :meth:`pool_frames` -> (B, classes) logits.
+
+        The mean of the frames' logits is the logit of their mean: averaging first is cheaper.
+        """
+        with torch.autocast(pooled.device.type, enabled=False):
             weight = self.classifier if self.head is None else F.normalize(self.head, dim=-1)
-            # The mean of the frames' logits is the logit of their mean: averaging first is cheaper.
-            return self.model.logit_scale.exp() * features.mean(dim=1) @ weight.T
+            return self.model.logit_scale.exp() * pooled @ weight.T
