@@ -17,6 +17,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["openvclip", "openvclip.*"]),
+    package_data={"openvclip.report": ["page/*"]},  # what report.html is made of
     install_requires=[
         "torch",
         "torchvision",
@@ -31,6 +32,7 @@ setup(
         "tqdm",
         "open_clip_torch",  # the BPE vocabulary, and the checkpoints that it names
         "matplotlib",
+        "pillow",
         "safetensors",
         "xxhash",  # checksums of checkpoints, ten times as fast as SHA-256
     ],

@@ -29,6 +29,8 @@ from openvclip.engine.setup import (
 from openvclip.interpolation import WeightPatcher
 from openvclip.models.build import build_model, resolve_clip
 from openvclip.models.prompts import TEMPLATES
+from openvclip.report.details import build_details
+from openvclip.report.html import write_html
 from openvclip.report.metrics import compute_mean_average_precision, compute_scores
 from openvclip.report.results import name_predictions, name_top1, write_per_class
 from openvclip.report.writers import (
@@ -52,7 +54,7 @@ class Tester:
         loader: test batches, see :func:`openvclip.data.loader.build_loader`.
         class_names: names of the C classes.
         num_clips: clips (views x crops) of a video.
-        output_dir: where ``results.json`` and ``per_class.csv`` go.
+        output_dir: where ``results.json``, ``per_class.csv`` and ``report.html`` go.
         device: where the model is.
         patcher: patches the weights, or None to test them as they are.
         ratios: patching ratios to report, with a patcher.
@@ -185,9 +187,31 @@ class Tester:
                 tag = f"Test/ratio_{ratio:g}" if self.patcher else "Test"
                 self.writer.add_predictions(tag, predictions.scores[done], labels[done], 0)
                 self.writer.add_wrong_predictions(
-                    tag, self.loader.dataset, predictions.scores, labels, done, 0
+                    tag, self.loader.dataset, predictions.scores, labels, done, 0,
+                    self._clips_in_score,
                 )
+        self._write_report(results, found, labels)
         logger.info("wrote %s", self.output_dir / "results.json")
+
+    @property
+    def _clips_in_score(self) -> int:
+        return self.num_clips if self.method == "sum" else 1
+
+    def _write_report(
+        self, results: dict[str, Any], found: dict[float, Predictions], labels: torch.Tensor
+    ) -> None:
+        path = self.output_dir / "report.html"
+        try:
+            columns = [(predictions.scores, predictions.complete) for predictions in found.values()]
+            write_html(path, build_details(
+                results, self.class_names, labels, columns, self.loader.dataset,
+                self._clips_in_score,
+            ))
+            logger.info("wrote %s", path)
+        # Whatever it is: the numbers are written, and a test of hours must not end as failed.
+        except Exception as error:
+            logger.warning("could not write %s (%s: %s); the numbers are in results.json",
+                           path, type(error).__name__, error)
 
     def _write_per_class(self, found: dict[float, Predictions], labels: torch.Tensor) -> None:
         columns = {

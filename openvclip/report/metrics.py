@@ -73,11 +73,44 @@ def compute_confusion(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
-def compute_mean_average_precision(scores: Tensor, targets: Tensor) -> float:
-    """Mean over classes of average precision, in percent (for multi-label data).
+def compute_confusion_pairs(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return (label, answer, count) of each pair that occurs, int64 (K, 3), in that order.
 
-    Average precision of a class is the mean, over its positive items, of the precision at each
-    item's place in the ranking by score. Classes without a positive item are left out.
+    The same counts as :func:`compute_confusion`, small however many classes there are.
+    """
+    classes = logits.shape[1]
+    pairs, counts = torch.unique(labels * classes + logits.argmax(dim=1), return_counts=True)
+    return torch.stack([pairs // classes, pairs % classes, counts], dim=1)
+
+
+def rank_mistakes(
+    scores: Tensor, labels: Tensor, done: Tensor, limit: int, clips: int = 1
+) -> list[tuple[int, int, float]]:
+    """Find the wrong answers that the model is surest of.
+
+    Args:
+        scores: (N, C); undefined where ``done`` is False.
+        labels: (N,) class indices.
+        done: bool (N,), False for videos that could not be evaluated.
+        limit: how many at most.
+        clips: how many logits were added to a score; their mean is what the confidence is of.
+
+    Returns:
+        (row, answer, confidence in 0..1), the surest first; at one confidence by row.
+    """
+    answers = scores.argmax(dim=1)
+    rows = (done & (answers != labels)).nonzero().flatten()
+    confidence = (scores[rows] / clips).softmax(dim=1).amax(dim=1).nan_to_num()
+    best = confidence.argsort(descending=True, stable=True)[:limit]
+    return list(zip(rows[best].tolist(), answers[rows[best]].tolist(), confidence[best].tolist(),
+                    strict=True))
+
+
+def compute_average_precision(scores: Tensor, targets: Tensor) -> Tensor:
+    """Average precision of each class, float64 (C,) in 0..1 (for multi-label data).
+
+    It is the mean, over a class's positive items, of the precision at each item's place in the
+    ranking by score; NaN for a class without a positive item.
 
     Args:
         scores: (N, C).
@@ -87,9 +120,16 @@ def compute_mean_average_precision(scores: Tensor, targets: Tensor) -> float:
     ranked = targets.double().gather(0, order)
     place = torch.arange(1, len(ranked) + 1, dtype=torch.float64, device=ranked.device)[:, None]
     precision = ranked.cumsum(dim=0) / place
-    positives = ranked.sum(dim=0)
-    present = positives > 0
-    if not bool(present.any()):
-        return 0.0
-    average = (precision * ranked).sum(dim=0)[present] / positives[present]
-    return float(average.mean() * 100)
+    return (precision * ranked).sum(dim=0) / ranked.sum(dim=0)
+
+
+def compute_mean_average_precision(scores: Tensor, targets: Tensor) -> float:
+    """Mean of :func:`compute_average_precision` in percent, over classes with positive items.
+
+    Args:
+        scores: (N, C).
+        targets: (N, C) of 0 and 1.
+    """
+    average = compute_average_precision(scores, targets)
+    present = ~average.isnan()
+    return float(average[present].mean() * 100) if bool(present.any()) else 0.0

@@ -11,7 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openvclip.report.metrics import compute_confusion, compute_per_class_accuracy
+from openvclip.report.metrics import (
+    compute_confusion,
+    compute_per_class_accuracy,
+    rank_mistakes,
+)
 from openvclip.utils import distributed
 from openvclip.utils.errors import ConfigError
 from openvclip.utils.files import replacing
@@ -90,20 +94,21 @@ class TensorboardWriter:
         labels: Tensor,
         done: Tensor,
         step: int,
+        clips: int = 1,
     ) -> None:
-        """Add the most confident wrong answers as strips of frames with both names."""
+        """Add the most confident wrong answers as strips of frames with both names.
+
+        Confidence is the softmax of ``scores / clips``.
+        """
         if not self.wrong_predictions:
             return
         from openvclip.report import plots
 
-        answers = scores.argmax(dim=1)
-        confidence = scores.softmax(dim=1).amax(dim=1)
-        wrong = (done & (answers != labels)).nonzero().flatten()
-        wrong = wrong[confidence[wrong].argsort(descending=True)][: self.wrong_predictions]
-        for place, row in enumerate(wrong.tolist()):
+        wrong = rank_mistakes(scores, labels, done, self.wrong_predictions, clips)
+        for place, (row, answer, confidence) in enumerate(wrong):
             title = (
                 f"is: {self.class_names[int(labels[row])]}\n"
-                f"named: {self.class_names[int(answers[row])]} ({float(confidence[row]):.0%})"
+                f"named: {self.class_names[answer]} ({confidence:.0%})"
             )
             figure = plots.draw_frames(dataset.frames(row), title)
             self.writer.add_figure(f"{prefix}/wrong_predictions/{place}", figure, step)

@@ -172,6 +172,8 @@ def test_options_run_to_the_end(tiny, tmp_path, empty_cfg, changes, in_process):
     found = sorted(p.parent.name for p in (tmp_path / "run").rglob("results.json"))
     wanted = ["views_1", "views_2"] if "TEST__NUM_TEMPORAL_CLIPS" in changes else ["run"]
     assert found == wanted
+    reports = sorted(p.parent.name for p in (tmp_path / "run").rglob("report.html"))
+    assert reports == wanted
 
 
 def test_val_mode_validates_and_stops(tiny, tmp_path, empty_cfg, in_process):
@@ -194,6 +196,7 @@ def test_multi_label_reports_mean_average_precision(tiny, tmp_path, empty_cfg, i
         MODEL__LOSS_FUNC="bce_logit", SOLVER__MAX_EPOCH=1))
     (row,) = json.loads((tmp_path / "run" / "results.json").read_text())["results"]
     assert 0 < row["map_decoded"] <= 100
+    assert "mean average precision" in (tmp_path / "run" / "report.html").read_text()
     assert read_stats(tmp_path / "run", "val_epoch")[0]["map"] > 0
 
 
