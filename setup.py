@@ -37,7 +37,7 @@ setup(
         "xxhash",  # checksums of checkpoints, ten times as fast as SHA-256
     ],
     extras_require={
-        "dev": ["pytest", "ruff", "submitit"],
+        "dev": ["pytest", "ruff", "submitit", "selenium"],
         "slurm": ["submitit"],
     },
 )
