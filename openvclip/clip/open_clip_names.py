@@ -1,4 +1,4 @@
-"""Weights by a name of open_clip: which names are built like OpenAI's ViT, and loading one.
+"""Names of open_clip: which are built like OpenAI's ViT, loading one, describing a CLIP to it.
 
 Heads and activation are not in a state dict, so they are read from open_clip's model configs:
 loading a model whose activation or head width differs would give wrong features without an error.
@@ -10,9 +10,11 @@ import difflib
 import importlib.util
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
+from openvclip.clip.layers import num_heads
 from openvclip.utils.errors import CheckpointError
 from openvclip.utils.torchvision_ops import import_torchvision
 
@@ -20,6 +22,10 @@ from openvclip.utils.torchvision_ops import import_torchvision
 VISION_KEYS = frozenset({"image_size", "layers", "width", "patch_size", "head_width", "mlp_ratio"})
 TEXT_KEYS = frozenset({"context_length", "vocab_size", "width", "heads", "layers"})
 TOP_KEYS = frozenset({"embed_dim", "quick_gelu", "vision_cfg", "text_cfg"})
+HEAD_WIDTH = 64  # Channels of an attention head where a config names none.
+
+if TYPE_CHECKING:
+    from openvclip.clip.model import CLIPConfig
 
 
 def model_configs() -> dict[str, Path]:
@@ -44,13 +50,36 @@ def why_refused(config: dict) -> str | None:
     extra += [f"text_cfg.{k}" for k in {*text} - TEXT_KEYS]
     if extra:
         return f"it is built with {', '.join(sorted(extra))}"
-    if vision.get("head_width", 64) != 64:
+    if vision.get("head_width", HEAD_WIDTH) != HEAD_WIDTH:
         return f"its attention heads have {vision['head_width']} channels instead of 64"
     if vision.get("mlp_ratio", 4) != 4 or vision.get("width", 0) % 64:
         return "its image tower's widths are not OpenAI's"
     if text.get("heads") != text.get("width", 0) // 64:
         return f"its text tower has {text.get('heads')} heads for {text.get('width')} channels"
     return None
+
+
+def describe_model(config: CLIPConfig) -> dict:
+    """Return the config that open_clip builds a CLIP of these sizes from (its ``NAME.json``)."""
+    vision_heads, text_heads = num_heads(config.vision_width), num_heads(config.text_width)
+    vision = {"image_size": config.image_size, "layers": config.vision_layers,
+              "width": config.vision_width, "patch_size": config.patch_size}
+    if config.vision_width // vision_heads != HEAD_WIDTH:
+        vision["head_width"] = config.vision_width // vision_heads
+    return {
+        "embed_dim": config.embed_dim,
+        "quick_gelu": True,
+        "vision_cfg": vision,
+        "text_cfg": {"context_length": config.context_length, "vocab_size": config.vocab_size,
+                     "width": config.text_width, "heads": text_heads,
+                     "layers": config.text_layers},
+    }
+
+
+def find_name(description: dict) -> str | None:
+    """Return the model of open_clip that has exactly this config, such as ViT-B-16-quickgelu."""
+    return next((name for name, path in model_configs().items()
+                 if json.loads(path.read_text(encoding="utf-8")) == description), None)
 
 
 def check_name(name: str) -> None:

@@ -58,6 +58,8 @@ def average_checkpoints(
 ) -> Path:
     """Write the mean of the checkpoints ``start`` .. ``end`` as ``{"model_state": ...}``.
 
+    Beside it ``"cfg"``, the config of the last one, if that has it.
+
     Args:
         source: as for :func:`find_checkpoints`.
         start: first file number; 0 stands for the original CLIP.
@@ -89,6 +91,10 @@ def average_checkpoints(
             progress.update()
 
     average = average_state_dicts(states(), names=names.__getitem__)
-    ckpt.save_file(output, {"model_state": average})
+    content = {"model_state": average}
+    config = ckpt.load_file(paths[end], verify=False).get("cfg") if paths else None
+    if config is not None:  # What the weights were trained as, for whoever loads the file alone.
+        content["cfg"] = config
+    ckpt.save_file(output, content)
     logger.info("wrote the mean of %d checkpoints (%d..%d) to %s", len(names), start, end, output)
     return Path(output)

@@ -12,12 +12,19 @@ from typing import TextIO
 @contextmanager
 def replacing(path: str | Path) -> Iterator[TextIO]:
     """Open a temporary UTF-8 file that takes the place of ``path`` once it is whole."""
+    with replacing_file(path) as temporary, \
+            open(temporary, "w", newline="", encoding="utf-8") as file:
+        yield file
+
+
+@contextmanager
+def replacing_file(path: str | Path) -> Iterator[Path]:
+    """Give the name of a temporary file that takes the place of ``path`` once it is whole."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with open(temporary, "w", newline="", encoding="utf-8") as file:
-            yield file
+        yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,0 +1,65 @@
+#!/usr/bin/env python3
+"""Export a model for other programs: ``export.py --clip FILE --checkpoint FILE --output DIR``.
+
+Written to --output:
+  NAME.safetensors             the weights under OpenAI's names; MODEL.CLIP_PATH and --clip read it
+  NAME-open_clip.pt, .json     the weights for open_clip, and the model config that they belong to
+  NAME-classifier.safetensors  the embeddings of class names, with --labels or --label-file
+All of them appear, or none. docs/export.md says how they are loaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from openvclip.utils.logging import report_errors, setup_logging
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--clip", required=True,
+        help="the original CLIP: a file, or a name of open_clip such as ViT-B-16")
+    add("--checkpoint", metavar="FILE",
+        help="training checkpoint or averaged file; default: export the CLIP as it is")
+    add("--patching-ratio", type=float, metavar="R",
+        help="share of the original CLIP, 0 to 1; default: the checkpoint as it is")
+    add("--output", required=True, metavar="DIR", help="folder to write to")
+    add("--name", default="openvclip",
+        help="beginning of the files' names; default: %(default)s")
+    add("--format", choices=("openai", "open_clip", "both"), default="both",
+        help="which weights to write; default: both")
+    add("--dtype", choices=("fp32", "fp16"), default="fp32",
+        help="of the weights; LayerNorm stays in fp32; default: fp32")
+    add("--labels", metavar='"A, B, C"', help="class names, for the classifier")
+    add("--label-file", metavar="FILE",
+        help="class names: an index2cls.json, or a text file with one a line")
+    add("--overwrite", action="store_true", help="replace files that exist")
+    return parser.parse_args(argv)
+
+
+def export(args: argparse.Namespace) -> None:
+    from openvclip.engine.export import describe_loading, export_model, read_labels
+
+    paths = export_model(
+        args.clip, args.output, checkpoint=args.checkpoint, patching_ratio=args.patching_ratio,
+        labels=read_labels(args.labels, args.label_file), name=args.name, layout=args.format,
+        dtype=args.dtype, overwrite=args.overwrite,
+    )
+    print(describe_loading(paths))
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    setup_logging()
+    return report_errors(lambda: export(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
