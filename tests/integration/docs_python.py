@@ -1,0 +1,107 @@
+"""A python for the commands of the documentation that need not import torch each time.
+
+The server imports it once and forks a process for each program; the ``python`` that is put into
+PATH hands the server its arguments, folder, environment and files, and leaves with the program's
+exit code. Nothing else differs from starting python.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+
+CLIENT = """#!{python} -IS
+import json, os, socket, sys
+link = socket.socket(socket.AF_UNIX)
+link.connect({path!r})
+socket.send_fds(link, [b"x"], [0, 1, 2])
+link.sendall(json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]).encode())
+link.shutdown(socket.SHUT_WR)
+sys.exit(int(link.recv(16) or 1))
+"""
+
+
+def start_server(clone: Path, folder: Path) -> subprocess.Popen:
+    """Start the server, with ``python`` and ``python3`` in ``folder``/bin."""
+    path = str(folder / "socket")
+    (folder / "bin").mkdir()
+    for name in ("python", "python3"):
+        file = folder / "bin" / name
+        file.write_text(CLIENT.format(python=sys.executable, path=path))
+        file.chmod(0o755)
+    env = {**os.environ, "PYTHONPATH": str(clone), "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
+    server = subprocess.Popen([sys.executable, __file__, path], env=env, cwd=clone, text=True,
+                              stdout=subprocess.PIPE)
+    assert server.stdout.readline() == "ready\n"
+    return server
+
+
+def serve(path: str) -> None:
+
+    import openvclip.engine.build
+    import openvclip.engine.tester  # noqa: F401
+
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen()
+    print("ready", flush=True)
+    while True:
+        link, _ = listener.accept()
+        if os.fork() == 0:
+            listener.close()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            os._exit(answer(link))
+        link.close()
+
+
+def answer(link: socket.socket) -> int:
+    """Run what a client asks for in a process of its own and tell the client how it ended."""
+    _, files, *_ = socket.recv_fds(link, 1, 3)
+    request = b"".join(iter(lambda: link.recv(1 << 16), b""))
+    process = os.fork()
+    if process == 0:
+        link.close()
+        for number, file in enumerate(files):
+            os.dup2(file, number)
+        os._exit(execute(*json.loads(request)))
+    _, status = os.waitpid(process, 0)
+    link.sendall(str(abs(os.waitstatus_to_exitcode(status))).encode())
+    return 0
+
+
+def execute(argv: list[str], folder: str, env: dict[str, str]) -> int:
+    """Do what ``python ARGV`` does; returns its exit code."""
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(env)
+    code: object = 0
+    try:
+        if argv[0] == "-c":
+            sys.argv = ["-c", *argv[2:]]
+            exec(compile(argv[1], "<string>", "exec"), {"__name__": "__main__"})
+        else:
+            sys.argv = argv
+            sys.path[0] = str(Path(argv[0]).resolve().parent)
+            runpy.run_path(argv[0], run_name="__main__")
+    except SystemExit as error:
+        code = error.code
+        if isinstance(code, str):
+            print(code, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code if isinstance(code, int) else int(code is not None)
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])
