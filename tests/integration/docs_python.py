@@ -7,6 +7,7 @@ exit code. Nothing else differs from starting python.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import runpy
@@ -44,10 +45,9 @@ def start_server(clone: Path, folder: Path) -> subprocess.Popen:
 
 
 def serve(path: str) -> None:
-
-    import openvclip.engine.build
-    import openvclip.engine.tester  # noqa: F401
-
+    # Dynamo is what the first step of an optimizer imports.
+    for module in ("torch._dynamo", "openvclip.engine.build", "openvclip.engine.tester"):
+        importlib.import_module(module)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)
