@@ -34,7 +34,7 @@ from openvclip.interpolation import StateDict, WeightPatcher
 from openvclip.models.build import ARCH_SIZES
 from openvclip.models.prompts import TEMPLATES, class_embeddings
 from openvclip.models.temporal import is_adapter
-from openvclip.utils.errors import CheckpointError, ConfigError, DataError
+from openvclip.utils.errors import CheckpointError, ConfigError, DataError, first_line
 from openvclip.utils.files import replacing_file
 from openvclip.utils.logging import get_logger
 
@@ -280,8 +280,8 @@ def write_export(export: Export, paths: Mapping[str, Path], dtype: str = "fp32")
                 writers[kind](stack.enter_context(replacing_file(path)))
     except (OSError, RuntimeError, SafetensorError) as error:
         folders = ", ".join(sorted({str(path.parent) for path in paths.values()}))
-        raise CheckpointError(f"cannot write to {folders}: {str(error).splitlines()[0]}; free "
-                              "space or give another --output") from error
+        raise CheckpointError(f"cannot write to {folders}: {first_line(error)}; free space or "
+                              "give another --output") from error
 
 
 def cast_weights(model: CLIP, dtype: torch.dtype) -> StateDict:
