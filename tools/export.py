@@ -52,7 +52,8 @@ def export(args: argparse.Namespace) -> None:
         labels=read_labels(args.labels, args.label_file), name=args.name, layout=args.format,
         dtype=args.dtype, overwrite=args.overwrite,
     )
-    print(describe_loading(paths))
+    if args.format != "openai":
+        print(describe_loading(paths))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -312,10 +312,8 @@ def save_classifier(export: Export, path: Path) -> None:
 
 
 def describe_loading(paths: Sequence[Path]) -> str:
-    """Return the lines of Python that load a written model into open_clip, if there is one."""
-    config = next((path for path in paths if path.suffix == ".json"), None)
-    if config is None:
-        return ""
+    """Return the lines of Python that load what was written for open_clip there."""
+    config = next(path for path in paths if path.suffix == ".json")
     known = find_name(json.loads(config.read_text(encoding="utf-8")))
     create = (f'open_clip.create_model("{known or config.stem}", '
               f'pretrained="{config.with_suffix(".pt")}")')

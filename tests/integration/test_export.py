@@ -19,7 +19,7 @@ from openvclip.clip.weights import load_clip
 from openvclip.config import load_cfg
 from openvclip.engine import checkpoint as ckpt
 from openvclip.engine.averaging import average_checkpoints
-from openvclip.engine.export import export_model, read_labels
+from openvclip.engine.export import describe_loading, export_model, read_labels
 from openvclip.engine.setup import load_original_clip, load_weights
 from openvclip.interpolation import WeightPatcher
 from openvclip.models.build import build_model
@@ -167,10 +167,13 @@ SIZES = {
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_published_sizes_have_a_name_in_open_clip(name, open_clip):
+def test_published_sizes_have_a_name_in_open_clip(name, open_clip, tmp_path):
     embed, image, patch, width, layers, text = SIZES[name]
     config = CLIPConfig(embed, image, patch, width, layers, text, 12)
     assert find_name(describe_model(config)) == name
+    (tmp_path / "m.json").write_text(json.dumps(describe_model(config)))
+    shown = describe_loading([tmp_path / "m.pt", tmp_path / "m.json"])
+    assert shown == f'open_clip.create_model("{name}", pretrained="{tmp_path / "m.pt"}")'
     with torch.device("meta"):  # Names and shapes need no weights.
         ours = CLIP(config).state_dict()
         theirs = open_clip.CLIP(**open_clip.get_model_config(name)).state_dict()
