@@ -82,6 +82,9 @@ def execute(argv: list[str], folder: str, env: dict[str, str]) -> int:
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(env)
+    # The server's own streams remember what kind of file they were opened on.
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
     code: object = 0
     try:
         if argv[0] == "-c":
