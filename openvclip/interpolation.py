@@ -14,6 +14,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -89,16 +90,37 @@ class WeightInterpolator:
     def mixed(self, ratio: float) -> Iterator[None]:
         """Hold the parameters at ``ratio * anchor + (1 - ratio) * current`` inside the block."""
         current = [p.data for p in self._parameters]
-        mixture = [torch.empty_like(tensor) for tensor in current]
-        torch._foreach_copy_(mixture, self._anchor)
-        torch._foreach_lerp_(mixture, current, 1.0 - ratio)
+        mixture = self._mix(ratio)
         try:
             for parameter in self._parameters:
                 parameter.data = mixture.pop(0)  # so that nothing else keeps its memory
             yield
         finally:
-            for parameter, tensor in zip(self._parameters, current, strict=True):
-                parameter.data = tensor
+            self._put(current)
+
+    @contextmanager
+    def switching(self, ratio: float) -> Iterator[tuple[Callable[[], None], Callable[[], None]]]:
+        """Give what puts the current weights in and what puts their mixture in, for the block.
+
+        Both are held meanwhile, so that to switch costs nothing; the current ones are in at the
+        beginning and at the end.
+        """
+        current, mixture = [p.data for p in self._parameters], self._mix(ratio)
+        try:
+            yield partial(self._put, current), partial(self._put, mixture)
+        finally:
+            self._put(current)
+
+    def _mix(self, ratio: float) -> list[Tensor]:
+        current = [p.data for p in self._parameters]
+        mixture = [torch.empty_like(tensor) for tensor in current]
+        torch._foreach_copy_(mixture, self._anchor)
+        torch._foreach_lerp_(mixture, current, 1.0 - ratio)
+        return mixture
+
+    def _put(self, tensors: Iterable[Tensor]) -> None:
+        for parameter, tensor in zip(self._parameters, tensors, strict=True):
+            parameter.data = tensor
 
 
 def patch_state_dict(

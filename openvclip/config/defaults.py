@@ -110,6 +110,9 @@ _C.TRAIN.ENABLE = True  # Train.
 _C.TRAIN.DATASET = "kinetics"  # The list format; kinetics is the only one.
 _C.TRAIN.BATCH_SIZE = 64  # Videos of a batch over all processes and machines.
 _C.TRAIN.EVAL_PERIOD = 10  # Epochs between validations.
+# Ours. Validate also with this share of the original CLIP patched in, as TEST.PATCHING_RATIO does:
+# the same decoded videos, one more forward pass each. 0.0: the trained weights only.
+_C.TRAIN.EVAL_PATCHING_RATIO = 0.0
 _C.TRAIN.CHECKPOINT_PERIOD = 10  # Epochs between checkpoints.
 # Ours. Also write the state inside epochs, every so many iterations of the run; 0: only when a
 # signal ends the run.

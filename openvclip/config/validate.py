@@ -81,6 +81,7 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "MODEL.MLP_FINETUNE_FACTOR": (0, None),
     "TRAIN.BATCH_SIZE": (1, None),
     "TRAIN.EVAL_PERIOD": (1, None),
+    "TRAIN.EVAL_PATCHING_RATIO": (0, 1),
     "TRAIN.CHECKPOINT_PERIOD": (1, None),
     "TRAIN.CHECKPOINT_ITERS": (0, None),
     "TRAIN.CHECKPOINT_KEEP_LAST": (0, None),

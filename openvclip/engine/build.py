@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,9 +22,10 @@ from openvclip.engine.setup import (
 )
 from openvclip.engine.train_step import InterpolatedStep, PlainStep
 from openvclip.engine.trainer import Trainer
+from openvclip.engine.validation import Validator
 from openvclip.interpolation import WeightInterpolator
 from openvclip.models.build import build_model, resolve_clip
-from openvclip.report.writers import build_tensorboard
+from openvclip.report.writers import TensorboardWriter, build_tensorboard
 from openvclip.utils import distributed
 from openvclip.utils.errors import ConfigError
 from openvclip.utils.logging import get_logger
@@ -41,11 +43,7 @@ def build_interpolator(cfg, model: nn.Module) -> WeightInterpolator:
         {name: p for name, p in model.named_parameters() if p.requires_grad},
         load_original_clip(source),
     )
-    logger.info(
-        "interpolated training: r ~ U(%g, %g) of %s in %d tensors, connect loss x %g",
-        cfg.TRAIN.LINEAR_CONNECT_SAMPLE_L, cfg.TRAIN.LINEAR_CONNECT_SAMPLE_R, source,
-        len(interpolator.names), cfg.TRAIN.LINEAR_CONNECT_LOSS_RATIO,
-    )
+    logger.info("mixing %d tensors with those of %s", len(interpolator.names), source)
     return interpolator
 
 
@@ -56,6 +54,11 @@ def build_step(cfg, model: nn.Module, device: torch.device) -> PlainStep:
     common = {"autocast": autocast, "scaler": scaler, "accumulate": cfg.TRAIN.GRAD_ACCUM_STEPS}
     if not cfg.TRAIN.LINEAR_CONNECT_CLIMB:
         return PlainStep(model, loss, **common)
+    logger.info(
+        "interpolated training: r ~ U(%g, %g), connect loss x %g",
+        cfg.TRAIN.LINEAR_CONNECT_SAMPLE_L, cfg.TRAIN.LINEAR_CONNECT_SAMPLE_R,
+        cfg.TRAIN.LINEAR_CONNECT_LOSS_RATIO,
+    )
     return InterpolatedStep(
         model,
         loss,
@@ -67,6 +70,30 @@ def build_step(cfg, model: nn.Module, device: torch.device) -> PlainStep:
         chain_rule=cfg.TRAIN.LINEAR_CONNECT_CHAIN_RULE,
         rank=distributed.rank() if cfg.TRAIN.LINEAR_CONNECT_PER_RANK else None,
         **common,
+    )
+
+
+def build_validator(
+    cfg, step: PlainStep, loader: Any, device: torch.device, writer: TensorboardWriter | None
+) -> Validator:
+    """Build the validation, with the patching that ``TRAIN.EVAL_PATCHING_RATIO`` asks for."""
+    interpolator = None
+    if cfg.TRAIN.EVAL_PATCHING_RATIO > 0:
+        # The step's own, where it has one: there is no need for a second copy of CLIP.
+        interpolator = getattr(step, "interpolator", None) or build_interpolator(
+            cfg, unwrap(step.model)
+        )
+    return Validator(
+        loader=loader,
+        num_classes=cfg.MODEL.NUM_CLASSES,
+        device=device,
+        autocast=step.autocast,
+        output_dir=cfg.OUTPUT_DIR,
+        max_epoch=cfg.SOLVER.MAX_EPOCH,
+        multi_label=cfg.DATA.MULTI_LABEL,
+        interpolator=interpolator,
+        ratio=cfg.TRAIN.EVAL_PATCHING_RATIO,
+        writer=writer,
     )
 
 
@@ -152,17 +179,19 @@ def build_trainer(cfg) -> Trainer:
     if cfg.LOG_MODEL_INFO:
         log_model_info(model)
     model = wrap_distributed(model, device, cfg.MODEL.STATIC_GRAPH)
+    step, writer = build_step(cfg, model, device), build_tensorboard(cfg, labels.names)
     trainer = Trainer(
-        step=build_step(cfg, model, device),
+        step=step,
         optimizer=build_optimizer(unwrap(model), cfg),
         schedule=build_schedule(cfg),
         train_loader=train_loader,
-        val_loader=val_loader,
+        validator=build_validator(cfg, step, val_loader, device, writer)
+        if val_loader is not None
+        else None,
         output_dir=cfg.OUTPUT_DIR,
         max_epoch=cfg.SOLVER.MAX_EPOCH,
         seed=cfg.RNG_SEED,
         device=device,
-        num_classes=len(labels),
         config=cfg.dump(),
         checkpoint_period=cfg.TRAIN.CHECKPOINT_PERIOD,
         eval_period=cfg.TRAIN.EVAL_PERIOD,
@@ -178,7 +207,7 @@ def build_trainer(cfg) -> Trainer:
         mixup=build_mixup(cfg),
         multi_label=cfg.DATA.MULTI_LABEL,
         max_bad_fraction=cfg.DATA.MAX_BAD_FRACTION,
-        writer=build_tensorboard(cfg, labels.names),
+        writer=writer,
     )
     load_initial_weights(cfg, trainer)
     return trainer

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from openvclip.data.loader import Loader
 from openvclip.engine.journal import Journal, Record
 from openvclip.engine.meters import ViewEnsemble
 from openvclip.utils import distributed
@@ -37,6 +36,7 @@ def predict(
     batches: Iterable[dict],
     *,
     num_videos: int,
+    own_videos: int | None = None,
     num_classes: int,
     num_clips: int = 1,
     method: str = "sum",
@@ -56,6 +56,7 @@ def predict(
         batches: as the loader gives them (``video``, ``index``, ``clip``, ``bad`` and ``groups``);
             this process's share of the list. Without ``groups`` a batch is one group.
         num_videos: rows of the whole list.
+        own_videos: rows that ``batches`` has, of which progress is told; None: all.
         num_classes: C.
         num_clips: clips of a video.
         method: ``sum`` or ``max`` over a video's clips.
@@ -80,8 +81,7 @@ def predict(
             ensemble.restore(record.rows, scores)
     was_training = model.training
     model.eval()
-    share = batches.count_rows() if isinstance(batches, Loader) else num_videos
-    progress = Progress(share, what, "videos")
+    progress = Progress(num_videos if own_videos is None else own_videos, what, "videos")
     for batch in batches:
         failures.update(batch["bad"])
         parts = _split(batch, device)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import psutil
 import torch
 from torch import Tensor
 
 from openvclip.utils.errors import ConfigError
+from openvclip.utils.live import Field
 from openvclip.utils.logging import format_seconds
 
 
@@ -32,9 +33,14 @@ class Mean:
         """Mean over everything; 0 before anything was added."""
         return self.total / self.count if self.count else 0.0
 
+    @property
+    def recent(self) -> float:
+        """Mean since the last ``window``, or over everything if nothing came since."""
+        return self._total / self._count if self._count else self.mean
+
     def window(self) -> float:
-        """Mean since the last call, or over everything if nothing came since."""
-        value = self._total / self._count if self._count else self.mean
+        """Return :attr:`recent` and begin anew."""
+        value = self.recent
         self._total = self._count = 0.0
         return value
 
@@ -48,17 +54,18 @@ class IterationTimer:
 
     def __init__(self, remaining: int) -> None:
         self.remaining = remaining
-        self.data, self.total = Mean(), Mean()
+        self.data, self.total, self.clips = Mean(), Mean(), Mean()
         self._start = time.perf_counter()
 
     def data_ready(self) -> None:
         """The batch has come."""
         self.data.add(time.perf_counter() - self._start)
 
-    def iteration_done(self) -> None:
-        """The step is over; the wait for the next batch begins."""
+    def iteration_done(self, clips: int) -> None:
+        """The step over ``clips`` clips is over; the wait for the next batch begins."""
         now = time.perf_counter()
         self.total.add(now - self._start)
+        self.clips.add(clips)
         self.remaining -= 1
         self._start = now
 
@@ -66,15 +73,79 @@ class IterationTimer:
         """Time left in the run at the mean pace so far."""
         return format_seconds(self.remaining * self.total.mean)
 
+    def stats(self, *, window: bool) -> dict[str, float | str]:
+        """What the log says of time, under PySlowFast's names; seconds are of one iteration.
+
+        Args:
+            window: since the last time that this was asked with True, rather than of the epoch.
+        """
+        total, data, clips = (
+            mean.window() if window else mean.mean for mean in (self.total, self.data, self.clips)
+        )
+        return {
+            "dt": total, "dt_data": data, "dt_net": total - data,
+            "clips_per_s": clips / total if total else 0.0, "eta": self.eta(),
+        }
+
+
+def resident_memory() -> float:
+    """Memory that this process holds, in GiB."""
+    return psutil.Process().memory_info().rss / 2**30
+
+
+def peak_gpu_memory(device: torch.device) -> float:
+    """The most that this process has held on its GPU, in GiB."""
+    return torch.cuda.max_memory_allocated(device) / 2**30
+
 
 def memory_stats(device: torch.device) -> dict[str, str]:
     """Peak GPU memory and this process's resident memory, as PySlowFast's log names them."""
-    used = psutil.Process().memory_info().rss / 2**30
     total = psutil.virtual_memory().total / 2**30
-    stats = {"RAM": f"{used:.2f}/{total:.2f}G"}
+    stats = {"RAM": f"{resident_memory():.2f}/{total:.2f}G"}
     if device.type == "cuda":
-        stats["gpu_mem"] = f"{torch.cuda.max_memory_allocated(device) / 2**30:.2f}G"
+        stats["gpu_mem"] = f"{peak_gpu_memory(device):.2f}G"
     return stats
+
+
+def describe_iteration(
+    where: tuple[str, str],
+    means: Mapping[str, Mean],
+    ratio: float | None,
+    lr: float,
+    timer: IterationTimer,
+    device: torch.device,
+) -> list[Field]:
+    """What the live line says of an iteration; means are since the last line of the log.
+
+    Args:
+        where: such as ``("3/22", "120/3750")``: epoch and iteration.
+        means: running means of the epoch.
+        ratio: share of CLIP that this iteration drew, or None.
+        lr: learning rate.
+        timer: of the epoch.
+        device: where the model is.
+    """
+    total = max(timer.total.recent, 1e-9)
+    clips = f"{timer.clips.recent / total:.1f}"
+    wait = f"{timer.data.recent / total:.0%}"
+    fields = [
+        Field(f"epoch {where[0]} {where[1]}", f"{where[0]} {where[1]}"),
+        Field(f"loss {means['loss'].recent:.3f}", f"loss {means['loss'].recent:.3f}", 1),
+    ]
+    if means["connect_loss"].count:
+        connect = f"{means['connect_loss'].recent:.3f}"
+        fields.append(Field(f"connect {connect}", f"con {connect}", 3))
+    if ratio is not None:
+        fields.append(Field(f"ratio {ratio:.2f}", f"r {ratio:.2f}", 7))
+    fields += [
+        Field(f"lr {lr:.1e}", f"lr {lr:.1e}", 6),
+        Field(f"{clips} clips/s", f"{clips}/s", 4),
+        Field(f"data wait {wait}", f"data {wait}", 5),
+        Field(f"ETA {timer.eta()}", f"ETA {timer.eta()}", 2),
+    ]
+    cuda = device.type == "cuda"
+    memory = f"{peak_gpu_memory(device) if cuda else resident_memory():.1f}G"
+    return [*fields, Field(f"{'GPU' if cuda else 'RAM'} {memory}", memory, 8)]
 
 
 class ViewEnsemble:

@@ -118,6 +118,7 @@ class Tester:
             self.model,
             self.loader,
             num_videos=len(self.loader.dataset),
+            own_videos=self.loader.count_rows(),
             num_classes=len(self.class_names),
             num_clips=self.num_clips,
             method=self.method,

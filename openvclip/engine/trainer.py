@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,14 @@ from torch import Tensor, nn
 from openvclip.clip.weights import find_state_dict
 from openvclip.data.augment import Mixup
 from openvclip.engine import checkpoint as ckpt
-from openvclip.engine.evaluate import predict
-from openvclip.engine.meters import IterationTimer, Mean, memory_stats
+from openvclip.engine.meters import (
+    IterationTimer,
+    Mean,
+    describe_iteration,
+    memory_stats,
+    peak_gpu_memory,
+    resident_memory,
+)
 from openvclip.engine.optim import set_learning_rate
 from openvclip.engine.progress import (
     check_progress,
@@ -27,14 +33,12 @@ from openvclip.engine.progress import (
 )
 from openvclip.engine.setup import unwrap
 from openvclip.engine.train_step import PlainStep, StepResult
+from openvclip.engine.validation import Validator
 from openvclip.models.build import load_model_weights
-from openvclip.report.metrics import (
-    compute_accuracy,
-    compute_mean_average_precision,
-    compute_topk_correct,
-)
+from openvclip.report.curves import write_curves
+from openvclip.report.metrics import compute_topk_correct
 from openvclip.report.writers import TensorboardWriter, write_csv
-from openvclip.utils import distributed
+from openvclip.utils import distributed, live
 from openvclip.utils.errors import DataError
 from openvclip.utils.logging import get_logger, log_json_stats
 from openvclip.utils.signals import EXIT_CODE, Interrupted, StopSignals
@@ -50,7 +54,7 @@ class Trainer:
         optimizer: groups carry ``lr_factor``.
         schedule: learning rate as a function of the exact epoch.
         train_loader: batches of ``video``, ``label``, ``index`` and ``bad``; None to only validate.
-        val_loader: the same for validation, or None.
+        validator: evaluates the validation list, or None.
         output_dir: where log, checkpoints and statistics go.
         max_epoch: number of epochs in all.
         seed: the run's seed.
@@ -63,7 +67,6 @@ class Trainer:
         mixup: mixes a batch, or None.
         multi_label: labels are 0/1 vectors (B, C); mean average precision is reported.
         max_bad_fraction: share of training rows that may fail to decode before the run stops.
-        num_classes: C.
         writer: TensorBoard, or None.
     """
 
@@ -74,12 +77,11 @@ class Trainer:
         optimizer: torch.optim.Optimizer,
         schedule: Callable[[float], float],
         train_loader: Any,
-        val_loader: Any | None,
+        validator: Validator | None,
         output_dir: str | Path,
         max_epoch: int,
         seed: int,
         device: torch.device,
-        num_classes: int,
         config: str = "",
         checkpoint_period: int = 1,
         eval_period: int = 1,
@@ -95,10 +97,10 @@ class Trainer:
     ) -> None:
         self.step = step
         self.optimizer, self.schedule = optimizer, schedule
-        self.train_loader, self.val_loader = train_loader, val_loader
+        self.train_loader, self.validator = train_loader, validator
         self.output_dir = Path(output_dir)
         self.max_epoch, self.seed, self.device = max_epoch, seed, device
-        self.num_classes, self.config = num_classes, config
+        self.config = config
         self.checkpoint_period, self.eval_period = checkpoint_period, eval_period
         self.log_period = log_period
         self.checkpoint_iters, self.keep = checkpoint_iters, keep or ckpt.Keep()
@@ -131,17 +133,21 @@ class Trainer:
         if self.start_epoch >= self.max_epoch:
             logger.info("training is complete (%d epochs)", self.max_epoch)
         last = self.start_epoch - 1
-        whole = last >= 0 and self.start_iteration == 0 and self.val_loader is not None
+        whole = last >= 0 and self.start_iteration == 0 and self.validator is not None
         if whole and self._due(last, self.eval_period) and validation_missed(self.output_dir, last):
             self.validate(last)
         for epoch in range(self.start_epoch, self.max_epoch):
             self.train_epoch(epoch)
             if self._due(epoch, self.checkpoint_period):
                 self.save(epoch)
-            if self.val_loader is not None and self._due(epoch, self.eval_period):
+            if self.validator is not None and self._due(epoch, self.eval_period):
                 self.validate(epoch)
         if self.writer is not None:
             self.writer.close()
+        if (line := live.current()) is not None:
+            line.clear()
+        if distributed.is_main():
+            write_curves(self.output_dir)
 
     def _due(self, epoch: int, period: int) -> bool:
         return (epoch + 1) % period == 0 or epoch + 1 == self.max_epoch
@@ -162,7 +168,10 @@ class Trainer:
             set_learning_rate(self.optimizer, lr)
             result, label, norm = self._train_iteration(batch, epoch, i, epoch * iterations + i)
             self._add_to_means(means, result, label, norm)
-            timer.iteration_done()
+            timer.iteration_done(len(label) * distributed.world_size())
+            if (line := live.current()) is not None:
+                where = f"{epoch + 1}/{self.max_epoch}", f"{i + 1}/{iterations}"
+                line.show(describe_iteration(where, means, result.ratio, lr, timer, self.device))
             if (i + 1) % self.log_period == 0:
                 self._log_iteration(epoch, i, iterations, means, result, lr, timer)
             self._checkpoint_inside(epoch, i + 1)
@@ -241,8 +250,9 @@ class Trainer:
         if math.isfinite(norm):
             means["grad_norm"].add(norm, count)
         if not self.multi_label:
-            hits = compute_topk_correct(result.logits, label, (1,))
-            means["top1_err"].add(100.0 - 100.0 * float(hits.double().mean()), count)
+            hits = compute_topk_correct(result.logits, label).double().mean(dim=1)
+            for name, hit in zip(("top1_err", "top5_err"), hits.tolist(), strict=True):
+                means[name].add(100.0 - 100.0 * hit, count)
 
     def _log_iteration(
         self,
@@ -264,17 +274,14 @@ class Trainer:
             stats["ratio"] = result.ratio
         if self.skipped_steps:
             stats["skipped_steps"] = self.skipped_steps
-        stats.update(
-            lr=lr,
-            dt=timer.total.window(),
-            dt_data=timer.data.window(),
-            eta=timer.eta(),
-            **memory_stats(self.device),
-        )
+        stats.update(lr=lr, **timer.stats(window=True), **memory_stats(self.device))
         if distributed.is_main():
-            log_json_stats(stats, self.output_dir)
+            log_json_stats(stats, self.output_dir, terminal=live.current() is None)
         if self.writer is not None:
-            self.writer.add_scalars("Train", stats, epoch * iterations + i)
+            memory = {"RAM_GiB": resident_memory()}
+            if self.device.type == "cuda":
+                memory["gpu_mem_GiB"] = peak_gpu_memory(self.device)
+            self.writer.add_scalars("Train", {**stats, **memory}, epoch * iterations + i)
 
     def _log_epoch(
         self, epoch: int, means: dict[str, Mean], lr: float, timer: IterationTimer
@@ -289,70 +296,26 @@ class Trainer:
             "epoch": f"{epoch + 1}/{self.max_epoch}",
             **{name: sums[2 * j] / sums[2 * j + 1] for j, name in enumerate(present)},
             "lr": lr,
-            "dt": timer.total.mean,
-            "dt_data": timer.data.mean,
-            "eta": timer.eta(),
+            **timer.stats(window=False),
             **memory_stats(self.device),
         }
         if distributed.is_main():
             log_json_stats(stats, self.output_dir)
+        if self.writer is not None:
+            self.writer.add_scalars("Epoch", stats, epoch)
 
     def validate(self, epoch: int) -> dict[str, float]:
-        """Evaluate the validation list at the current weights.
-
-        Returns:
-            ``top1_acc`` and ``top5_acc`` (or ``map``) in percent; videos that fail to decode
-            count as wrong.
+        """Evaluate the validation list; see :meth:`Validator.report` for what is returned.
 
         Raises:
             Interrupted: for a signal; the validation is done when the run goes on.
         """
-        dataset = self.val_loader.dataset
-        self.val_loader.set_epoch(epoch)
-        found = predict(
-            unwrap(self.model),
-            self._until_stopped(self.val_loader),
-            num_videos=len(dataset),
-            num_classes=self.num_classes,
-            device=self.device,
-            autocast=self.step.autocast,
-            what=f"validation after epoch {epoch + 1}",
-        )[0.0]
+        found = self.validator.predict(unwrap(self.model), epoch, self.stop)
         if self._agree(bool(self.stop.received))[0]:
             if not self._due(epoch, self.checkpoint_period):
                 self.save_partial(epoch, len(self.train_loader))
             self._leave()
-        done = found.complete
-        labels = dataset.label_tensor()
-        stats: dict[str, Any] = {
-            "_type": "val_epoch",
-            "epoch": f"{epoch + 1}/{self.max_epoch}",
-            "videos": len(dataset),
-            "failed": len(found.failures),
-        }
-        if self.multi_label:
-            stats["map"] = compute_mean_average_precision(found.scores[done], labels[done])
-        else:
-            share = float(done.double().mean())
-            top1, top5 = compute_accuracy(found.scores[done], labels[done])
-            stats.update(top1_acc=top1 * share, top5_acc=top5 * share)
-        if distributed.is_main():
-            log_json_stats(stats, self.output_dir)
-        if self.writer is not None:
-            self.writer.add_scalars("Val", stats, epoch)
-            if not self.multi_label:
-                self.writer.add_predictions("Val", found.scores[done], labels[done], epoch)
-                self.writer.add_wrong_predictions(
-                    "Val", dataset, found.scores, labels, done, epoch
-                )
-        return {k: v for k, v in stats.items() if isinstance(v, float)}
-
-    def _until_stopped(self, batches: Iterable[dict]) -> Iterator[dict]:
-        """Yield batches until this process gets a signal; the others may go on to their end."""
-        for batch in batches:
-            if self.stop.received:
-                return
-            yield batch
+        return self.validator.report(found, epoch)
 
     def _note_bad(self, bad: list[tuple[int, str]]) -> None:
         """Count rows that could not be decoded, name each once, stop when there are too many."""

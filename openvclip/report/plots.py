@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -49,6 +50,58 @@ def draw_frames(frames: np.ndarray, title: str) -> Figure:
         axes.set_axis_off()
     figure.suptitle(title, fontsize=9)
     return figure
+
+
+def draw_training(points: Callable[[str, str], tuple[list[float], list[float]]]) -> Figure:
+    """Draw losses and learning rate against epochs, and validation accuracies if there are any.
+
+    Args:
+        points: kind of line (``train_iter``, ``train_epoch``, ``val_epoch``) and name of a
+            statistic -> epochs and values.
+    """
+    shown = [
+        ("top1_acc", "top-1, as it is", BLUE, "o-"), ("top1_acc_patched", "top-1", ORANGE, "o-"),
+        ("top5_acc", "top-5, as it is", BLUE, "s:"), ("top5_acc_patched", "top-5", ORANGE, "s:"),
+        ("map", "mAP, as it is", BLUE, "o-"), ("map_patched", "mAP", ORANGE, "o-"),
+    ]
+    validated = [entry for entry in shown if points("val_epoch", entry[0])[0]]
+    figure = Figure(figsize=(11 if validated else 6.5, 5.6), layout="constrained")
+    grid = figure.add_gridspec(2, 2 if validated else 1, height_ratios=(2, 1))
+    losses = figure.add_subplot(grid[0, 0])
+    rates = figure.add_subplot(grid[1, 0], sharex=losses)
+    for name, label, colour in (
+        ("loss", "loss", BLUE), ("connect_loss", "connect loss", ORANGE)
+    ):
+        losses.plot(*points("train_iter", name), color=colour, alpha=0.35, linewidth=1)
+        if (mean := points("train_epoch", name))[0]:
+            losses.plot(*mean, "o-", color=colour, markersize=4, label=f"{label}, epoch's mean")
+    rates.plot(*points("train_iter", "lr"), color=GREEN)
+    losses.set(ylabel="training loss", title="Training", ylim=(0, None))
+    losses.tick_params(labelbottom=False)
+    rates.set(xlabel="epoch", ylabel="learning rate", xlim=(0, None), ylim=(0, None))
+    rates.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    drawn = [losses, rates]
+    if validated:
+        axes = figure.add_subplot(grid[:, 1])
+        ratios = points("val_epoch", "patching_ratio")[1]
+        for name, label, colour, style in validated:
+            at = f", patched at {ratios[-1]:g}" if name.endswith("_patched") else ""
+            axes.plot(*points("val_epoch", name), style, color=colour, markersize=5,
+                      label=label + at)
+        axes.set(xlabel="epoch", ylabel="accuracy (%)", ylim=(0, 100), title="Validation",
+                 xlim=losses.get_xlim())
+        drawn.append(axes)
+    for axes in drawn:
+        _finish(axes)
+    return figure
+
+
+def _finish(axes: Axes) -> None:
+    """Give axes the look of all pictures here, and the legend a place that no curve covers."""
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(fontsize=8)
 
 
 def draw_ratio_sweep(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import simplejson
 
+from openvclip.utils import live
 from openvclip.utils.errors import OpenVCLIPError
 
 ROOT = "openvclip"
@@ -23,23 +24,31 @@ def get_logger(name: str = ROOT) -> logging.Logger:
 def setup_logging(output_dir: str | Path | None = None, rank: int = 0) -> None:
     """Send the log to the terminal and to ``output_dir/stdout.log``.
 
-    Only rank 0 logs below the level of a warning, so that N processes do not write N copies.
+    Only rank 0 logs below the level of a warning, so that N processes do not write N copies. In a
+    terminal rank 0 also has a live line (:mod:`openvclip.utils.live`), and the log goes above it.
 
     Args:
         output_dir: folder of the log file; none is written without it or on other ranks.
         rank: number of this process in the run.
     """
-    logger = logging.getLogger(ROOT)
-    logger.propagate = False
-    logger.setLevel(logging.INFO if rank == 0 else logging.WARNING)
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
-        handler.close()
+    loggers = [logging.getLogger(name) for name in (ROOT, "py.warnings")]
+    for logger in loggers:
+        logger.propagate = False
+        logger.setLevel(logging.INFO if rank == 0 else logging.WARNING)
+        for handler in list(logger.handlers):
+            logger.removeHandler(handler)
+            handler.close()
     layout = "[%(asctime)s][%(levelname)s] %(message)s"
     if rank != 0:
         layout = f"[%(asctime)s][%(levelname)s][rank {rank}] %(message)s"
     formatter = logging.Formatter(layout, datefmt="%m/%d %H:%M:%S")
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
+    line = live.LiveLine(sys.stdout) if live.is_terminal(sys.stdout) else None
+    live.set_current(line if rank == 0 else None)
+    # Python's warnings would be written into the live line otherwise.
+    logging.captureWarnings(line is not None and sys.stderr.isatty())
+    handlers: list[logging.Handler] = [
+        live.LiveHandler(line) if line else logging.StreamHandler(sys.stdout)
+    ]
     if output_dir is not None and rank == 0:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
         handlers.append(logging.FileHandler(Path(output_dir) / "stdout.log", encoding="utf-8"))
@@ -47,10 +56,13 @@ def setup_logging(output_dir: str | Path | None = None, rank: int = 0) -> None:
         medium = "file" if isinstance(handler, logging.FileHandler) else "console"
         handler.addFilter(lambda record, medium=medium: getattr(record, "only", medium) == medium)
         handler.setFormatter(formatter)
-        logger.addHandler(handler)
+        for logger in loggers:
+            logger.addHandler(handler)
 
 
-def log_json_stats(stats: dict, output_dir: str | Path | None = None) -> None:
+def log_json_stats(
+    stats: dict, output_dir: str | Path | None = None, *, terminal: bool = True
+) -> None:
     """Log statistics: for people on the terminal, for programs in the file.
 
     The log file gets PySlowFast's ``json_stats: {...}`` line, which its tools read; the terminal
@@ -59,6 +71,7 @@ def log_json_stats(stats: dict, output_dir: str | Path | None = None) -> None:
     Args:
         stats: what to write, ``_type`` first; floats are kept to six significant digits.
         output_dir: where ``json_stats.jsonl`` is appended to, if given.
+        terminal: False keeps it off the terminal, whose live line says the same.
     """
     short = {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in stats.items()}
     line = simplejson.dumps(short, sort_keys=True, ignore_nan=True)
@@ -68,7 +81,8 @@ def log_json_stats(stats: dict, output_dir: str | Path | None = None) -> None:
         if name != "_type"
     )
     get_logger().info("json_stats: %s", line, extra={"only": "file"})
-    get_logger().info("%s: %s", short.get("_type", "stats"), text, extra={"only": "console"})
+    if terminal:
+        get_logger().info("%s: %s", short.get("_type", "stats"), text, extra={"only": "console"})
     if output_dir is not None:
         with open(Path(output_dir) / "json_stats.jsonl", "a", encoding="utf-8") as file:
             file.write(line + "\n")
@@ -81,7 +95,8 @@ def report_errors(function: Callable[[], object]) -> int:
         The tool's exit code: 0, or 2 after such an error.
     """
     try:
-        function()
+        with live.closing():
+            function()
     except OpenVCLIPError as error:
         get_logger().error("%s: %s", type(error).__name__, error)
         return 2
@@ -97,7 +112,10 @@ def format_seconds(seconds: float) -> str:
 
 
 class Progress:
-    """Log how far a long loop is, its rate and the time left, at most once a ``period``.
+    """Tell how far a long loop is, its rate and the time left: at most once a ``period``.
+
+    In a terminal the live line tells it instead, more often, and the plain lines go to the log's
+    file only; the last one goes to both.
 
     Args:
         total: number of units in all.
@@ -115,13 +133,35 @@ class Progress:
         """Count ``count`` more units and log if the last line is old enough."""
         self.done += count
         now = time.monotonic()
-        if self.done < self.total and now - self.last < self.period:
+        line = live.current()
+        ended = self.done >= self.total
+        if line is not None and not ended:
+            line.show(self._fields(now, note))
+        if not ended and now - self.last < self.period:
             return
         self.last = now
-        rate = self.done / max(now - self.started, 1e-9)
-        left = format_seconds((self.total - self.done) / rate) if rate > 0 else "?"
+        if line is not None and ended:
+            line.clear()
+        rate, left = self._pace(now)
         get_logger().info(
             "%s: %d/%d %s, %.1f %s/s, ETA %s%s",
             self.what, self.done, self.total, self.unit, rate, self.unit, left,
             f", {note}" if note else "",
+            extra={"only": "file"} if line is not None and not ended else None,
         )
+
+    def _pace(self, now: float) -> tuple[float, str]:
+        rate = self.done / max(now - self.started, 1e-9)
+        return rate, format_seconds((self.total - self.done) / rate) if rate > 0 else "?"
+
+    def _fields(self, now: float, note: str) -> list[live.Field]:
+        rate, left = self._pace(now)
+        share = f"{self.done / max(self.total, 1):.0%}"
+        fields = [
+            live.Field(self.what, self.what, 1),
+            live.Field(f"{self.done}/{self.total} {self.unit}", f"{self.done}/{self.total}"),
+            live.Field(share, share, 4),
+            live.Field(f"{rate:.1f} {self.unit}/s", f"{rate:.1f}/s", 3),
+            live.Field(f"ETA {left}", f"ETA {left}", 2),
+        ]
+        return [*fields, live.Field(note, note, 5)] if note else fields

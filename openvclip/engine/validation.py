@@ -1,0 +1,131 @@
+"""Validation between epochs: the weights as they are, and patched with the original CLIP's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from openvclip.engine.evaluate import Predictions, predict
+from openvclip.interpolation import WeightInterpolator
+from openvclip.report.metrics import compute_accuracy, compute_mean_average_precision
+from openvclip.report.writers import TensorboardWriter
+from openvclip.utils import distributed
+from openvclip.utils.logging import log_json_stats
+from openvclip.utils.signals import StopSignals
+
+
+class Validator:
+    """Evaluates the validation list; each video is decoded once, whatever weights it is seen with.
+
+    Args:
+        loader: validation batches.
+        num_classes: C.
+        device: where the model is.
+        autocast: makes the context of the forward passes.
+        output_dir: where statistics go.
+        max_epoch: number of epochs in all.
+        multi_label: labels are 0/1 vectors (B, C); mean average precision is reported.
+        interpolator: mixes the model's weights with CLIP's, or None.
+        ratio: share of CLIP to validate at as well, with an interpolator.
+        writer: TensorBoard, or None.
+    """
+
+    def __init__(
+        self,
+        *,
+        loader: Any,
+        num_classes: int,
+        device: torch.device,
+        output_dir: str | Path,
+        max_epoch: int,
+        autocast: Callable = nullcontext,
+        multi_label: bool = False,
+        interpolator: WeightInterpolator | None = None,
+        ratio: float = 0.0,
+        writer: TensorboardWriter | None = None,
+    ) -> None:
+        self.loader, self.num_classes, self.device = loader, num_classes, device
+        self.output_dir, self.max_epoch = Path(output_dir), max_epoch
+        self.autocast, self.multi_label = autocast, multi_label
+        self.interpolator, self.ratio = interpolator, ratio
+        self.writer = writer
+
+    def predict(self, model: nn.Module, epoch: int, stop: StopSignals) -> dict[float, Predictions]:
+        """Score the list, by share of CLIP in the weights; the model's own are in at the end.
+
+        Args:
+            model: maps video to logits; not wrapped by DDP.
+            epoch: the one that was trained last, from 0.
+            stop: once a signal has come, the rest of this process's share is left out.
+        """
+        self.loader.set_epoch(epoch)
+        # None of the two functions does anything where there is one set of weights only.
+        switching = (
+            self.interpolator.switching(self.ratio) if self.interpolator is not None
+            else nullcontext((lambda: None, None))
+        )
+        with switching as (own, patched):
+            return predict(
+                model,
+                _until_stopped(self.loader, stop),
+                num_videos=len(self.loader.dataset),
+                own_videos=self.loader.count_rows(),
+                num_classes=self.num_classes,
+                variants={0.0: own} if patched is None else {0.0: own, self.ratio: patched},
+                device=self.device,
+                autocast=self.autocast,
+                what=f"validation after epoch {epoch + 1}",
+            )
+
+    def report(self, found: dict[float, Predictions], epoch: int) -> dict[str, float]:
+        """Log what :meth:`predict` found, and return the accuracies in percent.
+
+        ``top1_acc`` and ``top5_acc`` (or ``map``) are of the weights as they are, and the same with
+        ``_patched``. Videos that fail to decode count as wrong.
+        """
+        dataset, own = self.loader.dataset, found[0.0]
+        labels = dataset.label_tensor()
+        accuracies = self._score(own, labels)
+        stats: dict[str, Any] = {
+            "_type": "val_epoch",
+            "epoch": f"{epoch + 1}/{self.max_epoch}",
+            "videos": len(dataset),
+            "failed": len(own.failures),
+            **accuracies,
+        }
+        if not self.multi_label:  # as PySlowFast's lines have them
+            stats.update({f"top{k}_err": 100.0 - accuracies[f"top{k}_acc"] for k in (1, 5)})
+        if self.ratio in found and self.interpolator is not None:
+            patched = self._score(found[self.ratio], labels)
+            accuracies.update({f"{name}_patched": value for name, value in patched.items()})
+            stats.update(accuracies, patching_ratio=self.ratio)
+        if distributed.is_main():
+            log_json_stats(stats, self.output_dir)
+        if self.writer is not None:
+            self.writer.add_scalars("Val", stats, epoch)
+            if not self.multi_label:
+                done = own.complete
+                self.writer.add_predictions("Val", own.scores[done], labels[done], epoch)
+                self.writer.add_wrong_predictions("Val", dataset, own.scores, labels, done, epoch)
+        return accuracies
+
+    def _score(self, found: Predictions, labels: Tensor) -> dict[str, float]:
+        done = found.complete
+        if self.multi_label:
+            return {"map": compute_mean_average_precision(found.scores[done], labels[done])}
+        share = float(done.double().mean())
+        top1, top5 = compute_accuracy(found.scores[done], labels[done])
+        return {"top1_acc": top1 * share, "top5_acc": top5 * share}
+
+
+def _until_stopped(batches: Iterable[dict], stop: StopSignals) -> Iterator[dict]:
+    """Yield batches until this process gets a signal; the others may go on to their end."""
+    for batch in batches:
+        if stop.received:
+            return
+        yield batch

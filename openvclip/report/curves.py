@@ -1,0 +1,86 @@
+"""A training run's curves, from the statistics that it leaves in ``json_stats.jsonl``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from openvclip.report.plots import draw_training, save_figure
+from openvclip.utils.logging import get_logger
+
+logger = get_logger(__name__)
+
+STATS = "json_stats.jsonl"
+PICTURE = "curves.png"
+KINDS = ("train_iter", "train_epoch", "val_epoch")
+
+
+@dataclass
+class Curves:
+    """Statistics of a run, each kind by the epochs that were done when they were logged.
+
+    Attributes:
+        train_iter: over the iterations since the line before.
+        train_epoch: over the whole epoch.
+        val_epoch: of a validation.
+    """
+
+    train_iter: dict[float, dict[str, Any]] = field(default_factory=dict)
+    train_epoch: dict[float, dict[str, Any]] = field(default_factory=dict)
+    val_epoch: dict[float, dict[str, Any]] = field(default_factory=dict)
+
+    def add(self, stats: dict[str, Any]) -> None:
+        """Take a line in; one of training takes back what a killed run had logged beyond it."""
+        kind = stats.get("_type")
+        if kind not in KINDS:
+            return
+        epoch = int(str(stats["epoch"]).split("/")[0])
+        place = float(epoch)
+        if kind == "train_iter":
+            done, iterations = map(int, stats["iter"].split("/"))
+            place += done / iterations - 1
+            for rows in (self.train_iter, self.train_epoch, self.val_epoch):
+                while rows and next(reversed(rows)) >= place:
+                    rows.popitem()
+        getattr(self, kind)[place] = stats
+
+    def points(self, kind: str, name: str) -> tuple[list[float], list[float]]:
+        """Epochs and values of one statistic, where it is a number."""
+        rows = sorted(getattr(self, kind).items())
+        found = [(x, s[name]) for x, s in rows if isinstance(s.get(name), int | float)]
+        return [x for x, _ in found], [y for _, y in found]
+
+
+def read_curves(lines: Iterable[str]) -> Curves:
+    """Read the lines of a ``json_stats.jsonl``; what a kill cut off is left out."""
+    curves = Curves()
+    for line in lines:
+        try:
+            curves.add(json.loads(line))
+        except (ValueError, KeyError, AttributeError, ZeroDivisionError):
+            continue
+    return curves
+
+
+def write_curves(output_dir: str | Path, save: Callable = save_figure) -> Path | None:
+    """Draw ``curves.png`` of all that a run and those that it resumed have logged.
+
+    Returns:
+        The picture; None if there is nothing to draw, or it could not be drawn, which is a warning:
+        a training that is done does not fail for it.
+    """
+    path = Path(output_dir) / PICTURE
+    try:
+        with open(Path(output_dir) / STATS, encoding="utf-8", errors="replace") as file:
+            curves = read_curves(file)
+        if not curves.train_iter and not curves.train_epoch:
+            return None
+        save(draw_training(curves.points), path)
+    except Exception as error:
+        logger.warning("%s was not drawn (%s: %s)", path, type(error).__name__, error)
+        return None
+    logger.info("wrote %s", path)
+    return path

@@ -1,0 +1,155 @@
+"""One line at the bottom of a terminal, rewritten in place; the log's lines go above it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple, TextIO
+
+ERASE = "\r\x1b[K"  # to the line's beginning, and clear it
+PERIOD = 0.1  # Least seconds between two drawings.
+
+
+class Field(NamedTuple):
+    """One piece of the line.
+
+    Attributes:
+        text: what it says.
+        short: the same where there is little room.
+        rank: pieces of a high rank are left out first where even the short ones are too long.
+    """
+
+    text: str
+    short: str
+    rank: int = 0
+
+
+def fit(fields: Sequence[Field], width: int) -> str:
+    """Join as many fields as fit into ``width`` columns: whole, else short, else the first ranks.
+
+    Columns are counted by characters, so what is not ASCII becomes a question mark.
+    """
+    whole = "  ".join(field.text for field in fields)
+    kept = list(fields)
+    line = whole if len(whole) <= width else "  ".join(field.short for field in kept)
+    while len(line) > width and len(kept) > 1:
+        kept.remove(max(kept, key=lambda field: field.rank))
+        line = "  ".join(field.short for field in kept)
+    line = "".join(sign if sign.isprintable() else "?" for sign in line[:max(width, 0)])
+    return line.encode("ascii", "replace").decode()
+
+
+class LiveLine:
+    """The line. Only the process that made it draws; a terminal that is gone ends it quietly.
+
+    Args:
+        stream: a terminal.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self._fields: Sequence[Field] = ()
+        self._drawn = -PERIOD
+        self._owner = os.getpid()
+        # Re-entrant: a signal's handler may log while the line is being drawn.
+        self._lock = threading.RLock()
+
+    def show(self, fields: Sequence[Field]) -> None:
+        """Replace what the line says, unless it was drawn a moment ago."""
+        with self._lock:
+            now = time.monotonic()
+            if os.getpid() != self._owner or now - self._drawn < PERIOD:
+                return
+            self._fields, self._drawn = fields, now
+            self._write(self._line())
+
+    def clear(self) -> None:
+        """Take the line away; the cursor stands at the beginning of the empty line."""
+        with self._lock:
+            if self._fields and os.getpid() == self._owner:
+                self._fields, self._drawn = (), -PERIOD
+                self._write(ERASE)
+
+    def leave(self) -> None:
+        """Let the line stand as it is and go to the next one, for good."""
+        with self._lock:
+            if self._fields and os.getpid() == self._owner:
+                self._fields, self._drawn = (), -PERIOD
+                self._write("\n")
+
+    def print(self, text: str) -> None:
+        """Write whole lines above the line, even above that of another process."""
+        with self._lock:
+            again = self._line() if os.getpid() == self._owner else ""
+            self.stream.write(f"{ERASE}{text}\n{again}")
+            self.stream.flush()
+
+    def _line(self) -> str:
+        if not self._fields:
+            return ""
+        # The last column stays free: some terminals go to the next line when it is written to.
+        return ERASE + fit(self._fields, self._width() - 1)
+
+    def _width(self) -> int:
+        try:
+            return os.get_terminal_size(self.stream.fileno()).columns or 80
+        except (OSError, ValueError):
+            return 80
+
+    def _write(self, text: str) -> None:
+        try:
+            self.stream.write(text)
+            self.stream.flush()
+        except (OSError, ValueError, RuntimeError):  # gone, closed, or busy beneath a signal
+            self._fields = ()
+
+
+class LiveHandler(logging.Handler):
+    """Writes the log's records above a live line."""
+
+    def __init__(self, line: LiveLine) -> None:
+        super().__init__()
+        self.line = line
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        try:
+            self.line.print(self.format(record))
+        except Exception:
+            self.handleError(record)
+
+
+_current: LiveLine | None = None
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether ``stream`` is a terminal that understands control characters."""
+    return os.environ.get("TERM", "dumb") != "dumb" and stream.isatty()
+
+
+def set_current(line: LiveLine | None) -> None:
+    """Choose the line that this process's loops show their progress in; None: there is none."""
+    global _current
+    _current = line
+
+
+def current() -> LiveLine | None:
+    """The line of this process, or None where the log goes to a file, a pipe or a dumb terminal."""
+    return _current
+
+
+@contextmanager
+def closing() -> Iterator[None]:
+    """Leave the cursor on a fresh line at the end of the block, however it ends."""
+    try:
+        yield
+    except BaseException:
+        if _current is not None:
+            _current.leave()  # it says how far the work had come
+        raise
+    if _current is not None:
+        _current.clear()
