@@ -2,7 +2,9 @@
 """The zero-shot table of tests on disk, beside published numbers: ``summarize.py DIR [DIR ...]``.
 
 Prints the table with notes on what is missing, failed or was tested otherwise, and saves it as
-summary.md, summary.csv and summary.json. Exit code: 0, or 2 where there are no results at all.
+summary.md, summary.csv and summary.json. What was tested at several patching ratios is drawn in
+accuracy_vs_ratio.png: every set against the ratio, and trained against zero-shot sets.
+Exit code: 0, or 2 where there are no results at all.
 """
 
 from __future__ import annotations
@@ -31,6 +33,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="show only these: protocols (ucf101_split1), columns (ucf101_split) or datasets "
         "(ucf101, hmdb51, kinetics600, kinetics400, ssv2)",
     )
+    parser.add_argument(
+        "--trained", nargs="+", metavar="SET",
+        help="sets in the picture whose classes the checkpoints were trained on, by their names "
+        "there; default: those with the label map of the training beside the checkpoint, else K400",
+    )
     parser.add_argument("--root", default=str(ROOT), metavar="DIR",
                         help="folder with label_db and zs_label_db; default: this clone")
     return parser.parse_args(argv)
@@ -39,7 +46,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def summarize(args: argparse.Namespace) -> None:
     from openvclip.report import summary, tables
 
-    found = summary.summarize(args.folders, root=args.root, protocols=args.protocols)
+    found = summary.summarize(
+        args.folders, root=args.root, protocols=args.protocols, trained=args.trained
+    )
     try:
         paths = tables.save_summary(found, args.output or args.folders[0])
     finally:  # The table is worth seeing even if it cannot be saved.

@@ -33,6 +33,7 @@ from openvclip.report.details import build_details
 from openvclip.report.html import write_html
 from openvclip.report.metrics import compute_mean_average_precision, compute_scores
 from openvclip.report.results import name_predictions, name_top1, write_per_class
+from openvclip.report.sweeps import write_test_sweep
 from openvclip.report.writers import (
     TensorboardWriter,
     build_tensorboard,
@@ -177,6 +178,7 @@ class Tester:
                 len(results["failed"]), results["videos"],
             )
         write_json(self.output_dir / "results.json", results)
+        write_test_sweep(self.output_dir, results)
         if not self.multi_label:
             self._write_per_class(found, labels)
         for ratio, predictions in found.items():

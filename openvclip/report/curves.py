@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from openvclip.report.plots import draw_training, save_figure
+from openvclip.report.plots import draw_training, save_or_warn
 from openvclip.utils.logging import get_logger
 
 logger = get_logger(__name__)
@@ -65,22 +65,21 @@ def read_curves(lines: Iterable[str]) -> Curves:
     return curves
 
 
-def write_curves(output_dir: str | Path, save: Callable = save_figure) -> Path | None:
+def write_curves(output_dir: str | Path) -> Path | None:
     """Draw ``curves.png`` of all that a run and those that it resumed have logged.
 
     Returns:
         The picture; None if there is nothing to draw, or it could not be drawn, which is a warning:
         a training that is done does not fail for it.
     """
-    path = Path(output_dir) / PICTURE
     try:
         with open(Path(output_dir) / STATS, encoding="utf-8", errors="replace") as file:
             curves = read_curves(file)
-        if not curves.train_iter and not curves.train_epoch:
-            return None
-        save(draw_training(curves.points), path)
-    except Exception as error:
-        logger.warning("%s was not drawn (%s: %s)", path, type(error).__name__, error)
+    except OSError:
         return None
-    logger.info("wrote %s", path)
+    if not curves.train_iter and not curves.train_epoch:
+        return None
+    path = save_or_warn(Path(output_dir) / PICTURE, lambda: draw_training(curves.points))
+    if path is not None:
+        logger.info("wrote %s", path)
     return path

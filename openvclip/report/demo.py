@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from openvclip.report.plots import draw_ratio_sweep, save_figure
+from openvclip.report.sweeps import PICTURE
 from openvclip.report.writers import write_json
 from openvclip.utils.errors import DataError
 
@@ -103,8 +104,9 @@ def write_report(root: str | Path) -> str:
     }
     figure = draw_ratio_sweep(
         curves,
-        tradeoff=(SETS["trained"], SETS["knew"]),
+        trained=[SETS["trained"]],
+        zero_shot=[SETS["knew"]],
         chosen={names[run]: ratio for run, ratio in found["chosen_ratio"].items()},
     )
-    save_figure(figure, root / "accuracy_vs_ratio.png")
+    save_figure(figure, root / PICTURE)
     return table

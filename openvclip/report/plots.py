@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from torch import Tensor
+
+from openvclip.utils.logging import get_logger
+
+logger = get_logger(__name__)
 
 # Colours that stay apart for the colour-blind and in print (Okabe and Ito).
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
@@ -52,6 +60,124 @@ def draw_frames(frames: np.ndarray, title: str) -> Figure:
     return figure
 
 
+def draw_ratio_sweep(
+    curves: Mapping[str, Mapping[str, Mapping[float, float]]],
+    *,
+    trained: Sequence[str] = (),
+    zero_shot: Sequence[str] = (),
+    chosen: Mapping[str, float] | None = None,
+    metric: str = "top-1 accuracy (%)",
+    title: str = "",
+) -> Figure:
+    """Draw accuracy against the patching ratio, and trained against zero-shot accuracy.
+
+    A colour is a checkpoint and a style of line a test set; where there is one checkpoint only, a
+    colour is a test set.
+
+    Args:
+        curves: checkpoint -> test set -> patching ratio -> accuracy in percent.
+        trained: test sets whose mean is the vertical axis of the right-hand picture.
+        zero_shot: test sets whose mean is its horizontal axis. It is drawn if both are given and
+            some checkpoint was tested on all of them at two common ratios at least.
+        chosen: checkpoint -> ratio to mark there.
+        metric: what the accuracies are.
+        title: of the whole picture.
+    """
+    sets = list(dict.fromkeys(name for tested in curves.values() for name in tested))
+    tradeoffs = {
+        run: points for run, tested in curves.items()
+        if len(points := compute_tradeoff(tested, trained, zero_shot)) > 1
+    }
+    several = len(curves) > 1
+    runs = dict(zip(curves, _colours(len(curves)), strict=True))
+    by_set = dict(zip(sets, _colours(len(sets)), strict=True))
+    styles = dict(zip(sets, _styles(len(sets)), strict=True))
+    figure = Figure(figsize=(11 if tradeoffs else 6.5, 5.2), layout="constrained")
+    left, *right = np.atleast_1d(figure.subplots(1, 2 if tradeoffs else 1))
+    for run, tested in curves.items():
+        for name, points in tested.items():
+            xs = sorted(points)
+            left.plot(xs, [points[x] for x in xs], linewidth=1.6, markersize=4,
+                      color=runs[run] if several else by_set[name], **styles[name])
+    left.set(xlabel="patching ratio (0: fine-tuned, 1: CLIP)", ylabel=metric, xlim=(-0.01, 1.01),
+             ylim=(0, 100), title="Accuracy against the patching ratio")
+    handles = [Line2D([], [], color=GREY if several else by_set[name], label=name, **styles[name])
+               for name in sets]
+    if several:
+        handles = [Line2D([], [], color=c, linewidth=4, label=r) for r, c in runs.items()] + handles
+    _legend_below(left, handles)
+    for axes in right:
+        _draw_tradeoff(axes, tradeoffs, runs, chosen or {})
+        axes.set(xlabel=_name_mean(zero_shot, metric), ylabel=_name_mean(trained, metric),
+                 title="The trade-off")
+    if title:
+        figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def compute_tradeoff(
+    tested: Mapping[str, Mapping[float, float]], trained: Sequence[str], zero_shot: Sequence[str]
+) -> dict[float, tuple[float, float]]:
+    """Return ratio -> (mean over ``zero_shot``, mean over ``trained``), where all sets have it."""
+    names = [*trained, *zero_shot]
+    if not trained or not zero_shot or any(name not in tested for name in names):
+        return {}
+    common = sorted(set.intersection(*(set(tested[name]) for name in names)))
+    return {
+        ratio: tuple(fmean(tested[n][ratio] for n in group) for group in (zero_shot, trained))
+        for ratio in common
+    }
+
+
+def _draw_tradeoff(
+    axes: Axes, curves: Mapping[str, Mapping[float, tuple[float, float]]],
+    colours: Mapping[str, Any], chosen: Mapping[str, float],
+) -> None:
+    handles = []
+    for run, points in curves.items():
+        handles += axes.plot(*zip(*points.values(), strict=True), "o-", color=colours[run],
+                             label=run, markersize=4)
+        if (mark := chosen.get(run)) in points:
+            handles += axes.plot(*points[mark], "*", color=colours[run], markersize=16,
+                                 label=f"{run}: chosen ratio {mark:g}")
+    if len(curves) == 1:  # there is room to say which point is which
+        for ratio, place in next(iter(curves.values())).items():
+            axes.annotate(f"{ratio:g}", place, (5, 4), textcoords="offset points", fontsize=8)
+    _legend_below(axes, handles)
+
+
+def _name_mean(names: Sequence[str], metric: str) -> str:
+    """Name an axis after its sets; many of them by their number."""
+    if len(names) == 1:
+        return f"{names[0]}: {metric}"
+    text = ", ".join(names)
+    return f"mean of {text if len(text) <= 45 else f'{len(names)} sets'}: {metric}"
+
+
+def _colours(count: int) -> list[Any]:
+    """Colours that are easy to tell apart; beyond eight, as far apart as a scale of colours has."""
+    few = [ORANGE, BLUE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31"]
+    return few[:count] if count <= len(few) else list(colormaps["turbo"](np.linspace(0, 1, count)))
+
+
+def _styles(count: int) -> list[dict[str, Any]]:
+    """Styles of line; beyond four they take markers to be told apart."""
+    lines = ["-", "--", ":", "-."]
+    marks = ["", "o", "s", "^", "D", "v", "P", "X"]
+    return [
+        {"linestyle": lines[i % 4], "marker": marks[i // 4 % len(marks)]} for i in range(count)
+    ]
+
+
+def _legend_below(axes: Axes, handles: Sequence[Line2D]) -> None:
+    """Put the legend below the axes, where no curve can run, in columns as its texts allow."""
+    _finish(axes)
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    columns = 3 if longest <= 18 else 2 if longest <= 36 else 1
+    axes.legend(handles=handles, fontsize=8, ncols=columns, loc="upper center",
+                bbox_to_anchor=(0.5, -0.13), handlelength=3)
+
+
 def draw_training(points: Callable[[str, str], tuple[list[float], list[float]]]) -> Figure:
     """Draw losses and learning rate against epochs, and validation accuracies if there are any.
 
@@ -93,60 +219,32 @@ def draw_training(points: Callable[[str, str], tuple[list[float], list[float]]])
         drawn.append(axes)
     for axes in drawn:
         _finish(axes)
+        if axes is not rates:
+            axes.legend(fontsize=8)
     return figure
 
 
 def _finish(axes: Axes) -> None:
-    """Give axes the look of all pictures here, and the legend a place that no curve covers."""
+    """Give axes the look of all pictures here."""
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    if axes.get_legend_handles_labels()[1]:
-        axes.legend(fontsize=8)
-
-
-def draw_ratio_sweep(
-    curves: Mapping[str, Mapping[str, Mapping[float, float]]],
-    *,
-    tradeoff: tuple[str, str],
-    chosen: Mapping[str, float] | None = None,
-) -> Figure:
-    """Draw accuracy against the patching ratio, and one accuracy against another.
-
-    Args:
-        curves: run -> test set -> patching ratio -> top-1 accuracy in percent.
-        tradeoff: the two test sets (vertical, horizontal) of the right-hand picture.
-        chosen: run -> ratio to mark there.
-    """
-    colours = [ORANGE, BLUE, GREEN, GREY]
-    styles = ["-", "--", ":", "-."]
-    figure = Figure(figsize=(11, 5.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for colour, (run, sets) in zip(colours, curves.items(), strict=False):
-        for style, (name, points) in zip(styles, sets.items(), strict=False):
-            xs = sorted(points)
-            left.plot(xs, [points[x] for x in xs], style, color=colour, label=f"{run}: {name}")
-        ratios = sorted(set(sets[tradeoff[0]]) & set(sets[tradeoff[1]]))
-        xs = [sets[tradeoff[1]][r] for r in ratios]
-        ys = [sets[tradeoff[0]][r] for r in ratios]
-        right.plot(xs, ys, "o-", color=colour, label=run, markersize=4)
-        mark = (chosen or {}).get(run)
-        if mark in ratios:
-            at = ratios.index(mark)
-            right.plot(xs[at], ys[at], "*", color=colour, markersize=16,
-                       label=f"{run}: chosen ratio {mark:g}")
-    left.set(xlabel="patching ratio (0: fine-tuned, 1: CLIP)", ylabel="top-1 accuracy (%)",
-             xlim=(0, 1), ylim=(0, 100), title="Accuracy against the patching ratio")
-    right.set(xlabel=f"{tradeoff[1]}: top-1 accuracy (%)",
-              ylabel=f"{tradeoff[0]}: top-1 accuracy (%)", title="Learned against kept")
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-        # Below the axes, where no curve can run.
-        axes.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.13))
-    return figure
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
     """Write a figure as a picture; the ending of ``path`` chooses the format."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
+
+
+def save_or_warn(path: str | Path, draw: Callable[[], Figure]) -> Path | None:
+    """Draw and write a picture beside results that are worth more; a failure is a warning.
+
+    Returns:
+        The picture's path, or None after a failure.
+    """
+    try:
+        save_figure(draw(), path)
+    except Exception as error:
+        logger.warning("%s was not drawn (%s: %s)", path, type(error).__name__, error)
+        return None
+    return Path(path)

@@ -83,6 +83,7 @@ class Row:
     Attributes:
         backbone: such as ``B/16``.
         facts: what tells it from others: clip, checkpoint, temporal, ratio, prompts.
+        weights: the same but for the ratio, to compare.
         results: protocol's name -> result.
         replaced: (shown, left out) where a cell had several results.
         label: how it is called in the table.
@@ -90,6 +91,7 @@ class Row:
 
     backbone: str
     facts: dict[str, Any]
+    weights: tuple = ()
     results: dict[str, Result] = field(default_factory=dict)
     replaced: list[tuple[Protocol, Result, Result]] = field(default_factory=list)
     label: str = ""
@@ -126,7 +128,7 @@ def group_rows(runs: Sequence[Run], shown: set[str], check: SetupCheck) -> list[
     Returns:
         The rows in order, named so that no two of a backbone are called alike.
     """
-    rows: dict[tuple, Row] = {}
+    rows: dict[tuple[tuple, float | None], Row] = {}
     for run in runs:
         protocol = run.protocol
         if protocol is None or protocol.name not in shown:
@@ -136,19 +138,26 @@ def group_rows(runs: Sequence[Run], shown: set[str], check: SetupCheck) -> list[
         for scores in run.content["results"]:
             if "top1" not in scores:
                 continue
-            key, facts = _identify(run, scores)
-            row = rows.setdefault(key, Row(run.backbone, facts))
+            weights, facts = identify(run, scores)
+            row = rows.setdefault(
+                (weights, facts["patching_ratio"]), Row(run.backbone, facts, weights)
+            )
             row.add(protocol, Result(run, scores, faults, marks))
     ordered = sorted(rows.values(), key=_row_place)
-    _label(ordered)
+    label_rows(ordered)
     return ordered
 
 
-def _identify(run: Run, scores: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-    """Return what makes results belong to one row, and the same for people to read."""
+def identify(run: Run, scores: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    """Return what tells a result's weights and prompts from others, and facts for people to read.
+
+    Results of the same of these and of the same ``patching_ratio`` among the facts make a row.
+    """
     content = run.content
     clip, checkpoint = content.get("clip") or {}, content.get("checkpoint") or {}
     ratio = scores.get("patching_ratio")
+    if ratio is not None:
+        ratio = round(ratio, 6)
     if not checkpoint:
         ratio = None  # CLIP patched with CLIP, as published scripts test it, is CLIP.
     prompts = (content.get("prompts") or {}).get("sha256")
@@ -158,7 +167,6 @@ def _identify(run: Run, scores: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         clip.get("sha256") or clip.get("source"),
         checkpoint.get("sha256") or checkpoint.get("file"),
         str(temporal),
-        None if ratio is None else round(ratio, 6),
         prompts,
     )
     facts = {
@@ -189,7 +197,7 @@ def _row_place(row: Row) -> tuple:
     )
 
 
-def _label(rows: Sequence[Row]) -> None:
+def label_rows(rows: Sequence[Row]) -> None:
     """Call each row by its checkpoint and ratio, and by more where two would be called alike."""
     for row in rows:
         ratio = row.facts["patching_ratio"]

@@ -12,6 +12,7 @@ from openvclip.report.notes import Note, collect_notes
 from openvclip.report.published import Published, select_published
 from openvclip.report.rows import Row, backbone_place, group_rows
 from openvclip.report.runs import BACKBONES, RESULTS, find_runs
+from openvclip.report.sweeps import Sweeps, collect_sweeps
 from openvclip.utils.errors import DataError
 
 
@@ -24,12 +25,14 @@ class Summary:
         rows: this project's rows.
         published: the papers' rows, of the backbones that there are results for.
         notes: what the reader of the table must know.
+        sweeps: what was tested at several patching ratios.
     """
 
     columns: list[Column]
     rows: list[Row]
     published: list[Published]
     notes: list[Note]
+    sweeps: Sweeps
 
     @property
     def backbones(self) -> list[str]:
@@ -40,7 +43,11 @@ class Summary:
 
 
 def summarize(
-    folders: Sequence[str | Path], *, root: str | Path, protocols: Sequence[str] | None = None
+    folders: Sequence[str | Path],
+    *,
+    root: str | Path,
+    protocols: Sequence[str] | None = None,
+    trained: Sequence[str] | None = None,
 ) -> Summary:
     """Gather the tests below ``folders`` into the table.
 
@@ -48,10 +55,11 @@ def summarize(
         folders: where tests wrote their results.
         root: folder with ``label_db`` and ``zs_label_db``, whose label maps results are held to.
         protocols: what to show, see :func:`openvclip.report.columns.select_columns`.
+        trained: see :func:`openvclip.report.sweeps.collect_sweeps`.
 
     Raises:
         DataError: a folder is missing, or there are no results at all.
-        ConfigError: ``protocols`` has an unknown name.
+        ConfigError: ``protocols`` or ``trained`` has an unknown name.
     """
     select_columns(protocols, ())
     runs, problems = find_runs(folders)
@@ -69,4 +77,6 @@ def summarize(
     rows = group_rows(runs, shown, check)
     backbones = {row.backbone for row in rows} & set(BACKBONES.values())
     notes = collect_notes(rows, runs, problems, columns, check)
-    return Summary(columns, rows, select_published(backbones), notes)
+    # Other lists have their place in the picture unless some protocols were asked for.
+    sweeps = collect_sweeps([] if protocols else runs, rows, columns, trained)
+    return Summary(columns, rows, select_published(backbones), notes, sweeps)

@@ -15,6 +15,7 @@ from openvclip.report.notes import HEADINGS, Note
 from openvclip.report.published import Number, Published
 from openvclip.report.rows import Cell, Result, Row
 from openvclip.report.summary import Summary
+from openvclip.report.sweeps import PICTURE, save_sweeps
 from openvclip.utils.errors import DataError
 from openvclip.utils.files import replacing
 
@@ -197,6 +198,8 @@ def format_markdown(summary: Summary) -> str:
         *(f"- {_escape(column.describe())}" for column in summary.columns), "",
         _footer(summary),
     ]
+    if summary.sweeps.curves:
+        lines += ["", f"![Accuracy against the patching ratio]({PICTURE})"]
     for heading, texts in _notes_by_heading(summary):
         lines += ["", f"## {heading}", "", *(f"- {_escape(text)}" for text in texts)]
     return "\n".join(lines) + "\n"
@@ -254,6 +257,10 @@ def build_json(summary: Summary) -> dict[str, Any]:
              "numbers": {k: {"mean": m, "std": s} for k, (m, s) in row.numbers.items()}}
             for row in summary.published
         ],
+        "sweeps": {
+            "curves": summary.sweeps.curves, "trained": summary.sweeps.trained,
+            "zero_shot": summary.sweeps.zero_shot,
+        },
         "notes": [
             {"kind": note.kind, "rows": list(note.rows), "text": note.text}
             for note in summary.notes
@@ -289,6 +296,8 @@ def _json_result(result: Result) -> dict[str, Any]:
 def save_summary(summary: Summary, folder: str | Path) -> list[Path]:
     """Write ``summary.md``, ``summary.csv`` and ``summary.json`` into ``folder``.
 
+    Where something was tested at several patching ratios, ``accuracy_vs_ratio.png`` as well.
+
     Returns:
         The files.
 
@@ -308,4 +317,5 @@ def save_summary(summary: Summary, folder: str | Path) -> list[Path]:
         raise DataError(
             f"cannot write the summary into {folder}: {error.strerror}; give another --output"
         ) from error
-    return paths
+    picture = save_sweeps(summary.sweeps, folder)
+    return paths if picture is None else [*paths, picture]
