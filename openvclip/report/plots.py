@@ -12,6 +12,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from openvclip.utils.logging import get_logger
@@ -92,7 +93,8 @@ def draw_ratio_sweep(
     runs = dict(zip(curves, _colours(len(curves)), strict=True))
     by_set = dict(zip(sets, _colours(len(sets)), strict=True))
     styles = dict(zip(sets, _styles(len(sets)), strict=True))
-    figure = Figure(figsize=(11 if tradeoffs else 6.5, 5.2), layout="constrained")
+    height = 4.3 + 0.18 * max(len(curves) if several else 0, len(sets), 3)
+    figure = Figure(figsize=(11 if tradeoffs else 6.5, height), layout="constrained")
     left, *right = np.atleast_1d(figure.subplots(1, 2 if tradeoffs else 1))
     for run, tested in curves.items():
         for name, points in tested.items():
@@ -101,15 +103,16 @@ def draw_ratio_sweep(
                       color=runs[run] if several else by_set[name], **styles[name])
     left.set(xlabel="patching ratio (0: fine-tuned, 1: CLIP)", ylabel=metric, xlim=(-0.01, 1.01),
              ylim=(0, 100), title="Accuracy against the patching ratio")
-    handles = [Line2D([], [], color=GREY if several else by_set[name], label=name, **styles[name])
-               for name in sets]
-    if several:
-        handles = [Line2D([], [], color=c, linewidth=4, label=r) for r, c in runs.items()] + handles
-    _legend_below(left, handles)
+    _legend_below(
+        left,
+        [Line2D([], [], color=c, linewidth=4, label=r) for r, c in runs.items() if several],
+        [Line2D([], [], color=GREY if several else by_set[name], label=name, markersize=4,
+                **styles[name]) for name in sets],
+    )
     for axes in right:
         _draw_tradeoff(axes, tradeoffs, runs, chosen or {})
-        axes.set(xlabel=_name_mean(zero_shot, metric), ylabel=_name_mean(trained, metric),
-                 title="The trade-off")
+        axes.set(xlabel=_name_mean(zero_shot, "zero-shot", metric),
+                 ylabel=_name_mean(trained, "trained", metric), title="The trade-off")
     if title:
         figure.suptitle(title, fontsize=10)
     return figure
@@ -133,25 +136,30 @@ def _draw_tradeoff(
     axes: Axes, curves: Mapping[str, Mapping[float, tuple[float, float]]],
     colours: Mapping[str, Any], chosen: Mapping[str, float],
 ) -> None:
-    handles = []
+    lines, marks = [], []
     for run, points in curves.items():
-        handles += axes.plot(*zip(*points.values(), strict=True), "o-", color=colours[run],
-                             label=run, markersize=4)
+        lines += axes.plot(*zip(*points.values(), strict=True), "o-", color=colours[run],
+                           label=run, markersize=4)
         if (mark := chosen.get(run)) in points:
-            handles += axes.plot(*points[mark], "*", color=colours[run], markersize=16,
-                                 label=f"{run}: chosen ratio {mark:g}")
+            marks += axes.plot(*points[mark], "*", color=colours[run], markersize=16,
+                               label=f"{run}: chosen ratio {mark:g}")
     if len(curves) == 1:  # there is room to say which point is which
         for ratio, place in next(iter(curves.values())).items():
-            axes.annotate(f"{ratio:g}", place, (5, 4), textcoords="offset points", fontsize=8)
-    _legend_below(axes, handles)
+            axes.annotate(f"{ratio:g}", place, (7, -3), textcoords="offset points", fontsize=8,
+                          bbox={"pad": 0.5, "facecolor": "white", "edgecolor": "none"})
+    axes.margins(0.08)
+    if len(curves) > 1 or marks:
+        _legend_below(axes, lines, marks)
+    else:
+        _finish(axes)
 
 
-def _name_mean(names: Sequence[str], metric: str) -> str:
-    """Name an axis after its sets; many of them by their number."""
-    if len(names) == 1:
-        return f"{names[0]}: {metric}"
+def _name_mean(names: Sequence[str], kind: str, metric: str) -> str:
+    """Name an axis after its sets; several long ones by their number."""
     text = ", ".join(names)
-    return f"mean of {text if len(text) <= 45 else f'{len(names)} sets'}: {metric}"
+    if len(names) > 1:
+        text = f"mean of {text if len(text) <= 34 else f'{len(names)} {kind} sets'}"
+    return f"{text if len(text) <= 42 else f'{text[:39]}...'}\n{metric}"
 
 
 def _colours(count: int) -> list[Any]:
@@ -169,13 +177,20 @@ def _styles(count: int) -> list[dict[str, Any]]:
     ]
 
 
-def _legend_below(axes: Axes, handles: Sequence[Line2D]) -> None:
-    """Put the legend below the axes, where no curve can run, in columns as its texts allow."""
+def _legend_below(axes: Axes, *groups: Sequence[Line2D]) -> None:
+    """Put the legend below the axes, where no curve can run: a column for each group."""
     _finish(axes)
-    longest = max(len(str(handle.get_label())) for handle in handles)
-    columns = 3 if longest <= 18 else 2 if longest <= 36 else 1
-    axes.legend(handles=handles, fontsize=8, ncols=columns, loc="upper center",
-                bbox_to_anchor=(0.5, -0.13), handlelength=3)
+    groups = tuple(list(group) for group in groups if group)
+    if len(groups) == 1:  # in columns as its texts allow
+        longest = max(len(str(line.get_label())) for line in groups[0])
+        columns = 3 if longest <= 18 else 2 if longest <= 36 else 1
+    else:
+        columns = len(groups)
+        rows = max(map(len, groups))
+        groups = tuple([*g, *[Line2D([], [], alpha=0, label=" ")] * (rows - len(g))]
+                       for g in groups)
+    axes.legend(handles=[line for group in groups for line in group], fontsize=8, ncols=columns,
+                loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=6.8, handlelength=3)
 
 
 def draw_training(points: Callable[[str, str], tuple[list[float], list[float]]]) -> Figure:
@@ -200,13 +215,14 @@ def draw_training(points: Callable[[str, str], tuple[list[float], list[float]]])
     ):
         losses.plot(*points("train_iter", name), color=colour, alpha=0.35, linewidth=1)
         if (mean := points("train_epoch", name))[0]:
-            losses.plot(*mean, "o-", color=colour, markersize=4, label=f"{label}, epoch's mean")
+            losses.plot(*mean, "o-", color=colour, markersize=4,
+                        label=f"{label} (dots: epoch's mean)")
     rates.plot(*points("train_iter", "lr"), color=GREEN)
     losses.set(ylabel="training loss", title="Training", ylim=(0, None))
     losses.tick_params(labelbottom=False)
     rates.set(xlabel="epoch", ylabel="learning rate", xlim=(0, None), ylim=(0, None))
     rates.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-    drawn = [losses, rates]
+    rates.xaxis.set_major_locator(MaxNLocator(integer=True))
     if validated:
         axes = figure.add_subplot(grid[:, 1])
         ratios = points("val_epoch", "patching_ratio")[1]
@@ -214,13 +230,13 @@ def draw_training(points: Callable[[str, str], tuple[list[float], list[float]]])
             at = f", patched at {ratios[-1]:g}" if name.endswith("_patched") else ""
             axes.plot(*points("val_epoch", name), style, color=colour, markersize=5,
                       label=label + at)
-        axes.set(xlabel="epoch", ylabel="accuracy (%)", ylim=(0, 100), title="Validation",
+        axes.set(xlabel="epoch", ylabel="accuracy (%)", ylim=(0, 102), title="Validation",
                  xlim=losses.get_xlim())
-        drawn.append(axes)
-    for axes in drawn:
-        _finish(axes)
-        if axes is not rates:
-            axes.legend(fontsize=8)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _legend_below(axes, axes.get_lines())
+    _finish(losses)
+    losses.legend(fontsize=8)
+    _finish(rates)
     return figure
 
 

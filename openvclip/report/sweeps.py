@@ -115,7 +115,7 @@ def collect_sweeps(
     found = Sweeps({
         models[key].name if several else models[key].label: curves[key] for key in swept
     })
-    names = list(dict.fromkeys(name for tested in found.curves.values() for name in tested))
+    names = list(dict.fromkeys(name for tested in curves.values() for name in sorted(tested)))
     if trained is None:
         is_trained = {name: {learned[k, name] for k in swept if name in curves[k]}
                       for name in names}
@@ -131,12 +131,18 @@ def collect_sweeps(
 
 
 def _choose_axes(found: Sweeps, is_trained: dict[str, set[bool]]) -> None:
-    """Fill ``trained`` and ``zero_shot`` with what all checkpoints that can be compared have."""
+    """Fill ``trained`` and ``zero_shot`` with what all checkpoints that can be compared have.
+
+    Trained sets come first among the curves.
+    """
     learned = [name for name, kinds in is_trained.items() if kinds == {True}]
     fit = [tested for tested in found.curves.values() if any(name in tested for name in learned)]
     common = [name for name in is_trained if fit and all(name in tested for tested in fit)]
     found.trained = [name for name in common if is_trained[name] == {True}]
     found.zero_shot = [name for name in common if is_trained[name] == {False}]
+    order = sorted(is_trained, key=lambda name: is_trained[name] != {True})
+    for run, tested in found.curves.items():
+        found.curves[run] = {name: tested[name] for name in order if name in tested}
 
 
 Part = tuple[Run, tuple, dict[str, Any], str, Curve]
