@@ -29,16 +29,17 @@ class Field(NamedTuple):
 
 
 def fit(fields: Sequence[Field], width: int) -> str:
-    """Join as many fields as fit into ``width`` columns: whole, else short, else the first ranks.
+    """Join the fields that fit into ``width`` columns: whole, else short, else the lowest ranks.
 
     Columns are counted by characters, so what is not ASCII becomes a question mark.
     """
-    whole = "  ".join(field.text for field in fields)
-    kept = list(fields)
-    line = whole if len(whole) <= width else "  ".join(field.short for field in kept)
+    whole, kept = [field.text for field in fields], list(fields)
+    short = [field.short for field in fields]
+    tries = ("  ".join(whole), "  ".join(short), " ".join(short))
+    line = next((line for line in tries if len(line) <= width), tries[-1])
     while len(line) > width and len(kept) > 1:
         kept.remove(max(kept, key=lambda field: field.rank))
-        line = "  ".join(field.short for field in kept)
+        line = " ".join(field.short for field in kept)
     line = "".join(sign if sign.isprintable() else "?" for sign in line[:max(width, 0)])
     return line.encode("ascii", "replace").decode()
 

@@ -1,0 +1,83 @@
+"""A run's curves, read back from its statistics."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+from openvclip.report import plots
+from openvclip.report.curves import read_curves, write_curves
+
+
+def iteration(epoch, done, loss, of=4):
+    return json.dumps({"_type": "train_iter", "epoch": f"{epoch}/3", "iter": f"{done}/{of}",
+                       "loss": loss, "lr": 0.1 / epoch, "connect_loss": loss + 0.1})
+
+
+def epoch_line(epoch, loss):
+    return json.dumps({"_type": "train_epoch", "epoch": f"{epoch}/3", "loss": loss})
+
+
+def validation(epoch, top1, **more):
+    return json.dumps({"_type": "val_epoch", "epoch": f"{epoch}/3", "top1_acc": top1, **more})
+
+
+LINES = [iteration(1, 2, 4.0), iteration(1, 4, 3.0), epoch_line(1, 3.5), validation(1, 20.0),
+         iteration(2, 2, 2.0)]
+
+
+def test_places_are_the_epochs_that_were_done():
+    curves = read_curves(LINES)
+    assert curves.points("train_iter", "loss") == ([0.5, 1.0, 1.5], [4.0, 3.0, 2.0])
+    assert curves.points("train_epoch", "loss") == ([1.0], [3.5])
+    assert curves.points("val_epoch", "top1_acc") == ([1.0], [20.0])
+    assert curves.points("val_epoch", "top1_acc_patched") == ([], [])
+
+
+def test_a_resumed_run_takes_back_what_it_does_again():
+    killed = [*LINES, iteration(2, 4, 1.0), epoch_line(2, 1.5), validation(2, 30.0),
+              iteration(3, 2, 0.9)[:40]]
+    again = read_curves([*killed, iteration(2, 2, 2.5), iteration(2, 4, 1.2)])
+    assert again.points("train_iter", "loss") == ([0.5, 1.0, 1.5, 2.0], [4.0, 3.0, 2.5, 1.2])
+    assert again.points("val_epoch", "top1_acc") == ([1.0], [20.0])
+    anew = read_curves([*killed, iteration(1, 1, 9.0)])
+    assert anew.points("train_iter", "loss") == ([0.25], [9.0])
+    assert anew.points("train_epoch", "loss") == ([], [])
+
+
+def test_lines_of_other_kinds_and_values_that_are_no_numbers_are_left_out():
+    lines = [*LINES, "[]", "null", "{", json.dumps({"_type": "test_final", "top1": 3.0}),
+             json.dumps({"_type": "train_iter", "epoch": "2/3", "iter": "4/4", "loss": None}),
+             json.dumps({"_type": "train_iter", "epoch": "2/3", "iter": "0/0"}),
+             json.dumps({"_type": "train_iter", "epoch": "2/3"})]
+    assert read_curves(lines).points("train_iter", "loss")[1] == [4.0, 3.0, 2.0]
+
+
+def test_the_picture_has_what_the_run_had(tmp_path):
+    path = tmp_path / "json_stats.jsonl"
+    path.write_text("\n".join(LINES) + "\n")
+    assert write_curves(tmp_path) == tmp_path / "curves.png"
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+    def labels(lines):
+        figure = plots.draw_training(read_curves(lines).points)
+        legends = [axes.get_legend() for axes in figure.axes if axes.get_legend()]
+        return len(figure.axes), [t.get_text() for one in legends for t in one.get_texts()]
+
+    many = [*LINES, epoch_line(2, 2.0), validation(2, 40.0, top1_acc_patched=50.0,
+                                                   patching_ratio=0.5)]
+    assert labels(many) == (3, ["loss (dots: epoch's mean)", "top-1, as it is",
+                                "top-1, patched at 0.5"])
+    assert labels([LINES[0], LINES[2]])[0] == 2, "no picture of a validation that there was not"
+
+
+def test_nothing_to_draw_and_failing_to_draw_end_no_run(tmp_path, caplog, monkeypatch):
+    assert write_curves(tmp_path) is None
+    path = tmp_path / "json_stats.jsonl"
+    path.write_text(LINES[3] + "\n")
+    assert write_curves(tmp_path) is None and not list(tmp_path.glob("*.png"))
+    path.write_text("\n".join(LINES))
+    caplog.set_level(logging.WARNING, logger="openvclip")
+    (tmp_path / "curves.png").mkdir()
+    assert write_curves(tmp_path) is None
+    assert "curves.png was not drawn (IsADirectoryError" in caplog.text
