@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -13,9 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
-from torch import Tensor
 
 from openvclip.utils.logging import get_logger
+
+if TYPE_CHECKING:  # whoever summarises results waits for matplotlib, but not for torch
+    from torch import Tensor
 
 logger = get_logger(__name__)
 

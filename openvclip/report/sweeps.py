@@ -9,7 +9,6 @@ from typing import Any
 
 from openvclip.data.protocols import Protocol
 from openvclip.report.columns import COLUMN_OF, Column
-from openvclip.report.plots import draw_ratio_sweep, save_or_warn
 from openvclip.report.rows import Row, identify, label_rows
 from openvclip.report.runs import Run, read_config
 from openvclip.utils.errors import ConfigError
@@ -45,6 +44,8 @@ def write_test_sweep(output_dir: str | Path, results: dict[str, Any]) -> Path | 
     points = {row["patching_ratio"]: row[name] for row in results["results"]}
     if len(points) < 2:
         return None
+    from openvclip.report.plots import draw_ratio_sweep, save_or_warn
+
     run = Path(str((results.get("checkpoint") or {}).get("file", "CLIP"))).name
     curves = {run: {name_lists([results["list"]])[results["list"]]: points}}
     metric = "top-1 accuracy (%)" if name == "top1" else "mean average precision (%)"
@@ -57,6 +58,8 @@ def save_sweeps(sweeps: Sweeps, folder: str | Path) -> Path | None:
     """Draw all sweeps into ``folder``; None where there is none."""
     if not sweeps.curves:
         return None
+    from openvclip.report.plots import draw_ratio_sweep, save_or_warn
+
     return save_or_warn(Path(folder) / PICTURE, lambda: draw_ratio_sweep(
         sweeps.curves, trained=sweeps.trained, zero_shot=sweeps.zero_shot,
         title=next(iter(sweeps.curves)) if len(sweeps.curves) == 1 else "",
@@ -111,6 +114,7 @@ def collect_sweeps(
         curves[key] = {name: points for name, points in tested.items() if len(points) > 1}
     swept = [key for key in models if curves[key]]
     label_rows([models[key] for key in swept])
+    swept.sort(key=lambda key: models[key].name)
     several = len({models[key].backbone for key in swept}) > 1
     found = Sweeps({
         models[key].name if several else models[key].label: curves[key] for key in swept

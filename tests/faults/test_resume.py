@@ -91,6 +91,21 @@ def test_torchrun_hands_sigterm_on_with_loader_workers(tiny, whole, runs, tmp_pa
     assert_same_end(whole, out)
 
 
+def test_patched_validation_changes_nothing_of_a_training_that_is_resumed(runs, whole, tmp_path):
+    out, patched = tmp_path / "run", {"TRAIN__EVAL_PATCHING_RATIO": 0.7}
+    pids = runs.start(out, **patched)
+    wait_for_file(out / "checkpoints", "checkpoint_epoch_00001.pyth")
+    kill(pids, signal.SIGTERM)
+    assert runs.wait(pids) == [EXIT_CODE]
+    runs.finish(out, **patched)
+    assert_same_end(whole, out)
+    rows = [row for row in read_stats(out) if row["_type"] == "val_epoch"]
+    assert {row["epoch"] for row in rows} == {"1/3", "2/3", "3/3"}
+    assert all("top1_acc_patched" in row for row in rows)
+    assert len(rows) == 3
+    assert (out / "curves.png").is_file()
+
+
 def test_a_validation_that_was_cut_off_is_done_again(runs, tmp_path):
     out = tmp_path / "run"
     runs.finish(out, SOLVER__MAX_EPOCH=1)

@@ -29,9 +29,24 @@ def same_weights(first, second):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
+def check_tensorboard(folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder)).Reload()
+    found = events.Tags()
+    wanted = {f"Train/{name}" for name in (
+        "loss", "connect_loss", "ratio", "lr", "grad_norm", "top1_err", "top5_err", "dt", "dt_data",
+        "dt_net", "clips_per_s", "RAM_GiB")}
+    wanted |= {"Epoch/loss", "Epoch/connect_loss", "Val/top1_acc", "Val/top1_acc_patched"}
+    assert wanted <= set(found["scalars"])
+    assert len(events.Scalars("Train/loss")) == 6 and len(events.Scalars("Epoch/loss")) == 2
+    assert "config/text_summary" in found["tensors"]
+
+
 def test_train_then_test_leaves_everything(tiny, tool, tmp_path, empty_cfg):
     out = tmp_path / "run"
     tool("run_net", "--cfg", empty_cfg, "--opts", *options(tiny, out, **INTERPOLATED,
+         TRAIN__EVAL_PATCHING_RATIO=0.5,
          TEST__SAVE_RESULTS_PATH="preds.pt", TENSORBOARD__ENABLE=True,
          TENSORBOARD__CONFUSION_MATRIX__ENABLE=True, TENSORBOARD__HISTOGRAM__ENABLE=True,
          TENSORBOARD__WRONG_PRED_VIS__ENABLE=True))
@@ -39,8 +54,12 @@ def test_train_then_test_leaves_everything(tiny, tool, tmp_path, empty_cfg):
     assert [row["iter"] for row in iterations] == ["1/3", "2/3", "3/3"] * 2
     assert all(0.0 <= row["ratio"] <= 0.6 and row["connect_loss"] > 0 for row in iterations)
     assert len({row["ratio"] for row in iterations}) == 6
-    assert len(read_stats(out, "val_epoch")) == 2
-    assert list((out / "runs-kinetics").iterdir())
+    assert all(row["clips_per_s"] > 0 and row["dt_net"] > 0 for row in iterations)
+    validations = read_stats(out, "val_epoch")
+    assert [row["patching_ratio"] for row in validations] == [0.5, 0.5]
+    assert all(0 <= row["top1_acc_patched"] <= 100 for row in validations)
+    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+    check_tensorboard(out / "runs-kinetics")
     results = json.loads((out / "results.json").read_text())
     assert results["videos"] == 9 and results["failed"] == []
     assert results["views"] == 2 and results["label_set"]["classes"] == 3
@@ -102,6 +121,7 @@ def test_kill_resume_average_patch_test(tiny, tool, tmp_path, empty_cfg, repo):
     assert f"loaded the weights of {averaged}" in output and "patching" in output
     rows = json.loads((tested / "results.json").read_text())["results"]
     assert [row["patching_ratio"] for row in rows] == [0.0, 0.3, 1.0]
+    assert (tested / "accuracy_vs_ratio.png").is_file()
 
     # One ratio alone gives the same predictions as the sweep, and ratio 1 is CLIP itself.
     single, raw = tmp_path / "single", tmp_path / "raw"
@@ -131,7 +151,8 @@ def test_two_processes_train_and_test_like_one(tiny, tmp_path, empty_cfg, repo, 
     """torchrun with two gloo processes: same weights, every video scored once."""
     # SGD: AdamW's first updates turn a gradient's rounding into a step of full size.
     changes = {**INTERPOLATED, "TEST__SAVE_RESULTS_PATH": "preds.pt", "SOLVER__MAX_EPOCH": 1,
-               "SOLVER__OPTIMIZING_METHOD": "sgd", "SOLVER__BASE_LR": 0.01}
+               "SOLVER__OPTIMIZING_METHOD": "sgd", "SOLVER__BASE_LR": 0.01,
+               "TRAIN__EVAL_PATCHING_RATIO": 0.5}
     alone, both = tmp_path / "alone", tmp_path / "both"
     tool("run_net", "--cfg", empty_cfg, "--opts", *options(tiny, alone, **changes))
     finished = subprocess.run(
@@ -146,6 +167,11 @@ def test_two_processes_train_and_test_like_one(tiny, tmp_path, empty_cfg, repo, 
     states = [torch.load(d / name, weights_only=True)["model_state"] for d in (alone, both)]
     for key, tensor in states[0].items():
         torch.testing.assert_close(states[1][key], tensor, atol=1e-6, rtol=0)
+    assert read_stats(alone, "val_epoch") == read_stats(both, "val_epoch")
+    # Each process tells the progress of its own share: groups of four.
+    for out, share in ((alone, 6), (both, 4)):
+        log = (out / "stdout.log").read_text()
+        assert f"validation after epoch 1: {share}/{share} videos" in log
     preds = [torch.load(d / "preds.pt", weights_only=True) for d in (alone, both)]
     torch.testing.assert_close(preds[0][0], preds[1][0], atol=1e-3, rtol=0)
     assert torch.equal(preds[0][1], preds[1][1])
