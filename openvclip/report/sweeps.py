@@ -109,7 +109,8 @@ def collect_sweeps(
     for run, key, facts, name, points in (*_of_rows(rows, columns), *_of_runs(runs)):
         models.setdefault(key, Row(run.backbone, {**facts, "patching_ratio": None}))
         curves.setdefault(key, {}).setdefault(name, {}).update(points)
-        learned[key, name] = _is_trained_on(run)
+        if (key, name) not in learned:
+            learned[key, name] = name in trained if trained else _is_trained_on(run)
     for key, tested in curves.items():
         curves[key] = {name: points for name, points in tested.items() if len(points) > 1}
     swept = [key for key in models if curves[key]]
@@ -119,18 +120,16 @@ def collect_sweeps(
     found = Sweeps({
         models[key].name if several else models[key].label: curves[key] for key in swept
     })
-    names = list(dict.fromkeys(name for tested in curves.values() for name in sorted(tested)))
-    if trained is None:
-        is_trained = {name: {learned[k, name] for k in swept if name in curves[k]}
-                      for name in names}
-    else:
-        if unknown := [name for name in trained if name not in names]:
-            raise ConfigError(
-                f"--trained {' '.join(unknown)}: no such set was tested at several patching "
-                f"ratios; there {'are' if names else 'is none:'} {', '.join(names) or 'no sweeps'}"
-            )
-        is_trained = {name: {name in trained} for name in names}
-    _choose_axes(found, is_trained)
+    kinds: dict[str, set[bool]] = {}
+    for key in swept:
+        for name in sorted(curves[key]):
+            kinds.setdefault(name, set()).add(learned[key, name])
+    if unknown := [name for name in trained or () if name not in kinds]:
+        raise ConfigError(
+            f"--trained {' '.join(unknown)}: not tested at several patching ratios; what was: "
+            f"{', '.join(kinds) or 'nothing'}"
+        )
+    _choose_axes(found, kinds)
     return found
 
 

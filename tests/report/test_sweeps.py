@@ -108,7 +108,7 @@ def test_one_can_say_which_sets_are_trained(write, sweeps):
     assert (sweeps().trained, sweeps().zero_shot) == ([], [])
     found = sweeps(trained=["ours"])
     assert (found.trained, found.zero_shot) == (["ours"], ["new"])
-    with pytest.raises(ConfigError, match="--trained mine: no such set.*new, ours"):
+    with pytest.raises(ConfigError, match="--trained mine: not tested.*new, ours"):
         sweeps(trained=["mine"])
 
 
