@@ -95,6 +95,9 @@ def draw_ratio_sweep(
     runs = dict(zip(curves, _colours(len(curves)), strict=True))
     by_set = dict(zip(sets, _colours(len(sets)), strict=True))
     styles = dict(zip(sets, _styles(len(sets)), strict=True))
+    if not several:  # room for what was measured and what lies between
+        styles = {name: {**style, "marker": style["marker"] or "."}
+                  for name, style in styles.items()}
     height = 4.3 + 0.18 * max(len(curves) if several else 0, len(sets), 3)
     figure = Figure(figsize=(11 if tradeoffs else 6.5, height), layout="constrained")
     left, *right = np.atleast_1d(figure.subplots(1, 2 if tradeoffs else 1))
