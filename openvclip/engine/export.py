@@ -29,13 +29,12 @@ from openvclip.clip.weights import (
 )
 from openvclip.data.labels import LabelSpace
 from openvclip.engine.checkpoint import load_file, verify_file
-from openvclip.engine.tester import compute_file_hash
 from openvclip.interpolation import StateDict, WeightPatcher
 from openvclip.models.build import ARCH_SIZES
 from openvclip.models.prompts import TEMPLATES, class_embeddings
 from openvclip.models.temporal import is_adapter
 from openvclip.utils.errors import CheckpointError, ConfigError, DataError, first_line
-from openvclip.utils.files import replacing_file
+from openvclip.utils.files import compute_file_hash, replacing_file
 from openvclip.utils.logging import get_logger
 
 logger = get_logger(__name__)

@@ -42,6 +42,7 @@ from openvclip.report.writers import (
 )
 from openvclip.utils import distributed
 from openvclip.utils.errors import CheckpointError, ConfigError
+from openvclip.utils.files import compute_file_hash
 from openvclip.utils.logging import get_logger, log_json_stats
 
 logger = get_logger(__name__)
@@ -268,14 +269,6 @@ def build_patcher(cfg, model: nn.Module, checkpoint: str | None) -> tuple[Any, l
         ", ".join(f"{r:g}" for r in ratios),
     )
     return patcher, ratios
-
-
-def compute_file_hash(path: str | Path) -> str | None:
-    """SHA-256 of a file, or None if there is none (a model named rather than a file)."""
-    if not Path(path).is_file():
-        return None
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def collect_facts(cfg, labels, checkpoint: str | None, device: torch.device) -> dict[str, Any]:
