@@ -12,7 +12,9 @@ import pytest
 
 # A package may import those before it; data and clip, side by side, not each other.
 LEVELS = [
-    {"utils"}, {"config"}, {"data", "clip"}, {"models"}, {"interpolation"}, {"report"}, {"engine"}
+    {"utils"}, {"config"}, {"data", "clip"}, {"models"}, {"interpolation"}, {"report"}, {"engine"},
+    # The package's front door, and what it offers: nothing in the house goes through it.
+    {"__init__", "load_model"},
 ]
 LEVEL = {name: i for i, names in enumerate(LEVELS) for name in names}
 ROOT = Path(__file__).resolve().parents[1] / "openvclip"
@@ -64,6 +66,13 @@ def test_the_library_neither_prints_nor_exits_nor_unpickles(path):
 def test_torchscript_is_never_run():
     users = [p for p in FILES if re.search(r"torch\.jit\.\w+\(", p.read_text())]
     assert users == []  # clip/archive.py reads its tensors without it
+
+
+def test_the_front_door_opens_at_first_use_only():
+    code = ("import sys, openvclip; assert 'torch' not in sys.modules; "
+            "from openvclip import load_model; assert 'torch' in sys.modules; "
+            "assert load_model.__module__ == 'openvclip.engine.predictor'")
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT.parent).returncode == 0
 
 
 def test_config_needs_no_torch():

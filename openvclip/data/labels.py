@@ -226,3 +226,27 @@ def check_videos_exist(paths: Sequence[str], *, prefix: str = "", source: str = 
             f"{state}, and neither are other rows; set DATA.PATH_PREFIX to the folder that the "
             "list's paths are relative to"
         )
+
+
+def split_labels(texts: Sequence[str]) -> list[str]:
+    """Return the labels of texts such as ``"archery, arm wrestling"``; empty ones stay."""
+    return [label.strip() for text in texts for label in text.split(",")]
+
+
+def read_label_file(path: str | Path) -> list[str]:
+    """Read labels from a label map (``.json``) or from a text file with one a line.
+
+    Blank lines of a text file are no labels.
+
+    Raises:
+        DataError: the file cannot be read, or it is a map that :class:`LabelSpace` refuses.
+    """
+    if Path(path).suffix.lower() == ".json":
+        return list(LabelSpace.from_json(path).names)
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"cannot read the label file {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"the label file {path} is not a UTF-8 text: {error}") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]

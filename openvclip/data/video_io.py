@@ -24,7 +24,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
 import av
@@ -62,10 +62,12 @@ class Clips:
     Attributes:
         frames: uint8 (U, H, W, 3), RGB, in presentation order.
         indices: for each clip the F positions in ``frames``.
+        seconds: when each frame is shown, from the stream's beginning; empty if not known.
     """
 
     frames: np.ndarray
     indices: list[tuple[int, ...]]
+    seconds: tuple[float, ...] = ()
 
 
 def read_clips(
@@ -105,6 +107,8 @@ class VideoReader:
         count: frames that the container promises, or 0.
         duration: ticks that the container promises, or 0.
         frame_ticks: ticks from one frame to the next, on average.
+        tick: seconds of a tick.
+        start: tick at which the stream begins.
         fresh: nothing was read yet, so that reading begins at the file's start.
     """
 
@@ -118,6 +122,8 @@ class VideoReader:
     count: int = field(init=False)
     duration: int = field(init=False)
     frame_ticks: float = field(init=False)
+    tick: float = field(init=False)
+    start: int = field(init=False)
 
     def __post_init__(self) -> None:
         stream = self.stream
@@ -125,8 +131,9 @@ class VideoReader:
         self.fps = float(rate) if rate and rate > 0 else 30.0
         self.count = max(stream.frames or 0, 0)
         self.duration = max(stream.duration or 0, 0)
-        base = float(stream.time_base) if stream.time_base else 1.0 / self.fps
-        self.frame_ticks = max(1.0 / (self.fps * base), 1.0)
+        self.tick = float(stream.time_base) if stream.time_base else 1.0 / self.fps
+        self.start = stream.start_time or 0
+        self.frame_ticks = max(1.0 / (self.fps * self.tick), 1.0)
 
     def frames(self) -> Iterator[tuple[int, av.VideoFrame]]:
         """Decode from here on."""
@@ -364,7 +371,11 @@ def _read_counted(
         decoded = ((n, frame) for n, (_, frame) in enumerate(reader.frames()))
         wanted = {stamp for clip in chosen for stamp in clip}
         frames = _fetch(decoded if by_number else reader.frames(), wanted)
-        return _convert(reader, chosen, frames)
+        clips = _convert(reader, chosen, frames)
+    if not by_number:
+        return clips
+    numbers = sorted({number for clip in chosen for number in clip})
+    return replace(clips, seconds=tuple(number / reader.fps for number in numbers))
 
 
 def _fetch(
@@ -395,9 +406,20 @@ def _convert(
     images = np.empty((len(order), height, width, 3), np.uint8)
     reformatter = VideoReformatter()
     for image, stamp in zip(images, order, strict=True):
-        # One thread: swscale's own would fight with torch's and with other workers for the cores.
-        rgb = reformatter.reformat(frames[stamp], format="rgb24", threads=1).planes[0]
-        rows = np.frombuffer(rgb, np.uint8).reshape(-1, rgb.line_size)
-        image.reshape(height, -1)[:] = rows[:, : 3 * width]
+        convert_frame(frames[stamp], reformatter, image)
     place = {stamp: number for number, stamp in enumerate(order)}
-    return Clips(images, [tuple(place[stamp] for stamp in clip) for clip in chosen])
+    return Clips(
+        images, [tuple(place[stamp] for stamp in clip) for clip in chosen],
+        tuple((stamp - reader.start) * reader.tick for stamp in order),
+    )
+
+
+def convert_frame(
+    frame: av.VideoFrame, reformatter: VideoReformatter, image: np.ndarray
+) -> None:
+    """Convert a decoded frame to RGB, into ``image``: uint8 (H, W, 3), contiguous."""
+    # One thread: swscale's own would fight with torch's and with other workers for the cores.
+    rgb = reformatter.reformat(frame, format="rgb24", threads=1).planes[0]
+    rows = np.frombuffer(rgb, np.uint8).reshape(-1, rgb.line_size)
+    height, width, _ = image.shape
+    image.reshape(height, -1)[:] = rows[:, : 3 * width]

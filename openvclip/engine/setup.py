@@ -62,11 +62,20 @@ def build_precision(cfg, device: torch.device) -> tuple[Callable, torch.amp.Grad
     )
 
 
-def load_weights(model: VideoCLIP, path: str | Path) -> None:
-    """Load the weights of a checkpoint, of whatever origin, into the model; every key must fit."""
+def load_weights(model: VideoCLIP, path: str | Path, *, leave_head: bool = False) -> None:
+    """Load the weights of a checkpoint, of whatever origin, into the model; every key must fit.
+
+    Args:
+        model: what to load into.
+        path: the checkpoint.
+        leave_head: a tuned head (TUNE_HEAD) in the file is not used: it knows its own classes only.
+    """
     if Path(path).is_file():
         verify_file(path)
-    load_model_weights(model, load_state_dict_file(path), str(path))
+    state = load_state_dict_file(path)
+    if leave_head and state.pop("head", None) is not None:
+        logger.warning("%s has a head tuned for its own classes, which is not used", path)
+    load_model_weights(model, state, str(path))
     logger.info("loaded the weights of %s", path)
 
 

@@ -1,0 +1,217 @@
+"""What ``tools/predict.py`` does: every video named, every file that is wanted of it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from openvclip import __version__
+from openvclip.data.labels import read_label_file, split_labels
+from openvclip.data.own_video import find_videos
+from openvclip.engine.predictor import VideoClassifier, check_sources, load_model
+from openvclip.models.label_set import check_labels
+from openvclip.report.plots import save_figure
+from openvclip.report.prediction_plots import draw_prediction, draw_timeline
+from openvclip.report.predictions import (
+    Prediction,
+    describe,
+    format_prediction,
+    printable,
+    write_predictions,
+    write_timeline,
+)
+from openvclip.utils.errors import ConfigError, DataError
+from openvclip.utils.logging import Progress, get_logger
+
+logger = get_logger(__name__)
+
+FIGURES = "figures"
+LONGEST_NAME = 100  # Of figures, as most file systems allow 255 bytes.
+
+
+def read_labels(texts: Sequence[str] | None, file: str | Path | None) -> tuple[str, ...]:
+    """Return the labels of ``--labels`` or ``--label-file``.
+
+    Raises:
+        ConfigError: none or both are given.
+        DataError: see :func:`openvclip.models.label_set.check_labels`.
+    """
+    if bool(texts) == bool(file):
+        raise ConfigError("give the labels either with --labels \"one, another\" or with "
+                          "--label-file FILE")
+    if file:
+        return check_labels(read_label_file(file), where=f"--label-file {file}")
+    return check_labels(split_labels(texts), where="--labels")
+
+
+def predict_videos(
+    videos: Sequence[str],
+    labels: Sequence[str],
+    *,
+    clip: str,
+    checkpoint: str | None = None,
+    patching_ratio: float | None = None,
+    output: str | Path = "predictions",
+    top_k: int = 5,
+    save_figures: bool = False,
+    timeline: bool = False,
+    window: float | None = None,
+    stride: float | None = None,
+    workers: int = 1,
+    columns: int = 100,
+    show: Callable[[str], None] = lambda text: None,
+    **model_options: Any,
+) -> list[Prediction]:
+    """Predict every video, show its table, and write the results below ``output``.
+
+    Args:
+        videos: files, folders or glob patterns.
+        labels: checked, as :func:`read_labels` gives them.
+        clip, checkpoint, patching_ratio, model_options: see
+            :func:`openvclip.engine.predictor.load_model`.
+        output: folder for predictions.json, predictions.csv and figures.
+        top_k: labels of a ranking.
+        save_figures: draw a contact sheet of each video.
+        timeline: draw and write the labels over time.
+        window, stride: seconds, of timelines.
+        workers: threads that read videos ahead.
+        columns: width of the tables.
+        show: gets the text of each table.
+
+    Returns:
+        The predictions, without frames; ``error`` says why one failed.
+
+    Raises:
+        OpenVCLIPError: something given cannot be used; found before weights or videos are read
+            wherever that is possible.
+    """
+    if top_k < 1:
+        raise ConfigError(f"--top-k is {top_k}; give 1 or more")
+    if not timeline and (window is not None or stride is not None):
+        raise ConfigError("--window and --stride belong to --timeline; give that, too")
+    paths = find_videos(videos)
+    check_sources(clip, checkpoint, patching_ratio)
+    _make_folder(output)
+    model = load_model(clip, checkpoint, patching_ratio, **model_options)
+    if timeline:
+        model.check_windows(window, stride)
+    if len(labels) == 1:
+        logger.warning("with a single label its probability is always 100 %%; give others, too")
+    facts = _describe_model(model, clip, checkpoint, patching_ratio)
+    run = _Run(model, labels, Path(output), facts)
+    progress = Progress(len(paths), "predicting", "videos")
+    found = model.predict_many(paths, labels, top_k, workers=workers, keep_frames=save_figures)
+    try:
+        for number, prediction in enumerate(found, 1):
+            heading = f"[{number}/{len(paths)}] " if len(paths) > 1 else ""
+            if timeline and not prediction.error:
+                prediction = run.add_timeline(prediction, window, stride)
+            show(format_prediction(prediction, heading, columns) + "\n")
+            run.add(prediction, save_figures)
+            progress.update(note=f"{run.failed} skipped" if run.failed else "")
+    finally:  # What was predicted before an interruption is worth keeping.
+        for path in run.write():
+            logger.info("wrote %s", path)
+    return run.predictions
+
+
+def _make_folder(output: str | Path) -> None:
+    try:
+        Path(output).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot make the folder --output {output}: {error.strerror}") from error
+
+
+def _describe_model(
+    model: VideoClassifier, clip: str, checkpoint: str | None, ratio: float | None
+) -> dict[str, Any]:
+    options = model.options
+    return {
+        "clip": str(clip),
+        "checkpoint": checkpoint and str(checkpoint),
+        "patching_ratio": ratio,
+        "temporal_modeling": options.temporal_type,
+        "frames": options.num_frames,
+        "sampling_rate": options.sampling_rate,
+        "target_fps": options.target_fps,
+        "views": model.views,
+        "device": str(model.device),
+        "precision": str(model.dtype or torch.float32).removeprefix("torch."),
+        "versions": {"openvclip": __version__, "torch": torch.__version__,
+                     "python": platform.python_version()},
+    }
+
+
+class _Run:
+    """What has been predicted so far, and the files of it.
+
+    Attributes:
+        predictions: so far, without frames.
+        failed: how many of them could not be read.
+    """
+
+    def __init__(
+        self, model: VideoClassifier, labels: Sequence[str], output: Path, facts: dict[str, Any]
+    ) -> None:
+        self.model, self.labels, self.output, self.facts = model, labels, output, facts
+        self.predictions: list[Prediction] = []
+        self.failed = 0
+        self._videos: list[dict] = []
+        self._extra: dict[str, Any] = {}
+        self._names: set[str] = set()
+        ratio = facts["patching_ratio"]
+        weights = Path(facts["checkpoint"]).name if facts["checkpoint"] else "CLIP"
+        self.note = weights + (f" patched at {ratio:g}" if ratio is not None else "") + (
+            f", {len(labels)} labels")
+
+    def _path(self, prediction: Prediction, ending: str) -> Path:
+        """Return a new file name for a video, which may share its name with others."""
+        stem = printable(Path(prediction.video).stem)[:LONGEST_NAME]
+        name, number = f"{stem}{ending}", 2
+        while name.lower() in self._names:
+            name, number = f"{stem}_{number}{ending}", number + 1
+        self._names.add(name.lower())
+        return self.output / FIGURES / name
+
+    def add_timeline(
+        self, prediction: Prediction, window: float | None, stride: float | None
+    ) -> Prediction:
+        """Make the timeline of a video; one that does not decode to its end is reported."""
+        found = self.model.timeline(prediction.video, self.labels, window, stride)
+        picture = self._path(prediction, "_timeline.png")
+        save_figure(draw_timeline(found, self.note), picture)
+        write_timeline(picture.with_suffix(".csv"), found)
+        self._extra["timeline"] = {
+            "figure": str(picture.relative_to(self.output)),
+            "csv": str(picture.with_suffix(".csv").relative_to(self.output)),
+            "window": found.window, "stride": found.stride, "segments": found.segments(),
+        }
+        return prediction
+
+    def add(self, prediction: Prediction, save_figures: bool) -> None:
+        """Take a prediction into the results."""
+        described = describe(prediction)
+        if prediction.error:
+            self.failed += 1
+            logger.warning("skipped: %s", printable(prediction.error))
+        elif save_figures:
+            path = self._path(prediction, ".png")
+            save_figure(draw_prediction(prediction, self.note), path)
+            described["figure"] = str(path.relative_to(self.output))
+        self._videos.append({**described, **self._extra})
+        self._extra = {}
+        self.predictions.append(
+            Prediction(prediction.video, prediction.ranking, prediction.seconds, prediction.times,
+                       error=prediction.error))
+
+    def write(self) -> list[Path]:
+        """Write predictions.json and predictions.csv."""
+        return write_predictions(
+            self.output, {**self.facts, "labels": list(self.labels)},
+            [video for video in self._videos if "reason" not in video],
+            [video for video in self._videos if "reason" in video],
+        )

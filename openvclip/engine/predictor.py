@@ -1,0 +1,442 @@
+"""A model for a person's own videos and words: ``load_model`` and what it returns."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from openvclip.clip.weights import (
+    ARCH_FILES,
+    SUFFIXES,
+    default_clip_path,
+    find_not_finite,
+    load_clip,
+)
+from openvclip.data.own_video import Window, probe, read_views, shrink, stream_windows
+from openvclip.data.packing import Cut, PackedBatch, PackedClips
+from openvclip.engine.setup import compute_amp_dtype, load_weights
+from openvclip.engine.video_options import VideoOptions, find_video_options
+from openvclip.interpolation import WeightPatcher
+from openvclip.models.label_set import check_labels
+from openvclip.models.prompts import class_embeddings
+from openvclip.models.temporal import build_temporal_clip
+from openvclip.models.video_clip import VideoCLIP
+from openvclip.report.predictions import Prediction, Timeline, rank_labels
+from openvclip.utils.errors import CheckpointError, ConfigError, DataError
+from openvclip.utils.logging import get_logger
+
+logger = get_logger(__name__)
+
+LABEL_SETS = 16  # Label sets whose embeddings are kept.
+MOST_OVERLAP = 16  # Windows of a timeline that may overlap: what bounds its memory.
+PICTURES = 24  # Most small pictures kept of a timeline.
+
+
+@dataclass(frozen=True)
+class EncodedVideo:
+    """A video as the model sees it.
+
+    Attributes:
+        video: path of the file.
+        embedding: float32 (D,) on the CPU, see :meth:`VideoClassifier.encode_video`; None where
+            the file could not be read.
+        error: why it could not; "" otherwise.
+        seconds, times, frames: see :class:`openvclip.report.predictions.Prediction`.
+    """
+
+    video: str
+    embedding: torch.Tensor | None = None
+    error: str = ""
+    seconds: float = 0.0
+    times: tuple[tuple[float, ...], ...] = ()
+    frames: np.ndarray | None = None
+
+
+def check_sources(
+    clip: str | Path, checkpoint: str | Path | None, patching_ratio: float | None
+) -> str:
+    """Return the file or open_clip name of the CLIP, if all that :func:`load_model` takes is there.
+
+    Raises:
+        ConfigError: the ratio is outside 0..1, or there is nothing to patch.
+        CheckpointError: a file does not exist.
+    """
+    if patching_ratio is not None:
+        if checkpoint is None:
+            raise ConfigError("a patching ratio mixes a checkpoint with CLIP, but no checkpoint is "
+                              "given; give one (--checkpoint) or leave the ratio out")
+        if not 0.0 <= patching_ratio <= 1.0:
+            raise ConfigError(f"the patching ratio is {patching_ratio:g}; give a share, 0 to 1")
+    name = str(default_clip_path(str(clip)) if str(clip) in ARCH_FILES else clip)
+    path = Path(name).expanduser()
+    is_file = path.suffix in SUFFIXES or name.startswith(("/", ".", "~"))
+    if is_file and not path.is_file():
+        raise CheckpointError(f"CLIP {path} does not exist or is no file; check --clip")
+    if checkpoint is not None and not Path(checkpoint).expanduser().is_file():
+        raise CheckpointError(f"checkpoint {checkpoint} does not exist or is no file; check "
+                              "--checkpoint")
+    return name
+
+
+def load_model(
+    clip: str | Path,
+    checkpoint: str | Path | None = None,
+    patching_ratio: float | None = None,
+    *,
+    config: str | Path | None = None,
+    temporal_type: str | None = None,
+    num_frames: int | None = None,
+    sampling_rate: float | None = None,
+    views: int = 3,
+    device: str = "auto",
+    precision: str = "float32",
+    batch_size: int = 8,
+    as_tested: bool = False,
+) -> VideoClassifier:
+    """Load CLIP, or a fine-tuned and patched checkpoint, for predicting on any video.
+
+    What the model expects of a clip is read from ``config``, else from the config that a training
+    checkpoint carries, else it is that of the shipped Kinetics recipe (expand_temporal_view, 8
+    frames, every 16th at 30 frames a second); without a checkpoint frames do not see each other.
+
+    Args:
+        clip: the original CLIP: a file, a name that open_clip lists, or vitb32, vitb16, vitl14 or
+            vitl14_336 for the file in ``~/.cache/clip``.
+        checkpoint: fine-tuned weights, averaged or of one epoch; None: CLIP as it is.
+        patching_ratio: share of CLIP in the weights, 0 to 1; None: the checkpoint as it is.
+        config: yaml file of the training, such as ``config.yaml`` in its OUTPUT_DIR.
+        temporal_type: instead of what was found (MODEL.TEMPORAL_MODELING_TYPE).
+        num_frames: likewise, frames of a clip.
+        sampling_rate: likewise, frames of a 30-a-second video from one to the next.
+        views: clips spread over each video, whose scores are averaged.
+        device: auto (a GPU if there is one), cpu, cuda or cuda:N.
+        precision: float32, bfloat16, float16, or auto: half precision of the device's liking.
+        batch_size: most clips of a forward pass, unless one video has more.
+        as_tested: in videos shorter than a clip, repeat the last frame as tests do, rather than
+            spreading the frames.
+
+    Raises:
+        ConfigError: an option is out of range, or there is nothing to patch.
+        CheckpointError: a file is missing, damaged, or does not fit.
+    """
+    name = check_sources(clip, checkpoint, patching_ratio)
+    for what, number in (("views", views), ("batch_size", batch_size)):
+        if number < 1:
+            raise ConfigError(f"{what} is {number}; give 1 or more")
+    target = select_device(device)
+    dtype = compute_precision(precision, target)
+    options = find_video_options(checkpoint, config)
+    given = {"temporal_type": temporal_type, "num_frames": num_frames,
+             "sampling_rate": sampling_rate}
+    options = replace(options, **{k: v for k, v in given.items() if v is not None})
+    model = _load_patched(name, checkpoint, patching_ratio, options)
+    return VideoClassifier(model.to(target).eval(), options, views=views, dtype=dtype,
+                           batch_size=batch_size, as_tested=as_tested)
+
+
+def select_device(name: str) -> torch.device:
+    """Return the device that auto, cpu, cuda or cuda:N names.
+
+    Raises:
+        ConfigError: the name means nothing, or there is no such device.
+    """
+    count = torch.cuda.device_count()
+    if name == "auto":
+        return torch.device("cuda" if count else "cpu")
+    kind, _, number = name.partition(":")
+    if name != "cpu" and not (kind == "cuda" and (not number or number.isdecimal())):
+        raise ConfigError(f"the device is {name!r}; give auto, cpu, cuda or cuda:N")
+    if kind == "cuda" and int(number or 0) >= count:
+        raise ConfigError(f"the device is {name!r}, but this machine has {count} GPUs; give auto, "
+                          "cpu or another")
+    return torch.device(name)
+
+
+def compute_precision(name: str, device: torch.device) -> torch.dtype | None:
+    """Return the dtype of forward passes, None for float32."""
+    if name not in ("float32", "auto", "bfloat16", "float16"):
+        raise ConfigError(f"the precision is {name!r}; give float32, auto, bfloat16 or float16")
+    return None if name == "float32" else compute_amp_dtype(name, device)
+
+
+def _load_patched(
+    clip: str, checkpoint: str | Path | None, ratio: float | None, options: VideoOptions
+) -> VideoCLIP:
+    original = load_clip(clip)
+    built = build_temporal_clip(
+        original, temporal_type=options.temporal_type, num_frames=options.num_frames, where=clip
+    )
+    model = VideoCLIP(built, options.num_frames, torch.zeros(0, built.embed_dim))
+    if checkpoint is None:
+        return model
+    load_weights(model, Path(checkpoint).expanduser(), leave_head=True)
+    if find_not_finite(dict(model.named_parameters())):
+        raise CheckpointError(f"{checkpoint} holds NaN or infinity, with which every score is NaN; "
+                              "use an earlier checkpoint")
+    names = {f"model.{name}": tensor for name, tensor in original.items()}
+    if ratio is not None:
+        WeightPatcher(dict(model.named_parameters()), names).set_ratio(ratio)
+    # Tests take the classifier from the original CLIP whatever the checkpoint has; so here.
+    with torch.no_grad():
+        for name, parameter in built.text_parameters().items():
+            parameter.copy_(original[name])
+    return model
+
+
+class VideoClassifier:
+    """Names what videos show, among labels that are given with each call.
+
+    Args:
+        model: on its device, in evaluation mode.
+        options: how it wants its videos.
+        views, batch_size, as_tested: see :func:`load_model`.
+        dtype: of the forward passes, None for float32.
+
+    Attributes:
+        embed_dim: D, the size of embeddings.
+        logit_scale: what cosine similarities are multiplied by to be scores.
+    """
+
+    def __init__(
+        self,
+        model: VideoCLIP,
+        options: VideoOptions,
+        *,
+        views: int = 3,
+        dtype: torch.dtype | None = None,
+        batch_size: int = 8,
+        as_tested: bool = False,
+    ) -> None:
+        self.model, self.options, self.views, self.dtype = model, options, views, dtype
+        self.batch_size, self.as_tested = batch_size, as_tested
+        self.device = model.model.logit_scale.device
+        self.pixels = options.pixels(model.model.image_size)
+        self.embed_dim = model.model.embed_dim
+        self.logit_scale = float(model.model.logit_scale.detach().exp())
+        self._texts: dict[tuple[str, ...], torch.Tensor] = {}
+
+    def predict(self, video: str | Path, labels: Sequence[str], top_k: int = 5) -> Prediction:
+        """Rank labels by how well they say what a video shows.
+
+        Args:
+            video: the file.
+            labels: N different texts; their probabilities sum to 1 over all of them.
+            top_k: how many of the best to return.
+
+        Raises:
+            DataError: the video cannot be read, or a label is empty, double or too long.
+        """
+        found = next(self.predict_many([video], labels, top_k))
+        if found.error:
+            raise DataError(found.error)
+        return found
+
+    def predict_many(
+        self,
+        videos: Iterable[str | Path],
+        labels: Sequence[str],
+        top_k: int = 5,
+        *,
+        workers: int = 1,
+        keep_frames: bool = False,
+    ) -> Iterator[Prediction]:
+        """Yield a prediction for each video, in order; memory does not grow with their number.
+
+        A video that cannot be read does not raise: its prediction says why in ``error``.
+
+        Args:
+            videos, labels, top_k: see :meth:`predict`.
+            workers: threads that read videos ahead.
+            keep_frames: keep small pictures of the frames, for figures.
+
+        Raises:
+            ConfigError: ``top_k`` is below 1.
+            DataError: a label is empty, double or too long.
+        """
+        if top_k < 1:
+            raise ConfigError(f"top_k is {top_k}; give 1 or more")
+        names, texts = tuple(labels), self.encode_text(labels)
+        for item in self.encode_many(videos, workers=workers, keep_frames=keep_frames):
+            if item.embedding is None:
+                yield Prediction(item.video, error=item.error)
+                continue
+            scores = self.logit_scale * texts @ item.embedding
+            yield Prediction(item.video, rank_labels(names, scores, top_k), item.seconds,
+                             item.times, item.frames)
+
+    def encode_text(self, labels: Sequence[str]) -> torch.Tensor:
+        """Embed labels: float32 (N, D) on the CPU, each of length 1, averaged over 28 sentences.
+
+        The embeddings of the last few label sets are kept.
+
+        Raises:
+            DataError: a label is empty, double or too long.
+        """
+        key = labels if isinstance(labels, str) else tuple(labels)
+        if key not in self._texts:
+            clip = self.model.model
+            names = check_labels(labels, clip.context_length)
+            self._texts[key] = class_embeddings(clip, names, context_length=clip.context_length)
+            if len(self._texts) > LABEL_SETS:
+                del self._texts[next(iter(self._texts))]
+        return self._texts[key]
+
+    def encode_video(self, video: str | Path) -> torch.Tensor:
+        """Embed a video: float32 (D,) on the CPU.
+
+        It is the mean of the unit embeddings of all frames of all clips, so that ``logit_scale *
+        encode_text(labels) @ encode_video(video)`` are the scores. For cosine similarities between
+        videos, divide it by its length, which is below 1 where frames differ.
+
+        Raises:
+            DataError: the video cannot be read.
+        """
+        item = next(self.encode_many([video]))
+        if item.embedding is None:
+            raise DataError(item.error)
+        return item.embedding
+
+    def encode_many(
+        self, videos: Iterable[str | Path], *, workers: int = 1, keep_frames: bool = False
+    ) -> Iterator[EncodedVideo]:
+        """Yield the embedding of each video, in their order; see :meth:`predict_many`."""
+        group: list[tuple[EncodedVideo, PackedClips | None]] = []
+        for item, clips in self._read_ahead(videos, workers, keep_frames):
+            waiting = sum(len(packed) for _, packed in group if packed is not None)
+            if group and waiting + (len(clips) if clips is not None else 0) > self.batch_size:
+                yield from self._encode_group(group)
+                group = []
+            group.append((item, clips))
+        yield from self._encode_group(group)
+
+    def _read_ahead(
+        self, videos: Iterable[str | Path], workers: int, keep_frames: bool
+    ) -> Iterator[tuple[EncodedVideo, PackedClips | None]]:
+        """Read videos in threads, at most ``workers`` + 1 of them ahead."""
+        names = iter(videos)
+        with ThreadPoolExecutor(max(workers, 1)) as pool:
+            waiting = deque(
+                pool.submit(self._read, str(name), keep_frames)
+                for name in islice(names, max(workers, 1) + 1)
+            )
+            while waiting:
+                yield waiting.popleft().result()
+                waiting.extend(pool.submit(self._read, str(name), keep_frames)
+                               for name in islice(names, 1))
+
+    def _read(self, video: str, keep_frames: bool) -> tuple[EncodedVideo, PackedClips | None]:
+        try:
+            clips, facts = read_views(video, self.options.sampling(), self.views, self.as_tested)
+        except DataError as error:
+            return EncodedVideo(video, error=str(error)), None
+        times = tuple(tuple(clips.seconds[i] for i in order) for order in clips.indices)
+        frames = None
+        if keep_frames:
+            small = np.stack([shrink(frame) for frame in clips.frames])
+            frames = np.stack([small[list(order)] for order in clips.indices])
+        (crop,) = self.pixels.fixed(*clips.frames.shape[1:3], 1)
+        cut = Cut.of(clips.frames, crop, list(enumerate(clips.indices)))
+        # A view would keep all of the frames until the clips are finished.
+        cut = replace(cut, pixels=np.ascontiguousarray(cut.pixels))
+        packed = PackedClips([cut], num_frames=self.options.num_frames, size=self.pixels.size,
+                             normalisation=self.pixels.normalisation())
+        return EncodedVideo(video, seconds=facts.seconds, times=times, frames=frames), packed
+
+    def _encode_group(
+        self, group: Sequence[tuple[EncodedVideo, PackedClips | None]]
+    ) -> Iterator[EncodedVideo]:
+        packed = [clips for _, clips in group if clips is not None]
+        if packed:
+            found = self._encode_clips(PackedBatch(packed).finish(self.device))
+            parts = iter(found.split([len(clips) for clips in packed]))
+        for item, clips in group:
+            yield item if clips is None else replace(item, embedding=next(parts).mean(dim=0))
+
+    @torch.inference_mode()
+    def _encode_clips(self, video: torch.Tensor) -> torch.Tensor:
+        """(B, 3, T, H, W) -> float32 (B, D) on the CPU."""
+        kind = self.device.type
+        with nullcontext() if self.dtype is None else torch.autocast(kind, dtype=self.dtype):
+            return self.model.encode_video(video).float().cpu()
+
+    def timeline(
+        self,
+        video: str | Path,
+        labels: Sequence[str],
+        window: float | None = None,
+        stride: float | None = None,
+    ) -> Timeline:
+        """Rank labels in windows that slide over a video, which is decoded once.
+
+        Args:
+            video: the file.
+            labels: N different texts.
+            window: seconds of a window; None: what a clip covers in training, or the whole video
+                where that is less.
+            stride: seconds from one window's start to the next; None: half a window.
+
+        Raises:
+            ConfigError: ``window`` or ``stride`` cannot be.
+            DataError: the video cannot be read, or a label is empty, double or too long.
+        """
+        texts = self.encode_text(labels)
+        if window is None:
+            window = min(self.options.seconds, probe(str(video)).seconds or self.options.seconds)
+        window, stride = self.check_windows(window, stride)
+        stream = stream_windows(str(video), self.pixels, num_frames=self.options.num_frames,
+                                window=window, stride=stride)
+        spans: list[tuple[float, float]] = []
+        rows: list[torch.Tensor] = []
+        pictures = _Pictures()
+        while batch := list(islice(stream, self.batch_size)):
+            for item in batch:
+                pictures.offer(len(spans), item)
+                spans.append((item.start, item.end))
+            clips = torch.stack([item.clip for item in batch]).to(self.device)
+            scores = self.logit_scale * self._encode_clips(clips) @ texts.T
+            rows.append(scores.softmax(dim=1))
+        return Timeline(str(video), tuple(labels), window, stride, tuple(spans), torch.cat(rows),
+                        pictures.kept)
+
+    def check_windows(self, window: float | None, stride: float | None) -> tuple[float, float]:
+        """Return the seconds of a timeline's windows and strides.
+
+        Raises:
+            ConfigError: they cannot be.
+        """
+        window = self.options.seconds if window is None else window
+        stride = window / 2 if stride is None else stride
+        if not (window > 0 and window / MOST_OVERLAP <= stride):
+            raise ConfigError(
+                f"a timeline's window is {window:g} s and its stride {stride:g} s; give a window "
+                f"above 0 and a stride of at least a {MOST_OVERLAP}th of it"
+            )
+        return window, stride
+
+
+class _Pictures:
+    """Small pictures of windows, spread over a video of unknown length.
+
+    Attributes:
+        kept: number of a window -> uint8 (h, w, 3) of its middle frame.
+    """
+
+    def __init__(self) -> None:
+        self.kept: dict[int, np.ndarray] = {}
+        self.every = 1
+
+    def offer(self, number: int, window: Window) -> None:
+        if number % self.every:
+            return
+        self.kept[number] = window.picture
+        if len(self.kept) > PICTURES:
+            self.every *= 2
+            self.kept = {n: kept for n, kept in self.kept.items() if n % self.every == 0}
