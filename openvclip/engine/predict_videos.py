@@ -197,7 +197,6 @@ class _Run:
         described = describe(prediction)
         if prediction.error:
             self.failed += 1
-            logger.warning("skipped: %s", printable(prediction.error))
         elif save_figures:
             path = self._path(prediction, ".png")
             save_figure(draw_prediction(prediction, self.note), path)

@@ -104,8 +104,9 @@ def load_model(
     """Load CLIP, or a fine-tuned and patched checkpoint, for predicting on any video.
 
     What the model expects of a clip is read from ``config``, else from the config that a training
-    checkpoint carries, else it is that of the shipped Kinetics recipe (expand_temporal_view, 8
-    frames, every 16th at 30 frames a second); without a checkpoint frames do not see each other.
+    checkpoint carries or that lies beside averaged weights (``config.yaml``), else it is that of
+    the shipped Kinetics recipe (expand_temporal_view, 8 frames, every 16th at 30 frames a second).
+    Without a checkpoint frames do not see each other.
 
     Args:
         clip: the original CLIP: a file, a name that open_clip lists, or vitb32, vitb16, vitl14 or
@@ -113,7 +114,7 @@ def load_model(
         checkpoint: fine-tuned weights, averaged or of one epoch; None: CLIP as it is.
         patching_ratio: share of CLIP in the weights, 0 to 1; None: the checkpoint as it is.
         config: yaml file of the training, such as ``config.yaml`` in its OUTPUT_DIR.
-        temporal_type: instead of what was found (MODEL.TEMPORAL_MODELING_TYPE).
+        temporal_type: instead of what was found, a MODEL.TEMPORAL_MODELING_TYPE or "none".
         num_frames: likewise, frames of a clip.
         sampling_rate: likewise, frames of a 30-a-second video from one to the next.
         views: clips spread over each video, whose scores are averaged.
@@ -136,7 +137,8 @@ def load_model(
     options = find_video_options(checkpoint, config)
     given = {"temporal_type": temporal_type, "num_frames": num_frames,
              "sampling_rate": sampling_rate}
-    options = replace(options, **{k: v for k, v in given.items() if v is not None})
+    options = replace(options, **{k: None if v == "none" else v for k, v in given.items()
+                                  if v is not None})
     model = _load_patched(name, checkpoint, patching_ratio, options)
     return VideoClassifier(model.to(target).eval(), options, views=views, dtype=dtype,
                            batch_size=batch_size, as_tested=as_tested)

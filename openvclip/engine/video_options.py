@@ -97,32 +97,42 @@ def build_video_options(cfg: Any) -> VideoOptions:
 def find_video_options(
     checkpoint: str | Path | None, config: str | Path | None = None
 ) -> VideoOptions:
-    """Return the options of ``config``, else those of a training checkpoint, else the defaults.
+    """Return the options of ``config``, or find those that the checkpoint was trained with.
 
-    The original CLIP, without checkpoint and config, has frames that do not see each other.
+    A training checkpoint carries its config. Averaged weights do not: ``config.yaml`` beside them
+    is taken if it is of a training, else the defaults are. The original CLIP, without checkpoint
+    and config, has frames that do not see each other.
 
     Raises:
         ConfigError: the config file cannot be used.
-        CheckpointError: the config that the checkpoint carries cannot be.
+        CheckpointError: the config that was found cannot be.
     """
     if config is not None:
         return build_video_options(load_cfg(config))
     if checkpoint is None:
         return VideoOptions(temporal_type=None)
-    text = _read_config_text(checkpoint)
-    if text is not None:
-        return parse_video_options(text, str(checkpoint))
-    options = VideoOptions()
-    logger.info(
-        "%s carries no config (averaged weights have none): %s, %d frames, sampling rate %g are "
-        "assumed; a config file can be given", checkpoint, options.temporal_type,
-        options.num_frames, options.sampling_rate,
-    )
+    checkpoint = Path(checkpoint).expanduser()
+    where, text = str(checkpoint), _read_config_text(checkpoint)
+    if text is None:
+        beside = checkpoint.parent / "config.yaml"
+        where, text = str(beside), _read_training_config(beside)
+    if text is None:
+        options = VideoOptions()
+        logger.warning(
+            "%s carries no config (averaged weights have none) and no config.yaml of a training "
+            "lies beside it: %s, %d frames, sampling rate %g are assumed", checkpoint,
+            options.temporal_type, options.num_frames, options.sampling_rate,
+        )
+        return options
+    options = parse_video_options(text, where)
+    logger.info("%s, %d frames, sampling rate %g at %g frames a second, as %s says",
+                options.temporal_type, options.num_frames, options.sampling_rate,
+                options.target_fps, where)
     return options
 
 
-def _read_config_text(checkpoint: str | Path) -> str | None:
-    if Path(checkpoint).suffix == ".safetensors":
+def _read_config_text(checkpoint: Path) -> str | None:
+    if checkpoint.suffix == ".safetensors":
         return None
     try:
         text = load_file(checkpoint, verify=False).get("cfg")
@@ -131,21 +141,38 @@ def _read_config_text(checkpoint: str | Path) -> str | None:
     return text if isinstance(text, str) and text.strip() else None
 
 
+def _read_training_config(path: Path) -> str | None:
+    """Return the text of a config file if it is there and of a run that trained."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+    train = _parse(text, str(path)).get("TRAIN")
+    return text if isinstance(train, dict) and train.get("ENABLE") is True else None
+
+
+def _parse(text: str, where: str) -> dict:
+    try:
+        tree = yaml.load(text, SafeYaml)  # noqa: S506 - a subclass of the safe loader
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"the config in {where} is not yaml: {error}; give another config file".replace(
+                "\n", " ")
+        ) from error
+    return tree if isinstance(tree, dict) else {}
+
+
 def parse_video_options(text: str, where: str) -> VideoOptions:
     """Read the options from the text of a config.
 
     Raises:
         CheckpointError: it is not a config, or a value in it cannot be used.
     """
-    try:
-        tree = yaml.load(text, SafeYaml)  # noqa: S506 - a subclass of the safe loader
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"the config in {where} is not yaml: {error}".replace("\n", " ")) \
-            from error
+    tree = _parse(text, where)
     settings = {}
     for key in KEYS:
         section, name = key.split(".")
-        values = tree.get(section) if isinstance(tree, dict) else None
+        values = tree.get(section)
         if isinstance(values, dict) and name in values:
             settings[key] = values[name]
     cfg = get_cfg()

@@ -139,7 +139,8 @@ def format_prediction(prediction: Prediction, heading: str = "", columns: int = 
     """Format a ranking as lines of text, labels in one column, not wider than ``columns``."""
     title = f"{heading}{printable(prediction.video)}"
     if prediction.error:
-        return f"{title}\n  skipped: {prediction.error}"
+        reason = prediction.error.removeprefix(f"{prediction.video}: ")
+        return f"{title}\n  skipped: {printable(reason)}"
     clips = len(prediction.times)
     title += f"  ({prediction.seconds:.1f} s, {clips} clip{'s' if clips > 1 else ''})"
     # Labels before bars: a bar takes what the longest label leaves.
