@@ -26,6 +26,7 @@ from openvclip.utils.logging import get_logger
 logger = get_logger(__name__)
 
 THUMBNAIL = 240  # Longest side of the small pictures, in pixels.
+ROUNDING = 1e-6  # Seconds by which sums of times may be off.
 
 
 def find_videos(names: Sequence[str]) -> list[str]:
@@ -136,7 +137,9 @@ class _Open:
 
     def offer(self, shown: _Shown, until: float, step: float, num_frames: int) -> None:
         """Take what is shown ``until`` then, as often as the window asks for it."""
-        while len(self.frames) < num_frames and self.start + len(self.frames) * step < until:
+        while len(self.frames) < num_frames and (
+            self.start + len(self.frames) * step < until - ROUNDING
+        ):
             self.frames.append(shown.image)
             if len(self.frames) <= num_frames // 2 + 1:
                 self.picture = shown.small
@@ -206,12 +209,12 @@ def stream_windows(
     with open_video(path, True) as reader:
         shown = None
         for shown, until in _showings(reader, pixels):
-            while opened * stride < until:
+            while opened * stride < until - ROUNDING:
                 waiting.append(_Open(opened * stride))
                 opened += 1
             for one in waiting:
                 one.offer(shown, until, step, num_frames)
-            while waiting and waiting[0].start + window <= until:
+            while waiting and waiting[0].start + window < until + ROUNDING:
                 one = waiting.popleft()
                 yield one.close(one.start + window, num_frames)
         if shown is None:

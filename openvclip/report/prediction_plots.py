@@ -16,7 +16,7 @@ from openvclip.report.predictions import Prediction, Timeline, printable, shorte
 WIDTH = 12.0  # Of figures, in inches.
 TITLE = 0.45  # Its two lines, likewise.
 PER_LINE = 8  # Frames side by side.
-LINES = 8  # Most lines of frames.
+LINES = 6  # Most lines of frames.
 TALLEST = 1.7  # Of a frame, in inches.
 LABEL_LINE = 60  # Signs of a label on a line; at most two lines.
 ROWS = 20  # Most labels of a timeline.
@@ -26,7 +26,7 @@ STRIP = 12  # Pictures above a timeline.
 
 def format_time(seconds: float) -> str:
     """Format a moment of a video: ``0.53 s``, ``1:02.5``, ``1:02:03``."""
-    if seconds < 60:
+    if round(seconds, 2) < 60:
         return f"{seconds:.2f} s"
     tenths = round(seconds * 10)
     minutes, rest = divmod(tenths, 600)

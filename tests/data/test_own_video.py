@@ -1,0 +1,133 @@
+"""Videos that are in no list: found, read with times, streamed in windows."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+
+from openvclip.data import own_video
+from openvclip.data.dataset import Pixels
+from openvclip.data.own_video import find_videos, probe, read_views, stream_windows
+from openvclip.data.sampling import ClipRequest, Sampling
+from openvclip.data.video_io import read_clips
+from openvclip.utils.errors import DataError
+
+# Frame i of these videos has the brightness 20 + 5 i.
+PLAIN = Pixels(scales=(48, 48), size=48, mean=(0, 0, 0), std=(1 / 255,) * 3)
+
+
+def numbers(clip) -> list[int]:
+    """Numbers of the frames of float (3, T, H, W), values 0 to 255."""
+    return [round((float(value) - 20) / 5) for value in clip.mean(dim=(0, 2, 3))]
+
+
+@pytest.mark.parametrize("name", ["bframes", "avi", "mkv", "ts", "raw", "opengop"])
+def test_times_are_those_of_the_frames(videos, name):
+    sampling = Sampling(num_frames=4, sampling_rate=6, target_fps=25)
+    clips = read_clips(str(videos[name]), [ClipRequest(v, 2) for v in range(2)], sampling)
+    shown = [round((frame.mean() - 20) / 5) for frame in clips.frames]
+    # AVI numbers frames as they are stored, so that B-frames put it off by one.
+    late = 1 if name == "avi" else 0
+    assert [round(25 * second) - late for second in clips.seconds] == shown
+
+
+def test_a_short_video_is_one_clip_spread_over_all_of_it(videos):
+    sampling = Sampling(num_frames=4, sampling_rate=16, target_fps=25)
+    clips, facts = read_views(str(videos["tenbit"]), sampling, views=3)
+    assert (facts.count, facts.fps, facts.seconds) == (12, 25, pytest.approx(0.48))
+    assert [clips.seconds[i] for i in clips.indices[0]] == pytest.approx([0, 0.12, 0.28, 0.44])
+    assert len(clips.indices) == 1
+    tested, _ = read_views(str(videos["tenbit"]), sampling, views=3, as_tested=True)
+    expected = read_clips(str(videos["tenbit"]), [ClipRequest(v, 3) for v in range(3)], sampling)
+    assert tested.indices == expected.indices and len(tested.indices) == 3
+    assert np.array_equal(tested.frames, expected.frames)
+
+
+def test_a_long_video_is_read_as_a_test_reads_it(videos):
+    sampling = Sampling(num_frames=4, sampling_rate=5, target_fps=25)
+    found, _ = read_views(str(videos["bframes"]), sampling, views=3)
+    expected = read_clips(str(videos["bframes"]), [ClipRequest(v, 3) for v in range(3)], sampling)
+    assert found.indices == expected.indices and np.array_equal(found.frames, expected.frames)
+
+
+def test_one_frame_is_enough(videos):
+    clips, _ = read_views(str(videos["single"]), Sampling(), views=3)
+    assert clips.indices == [(0,) * 8]
+
+
+@pytest.mark.parametrize("name", ["bframes", "mkv"])
+def test_windows_slide_and_each_frame_is_decoded_once(videos, name, monkeypatch):
+    counts = {"frames": 0, "opened": 0}
+    whole, opening = own_video.VideoReader.frames, own_video.open_video
+
+    def counting(self):
+        for item in whole(self):
+            counts["frames"] += 1
+            yield item
+
+    def noting(*args):
+        counts["opened"] += 1
+        return opening(*args)
+
+    monkeypatch.setattr(own_video.VideoReader, "frames", counting)
+    monkeypatch.setattr(own_video, "open_video", noting)
+    windows = list(stream_windows(str(videos[name]), PLAIN, num_frames=4, window=0.64, stride=0.32))
+    assert [window.start for window in windows] == pytest.approx([0, 0.32, 0.64, 0.96, 1.28])
+    assert [window.end for window in windows] == pytest.approx([0.64, 0.96, 1.28, 1.6, 1.6])
+    assert [numbers(window.clip) for window in windows] == [
+        [0, 4, 8, 12], [8, 12, 16, 20], [16, 20, 24, 28], [24, 28, 32, 36], [32, 36, 36, 36]]
+    assert windows[1].picture.shape == (48, 64, 3) and abs(windows[1].picture.mean() - 100) < 5
+    assert counts == {"frames": 40, "opened": 1}
+
+
+def test_what_waits_is_bounded_however_long_the_video(videos, monkeypatch):
+    most = 0
+    offer = own_video._Open.offer
+
+    def watching(self, *args):
+        nonlocal most
+        most = max(most, self.start)
+        offer(self, *args)
+
+    monkeypatch.setattr(own_video._Open, "offer", watching)
+    for window in stream_windows(str(videos["bframes"]), PLAIN, num_frames=2, window=0.2,
+                                 stride=0.2):
+        assert most - window.start < 0.41  # no more than the next one has been opened
+
+
+def test_a_video_shorter_than_a_window_is_one_window(videos):
+    (window,) = stream_windows(str(videos["short"]), PLAIN, num_frames=4, window=4, stride=2)
+    assert numbers(window.clip) == [0, 0, 0, 0]  # the second one would be at 1 s
+    assert window.end == pytest.approx(0.12)
+
+
+def test_broken_videos_give_what_they_have_or_say_why(videos, caplog):
+    windows = list(stream_windows(str(videos["cut.mkv"]), PLAIN, num_frames=2, window=0.2,
+                                  stride=0.2))
+    assert 1 < len(windows) < 8
+    for name in ("garbage", "empty", "audio", "missing"):
+        with pytest.raises(DataError, match=videos[name].name):
+            list(stream_windows(str(videos[name]), PLAIN, num_frames=2, window=1, stride=1))
+        with pytest.raises(DataError, match=videos[name].name):
+            probe(str(videos[name]))
+
+
+def test_files_folders_and_patterns_are_found_once(videos, tmp_path):
+    for name in ("b/two.mp4", "a[1].mp4", "b/one.MKV", "b/c/three.avi", ".hidden.mp4", "no.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(videos["single"], tmp_path / name)
+    root = str(tmp_path)
+    everything = [f"{root}/{n}" for n in ("a[1].mp4", "b/c/three.avi", "b/one.MKV", "b/two.mp4")]
+    assert find_videos([root]) == everything
+    assert find_videos([f"{root}/b/two.mp4", root])[0] == f"{root}/b/two.mp4"
+    assert len(find_videos([f"{root}/b/two.mp4", root, root])) == 4
+    assert find_videos([f"{root}/a[1].mp4"]) == [f"{root}/a[1].mp4"]
+    assert find_videos([f"{root}/b/*.mp4"]) == [f"{root}/b/two.mp4"]
+    assert set(find_videos([f"{root}/*"])) == {*everything, f"{root}/no.txt"}
+    (tmp_path / "empty").mkdir()
+    for wrong, said in (("nowhere.mp4", "does not exist"), (f"{root}/*.gif", "matches no file"),
+                        (f"{root}/empty", "has no videos")):
+        with pytest.raises(DataError, match=said):
+            find_videos([root, wrong])
