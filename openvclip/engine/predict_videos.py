@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,8 @@ def predict_videos(
         raise ConfigError("--window and --stride belong to --timeline; give that, too")
     paths = find_videos(videos)
     check_sources(clip, checkpoint, patching_ratio)
-    _make_folder(output)
+    with _writing(output):
+        Path(output).mkdir(parents=True, exist_ok=True)
     model = load_model(clip, checkpoint, patching_ratio, **model_options)
     if timeline:
         model.check_windows(window, stride)
@@ -105,25 +107,24 @@ def predict_videos(
     run = _Run(model, labels, Path(output), facts)
     progress = Progress(len(paths), "predicting", "videos")
     found = model.predict_many(paths, labels, top_k, workers=workers, keep_frames=save_figures)
-    try:
+    with run.writing():
         for number, prediction in enumerate(found, 1):
             heading = f"[{number}/{len(paths)}] " if len(paths) > 1 else ""
-            if timeline and not prediction.error:
-                prediction = run.add_timeline(prediction, window, stride)
             show(format_prediction(prediction, heading, columns) + "\n")
+            if timeline and not prediction.error:
+                run.add_timeline(prediction, window, stride)
             run.add(prediction, save_figures)
             progress.update(note=f"{run.failed} skipped" if run.failed else "")
-    finally:  # What was predicted before an interruption is worth keeping.
-        for path in run.write():
-            logger.info("wrote %s", path)
     return run.predictions
 
 
-def _make_folder(output: str | Path) -> None:
+@contextmanager
+def _writing(output: str | Path) -> Iterator[None]:
     try:
-        Path(output).mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as error:
-        raise DataError(f"cannot make the folder --output {output}: {error.strerror}") from error
+        raise DataError(f"cannot write to --output {output}: {error.strerror or error}; free space "
+                        "or give another folder") from error
 
 
 def _describe_model(
@@ -179,9 +180,13 @@ class _Run:
 
     def add_timeline(
         self, prediction: Prediction, window: float | None, stride: float | None
-    ) -> Prediction:
-        """Make the timeline of a video; one that does not decode to its end is reported."""
-        found = self.model.timeline(prediction.video, self.labels, window, stride)
+    ) -> None:
+        """Make the timeline of a video; if it cannot be made, the log says so."""
+        try:
+            found = self.model.timeline(prediction.video, self.labels, window, stride)
+        except DataError as error:
+            logger.warning("no timeline: %s", printable(str(error)))
+            return
         picture = self._path(prediction, "_timeline.png")
         save_figure(draw_timeline(found, self.note), picture)
         write_timeline(picture.with_suffix(".csv"), found)
@@ -190,7 +195,6 @@ class _Run:
             "csv": str(picture.with_suffix(".csv").relative_to(self.output)),
             "window": found.window, "stride": found.stride, "segments": found.segments(),
         }
-        return prediction
 
     def add(self, prediction: Prediction, save_figures: bool) -> None:
         """Take a prediction into the results."""
@@ -207,10 +211,16 @@ class _Run:
             Prediction(prediction.video, prediction.ranking, prediction.seconds, prediction.times,
                        error=prediction.error))
 
-    def write(self) -> list[Path]:
-        """Write predictions.json and predictions.csv."""
-        return write_predictions(
-            self.output, {**self.facts, "labels": list(self.labels)},
-            [video for video in self._videos if "reason" not in video],
-            [video for video in self._videos if "reason" in video],
-        )
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Write predictions.json and predictions.csv at the end, or at an interruption."""
+        with _writing(self.output):
+            try:
+                yield
+            finally:
+                paths = write_predictions(
+                    self.output, {**self.facts, "labels": list(self.labels)},
+                    [video for video in self._videos if "reason" not in video],
+                    [video for video in self._videos if "reason" in video],
+                )
+                logger.info("wrote %s", " and ".join(map(str, paths)))

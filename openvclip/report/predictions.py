@@ -13,7 +13,6 @@ import numpy as np
 from torch import Tensor
 
 from openvclip.report.writers import write_csv, write_json
-from openvclip.utils.errors import DataError
 
 BAR = 24  # Most signs of a bar in the terminal, at 100 %.
 NUMBERS = 16  # Columns of a line that rank, probability and spaces take.
@@ -181,19 +180,13 @@ def write_predictions(
         facts: what the JSON begins with: the model and the labels.
         videos: what :func:`describe` gives of the videos that were predicted.
         failed: likewise of those that could not be read.
-
-    Raises:
-        DataError: the folder cannot be written to.
     """
     videos, failed = list(videos), list(failed)
     paths = [Path(folder) / "predictions.json", Path(folder) / "predictions.csv"]
-    try:
-        write_json(paths[0], {**facts, "videos": videos, "failed": failed})
-        rows = [[video["video"], *row.values(), ""] for video in videos for row in video["ranking"]]
-        rows += [[video["video"], "", "", "", "", video["reason"]] for video in failed]
-        write_csv(paths[1], ["video", "rank", "label", "probability", "score", "error"], rows)
-    except OSError as error:
-        raise DataError(f"cannot write to --output {folder}: {error.strerror}") from error
+    write_json(paths[0], {**facts, "videos": videos, "failed": failed})
+    rows = [[video["video"], *row.values(), ""] for video in videos for row in video["ranking"]]
+    rows += [[video["video"], "", "", "", "", video["reason"]] for video in failed]
+    write_csv(paths[1], ["video", "rank", "label", "probability", "score", "error"], rows)
     return paths
 
 

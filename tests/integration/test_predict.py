@@ -103,6 +103,24 @@ def test_what_was_predicted_before_an_interruption_is_kept(tiny, predict, tmp_pa
     assert code == 130 and len(read_json(tmp_path)["videos"]) == 2
 
 
+def test_a_timeline_or_a_folder_that_fails_is_a_line(tiny, predict, tmp_path, monkeypatch):
+    from openvclip.engine.predictor import VideoClassifier
+    from openvclip.utils.errors import DataError
+
+    def fail(*_):
+        raise DataError("x.mp4: breaks")
+
+    monkeypatch.setattr(VideoClassifier, "timeline", fail)
+    given = ("--video", tiny / "videos/test/red moving", "--labels", "a, b", "--clip",
+             tiny / "clip.pt", *OPTIONS)
+    code, said = predict(*given, "--timeline")
+    assert code == 0 and said.count("no timeline: x.mp4: breaks") == 3
+    assert all("timeline" not in video for video in read_json(tmp_path)["videos"])
+    (tmp_path / "out/figures").write_text("a file in the way")
+    code, said = predict(*given, "--save-figure")
+    assert code == 2 and said.count("ERROR") == 1 and "cannot write to --output" in said
+
+
 VIDEO = "videos/test/red moving/0.mp4"
 
 
