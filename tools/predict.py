@@ -47,8 +47,8 @@ def build_parser() -> Parser:
         help="frames between two of them at 30 frames a second, instead")
     add("--views", type=int, default=3, metavar="N", help="clips of a video; default: 3")
     add("--as-tested", action="store_true",
-        help="in videos shorter than a clip repeat the last frame, as tests do, instead of "
-        "spreading the frames")
+        help="read videos exactly as tests do: in short ones repeat the last frame, do not turn "
+        "those back that a phone stored turned")
     add("--top-k", type=int, default=5, metavar="N", help="labels of a ranking; default: 5")
     add("--output", default="predictions", metavar="DIR", help="default: ./predictions")
     add("--save-figure", action="store_true", dest="save_figures",

@@ -66,23 +66,35 @@ class VideoFacts:
         fps: average frame rate.
         count: frames.
         seconds: duration.
+        turns: quarter turns, counter-clockwise, by which players turn its frames.
     """
 
     fps: float
     count: int
     seconds: float
+    turns: int = 0
 
 
 def probe(path: str) -> VideoFacts:
-    """Read the frame rate, frame count and duration of a video without decoding it.
+    """Read the frame rate, frame count and duration of a video, and how it is turned.
 
     Raises:
         DataError: the file cannot be opened, or has no video stream.
     """
     with open_video(path, False) as reader:
         seconds = reader.duration * reader.tick or (reader.container.duration or 0) / 1e6
-        count = reader.count or len(reader.packet_stamps())
-        return VideoFacts(reader.fps, count, seconds or count / reader.fps)
+        _, first = next(reader.frames(), (0, None))
+        turns = 0 if first is None else count_turns(first)
+        count = reader.count
+    if not count:
+        with open_video(path, False) as reader:
+            count = len(reader.packet_stamps())
+    return VideoFacts(reader.fps, count, seconds or count / reader.fps, turns)
+
+
+def count_turns(frame: av.VideoFrame) -> int:
+    """Return the quarter turns, counter-clockwise, that bring a frame upright."""
+    return round(frame.rotation / 90) % 4
 
 
 def read_views(
@@ -91,13 +103,14 @@ def read_views(
     """Read ``views`` clips spread over a video, as a test does.
 
     Of a video that is shorter than a clip, the frames of one clip are spread over all of it, where
-    a test would repeat the last frame.
+    a test would repeat the last frame. Frames are turned as the file says, as phones write it;
+    tests leave them as they are stored.
 
     Args:
         path: the file.
         sampling: how clips are drawn.
         views: how many.
-        as_tested: treat short videos as a test does, too.
+        as_tested: do with short and with turned videos what a test does.
 
     Raises:
         DataError: the file cannot be read.
@@ -107,7 +120,11 @@ def read_views(
         rate = (facts.count - 1) / max(sampling.num_frames - 1, 1) / facts.fps
         sampling = replace(sampling, sampling_rate=rate * sampling.target_fps, compat=EXACT)
         views = 1
-    return read_clips(path, [ClipRequest(v, views) for v in range(views)], sampling), facts
+    clips = read_clips(path, [ClipRequest(v, views) for v in range(views)], sampling)
+    if facts.turns and not as_tested:
+        upright = np.ascontiguousarray(np.rot90(clips.frames, facts.turns, axes=(1, 2)))
+        clips = replace(clips, frames=upright)
+    return clips, facts
 
 
 @dataclass(frozen=True)
@@ -161,7 +178,7 @@ class _Shown:
         """uint8 (H, W, 3)."""
         rgb = np.empty((self.frame.height, self.frame.width, 3), np.uint8)
         convert_frame(self.frame, VideoReformatter(), rgb)
-        return rgb
+        return np.ascontiguousarray(np.rot90(rgb, count_turns(self.frame)))
 
     @cached_property
     def image(self) -> torch.Tensor:

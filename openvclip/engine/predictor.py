@@ -121,8 +121,8 @@ def load_model(
         device: auto (a GPU if there is one), cpu, cuda or cuda:N.
         precision: float32, bfloat16, float16, or auto: half precision of the device's liking.
         batch_size: most clips of a forward pass, unless one video has more.
-        as_tested: in videos shorter than a clip, repeat the last frame as tests do, rather than
-            spreading the frames.
+        as_tested: read videos exactly as tests do: in those shorter than a clip the last frame is
+            repeated, and those that a phone stored turned are not turned back.
 
     Raises:
         ConfigError: an option is out of range, or there is nothing to patch.
@@ -396,7 +396,7 @@ class VideoClassifier:
         stream = stream_windows(str(video), self.pixels, num_frames=self.options.num_frames,
                                 window=window, stride=stride)
         spans: list[tuple[float, float]] = []
-        rows: list[torch.Tensor] = []
+        rows: list[list[float]] = []
         pictures = _Pictures()
         while batch := list(islice(stream, self.batch_size)):
             for item in batch:
@@ -404,8 +404,9 @@ class VideoClassifier:
                 spans.append((item.start, item.end))
             clips = torch.stack([item.clip for item in batch]).to(self.device)
             scores = self.logit_scale * self._encode_clips(clips) @ texts.T
-            rows.append(scores.softmax(dim=1))
-        return Timeline(str(video), tuple(labels), window, stride, tuple(spans), torch.cat(rows),
+            # As numbers: small tensors that stay would pin the memory of the large ones between.
+            rows += scores.softmax(dim=1).tolist()
+        return Timeline(str(video), tuple(labels), window, stride, tuple(spans), torch.tensor(rows),
                         pictures.kept)
 
     def check_windows(self, window: float | None, stride: float | None) -> tuple[float, float]:

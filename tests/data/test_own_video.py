@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -50,6 +51,24 @@ def test_a_long_video_is_read_as_a_test_reads_it(videos):
     found, _ = read_views(str(videos["bframes"]), sampling, views=3)
     expected = read_clips(str(videos["bframes"]), [ClipRequest(v, 3) for v in range(3)], sampling)
     assert found.indices == expected.indices and np.array_equal(found.frames, expected.frames)
+
+
+def test_videos_stored_turned_are_turned_back(videos, monkeypatch):
+    sampling = Sampling(num_frames=4, sampling_rate=5, target_fps=25)
+    stored, _ = read_views(str(videos["bframes"]), sampling, views=1)
+    monkeypatch.setattr(own_video, "count_turns", lambda frame: 3)  # a quarter turn clockwise
+    turned, facts = read_views(str(videos["bframes"]), sampling, views=1)
+    assert facts.turns == 3
+    assert np.array_equal(turned.frames, stored.frames[:, ::-1].transpose(0, 2, 1, 3))
+    window = next(stream_windows(str(videos["bframes"]), PLAIN, num_frames=2, window=1, stride=1))
+    assert window.picture.shape == (64, 48, 3)
+    tested, _ = read_views(str(videos["bframes"]), sampling, views=1, as_tested=True)
+    assert np.array_equal(tested.frames, stored.frames)
+
+
+@pytest.mark.parametrize("degrees, turns", [(0, 0), (90, 1), (-90, 3), (180, 2), (-180, 2)])
+def test_quarter_turns(degrees, turns):
+    assert own_video.count_turns(SimpleNamespace(rotation=degrees)) == turns
 
 
 def test_one_frame_is_enough(videos):
