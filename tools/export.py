@@ -16,13 +16,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from openvclip.utils.command_line import Parser
 from openvclip.utils.logging import report_errors, setup_logging
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--clip", required=True,
         help="the original CLIP: a file, or a name of open_clip such as ViT-B-16")
@@ -37,19 +36,24 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="which weights to write; default: both")
     add("--dtype", choices=("fp32", "fp16"), default="fp32",
         help="of the weights; LayerNorm stays in fp32; default: fp32")
-    add("--labels", metavar='"A, B, C"', help="class names, for the classifier")
+    add("--labels", nargs="+", metavar="TEXT",
+        help='class names, divided by commas, for the classifier: "archery, golf"')
     add("--label-file", metavar="FILE",
         help="class names: an index2cls.json, or a text file with one a line")
     add("--overwrite", action="store_true", help="replace files that exist")
     return parser.parse_args(argv)
 
 
-def export(args: argparse.Namespace) -> None:
-    from openvclip.engine.export import describe_loading, export_model, read_labels
+def export(argv: list[str] | None) -> None:
+    args = parse_args(argv)
+    from openvclip.engine.export import describe_loading, export_model
+    from openvclip.models.label_set import read_labels
 
+    given = args.labels is not None or args.label_file is not None
+    labels = read_labels(args.labels, args.label_file) if given else ()
     paths = export_model(
         args.clip, args.output, checkpoint=args.checkpoint, patching_ratio=args.patching_ratio,
-        labels=read_labels(args.labels, args.label_file), name=args.name, layout=args.format,
+        labels=labels, name=args.name, layout=args.format,
         dtype=args.dtype, overwrite=args.overwrite,
     )
     if args.format != "openai":
@@ -57,9 +61,8 @@ def export(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parse_args(argv)
     setup_logging()
-    return report_errors(lambda: export(args))
+    return report_errors(lambda: export(argv))
 
 
 if __name__ == "__main__":

@@ -20,20 +20,18 @@ from safetensors.torch import save_file
 from openvclip import __version__
 from openvclip.clip.model import CLIP
 from openvclip.clip.open_clip_names import describe_model, find_name
-from openvclip.clip.tokenizer import clean_text
 from openvclip.clip.weights import (
     check_keys,
     find_not_finite,
     load_clip,
     load_state_dict_file,
 )
-from openvclip.data.labels import LabelSpace
 from openvclip.engine.checkpoint import load_file, verify_file
 from openvclip.interpolation import StateDict, WeightPatcher
 from openvclip.models.build import ARCH_SIZES
 from openvclip.models.prompts import TEMPLATES, class_embeddings
 from openvclip.models.temporal import is_adapter
-from openvclip.utils.errors import CheckpointError, ConfigError, DataError, first_line
+from openvclip.utils.errors import CheckpointError, ConfigError, first_line
 from openvclip.utils.files import compute_file_hash, replacing_file
 from openvclip.utils.logging import get_logger
 
@@ -214,39 +212,6 @@ def report_text_changes(names: Sequence[str], checkpoint: str | Path) -> None:
             "classifier by CLIP's; a program that loads the export makes it by the changed one",
             checkpoint, len(text),
         )
-
-
-def read_labels(labels: str | None, label_file: str | Path | None) -> tuple[str, ...]:
-    """Read class names from ``"a, b, c"``, or a file: ``*-index2cls.json``, or a name a line.
-
-    Raises:
-        ConfigError: both are given.
-        DataError: the file cannot be read, or a name is empty or stands there twice.
-    """
-    if labels is not None and label_file is not None:
-        raise ConfigError("--labels and --label-file are both given; give one of them")
-    if labels is None and label_file is None:
-        return ()
-    if labels is not None:
-        where, names = "--labels", labels.split(",")
-    elif Path(label_file).suffix == ".json":
-        where, names = f"{label_file}", list(LabelSpace.from_json(label_file).names)
-    else:
-        where = f"{label_file}"
-        try:
-            names = Path(label_file).read_text(encoding="utf-8-sig").rstrip().split("\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"cannot read the labels of {label_file}: {error}; give a text file "
-                            "with one name a line, or an index2cls.json") from error
-    names = [name.strip() for name in names]
-    if "" in names:
-        raise DataError(f"{where}: name {names.index('') + 1} of {len(names)} is empty; "
-                        "give each class a name")
-    read = [clean_text(name) for name in names]  # as the tokenizer sees them
-    twice = next((name for i, name in enumerate(names) if read[i] in read[:i]), None)
-    if twice is not None:
-        raise DataError(f"{where}: {twice!r} stands there twice; classes need different names")
-    return tuple(names)
 
 
 def plan_files(output: Path, name: str, layout: str, classifier: bool) -> dict[str, Path]:

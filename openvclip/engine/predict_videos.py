@@ -11,10 +11,8 @@ from typing import Any
 import torch
 
 from openvclip import __version__
-from openvclip.data.labels import read_label_file, split_labels
 from openvclip.data.own_video import find_videos
 from openvclip.engine.predictor import VideoClassifier, check_sources, load_model
-from openvclip.models.label_set import check_labels
 from openvclip.report.plots import save_figure
 from openvclip.report.prediction_plots import draw_prediction, draw_timeline
 from openvclip.report.predictions import (
@@ -32,21 +30,6 @@ logger = get_logger(__name__)
 
 FIGURES = "figures"
 LONGEST_NAME = 100  # Of figures, as most file systems allow 255 bytes.
-
-
-def read_labels(texts: Sequence[str] | None, file: str | Path | None) -> tuple[str, ...]:
-    """Return the labels of ``--labels`` or ``--label-file``.
-
-    Raises:
-        ConfigError: none or both are given.
-        DataError: see :func:`openvclip.models.label_set.check_labels`.
-    """
-    if bool(texts) == bool(file):
-        raise ConfigError("give the labels either with --labels \"one, another\" or with "
-                          "--label-file FILE")
-    if file:
-        return check_labels(read_label_file(file), where=f"--label-file {file}")
-    return check_labels(split_labels(texts), where="--labels")
 
 
 def predict_videos(
@@ -71,7 +54,8 @@ def predict_videos(
 
     Args:
         videos: files, folders or glob patterns.
-        labels: checked, as :func:`read_labels` gives them.
+        labels: checked, as :func:`openvclip.models.label_set.read_labels` gives
+            them.
         clip, checkpoint, patching_ratio, model_options: see
             :func:`openvclip.engine.predictor.load_model`.
         output: folder for predictions.json, predictions.csv and figures.

@@ -367,7 +367,7 @@ class VideoClassifier:
         """(B, 3, T, H, W) -> float32 (B, D) on the CPU."""
         kind = self.device.type
         with nullcontext() if self.dtype is None else torch.autocast(kind, dtype=self.dtype):
-            return self.model.encode_video(video).float().cpu()
+            return self.model.pool_frames(video).float().cpu()
 
     def timeline(
         self,

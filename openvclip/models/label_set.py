@@ -4,10 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
 from openvclip.clip.tokenizer import clean_text, tokenize
+from openvclip.data.labels import read_label_file, split_labels
 from openvclip.models.prompts import TEMPLATES
-from openvclip.utils.errors import DataError
+from openvclip.utils.errors import ConfigError, DataError
+
+
+def read_labels(texts: Sequence[str] | None, file: str | Path | None) -> tuple[str, ...]:
+    """Return the labels of a tool's ``--labels`` or ``--label-file``.
+
+    Raises:
+        ConfigError: none or both are given.
+        DataError: see :func:`check_labels` and :func:`openvclip.data.labels.read_label_file`.
+    """
+    if bool(texts) == bool(file):
+        raise ConfigError("give the labels either with --labels \"one, another\" or with "
+                          "--label-file FILE")
+    if file:
+        return check_labels(read_label_file(file), where=f"--label-file {file}")
+    return check_labels(split_labels(texts), where="--labels")
 
 
 def check_labels(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ from openvclip.clip.weights import load_clip
 from openvclip.config import load_cfg
 from openvclip.engine import checkpoint as ckpt
 from openvclip.engine.averaging import average_checkpoints
-from openvclip.engine.export import describe_loading, export_model, read_labels
+from openvclip.engine.export import describe_loading, export_model
 from openvclip.engine.setup import load_original_clip, load_weights
 from openvclip.interpolation import WeightPatcher
 from openvclip.models.build import build_model
@@ -267,24 +269,24 @@ def test_a_changed_text_tower_is_reported(root, tmp_path, caplog):
     assert "text.pth has a text tower of its own (1 tensors differ" in caplog.text
 
 
-def test_labels(tmp_path):
-    assert read_labels(None, None) == ()
-    assert read_labels(" a dog, b ,c", None) == ("a dog", "b", "c")
-    (tmp_path / "names.txt").write_text("one\ntwo, three\n\n")
-    assert read_labels(None, tmp_path / "names.txt") == ("one", "two, three")
-    (tmp_path / "map.json").write_text('{"1": "b", "0": "a"}')
-    assert read_labels(None, tmp_path / "map.json") == ("a", "b")
-    for labels, file, error, match in (
-        ("a", "b", ConfigError, "both given"),
-        ("", None, DataError, "name 1 of 1 is empty"),
-        ("a,,b", None, DataError, "--labels: name 2 of 3 is empty"),
-        ("a,b, a", None, DataError, "'a' stands there twice"),
-        ("to Run,to  run", None, DataError, "'to  run' stands there twice"),
-        (None, tmp_path / "none.txt", DataError, "none.txt"),
-    ):
-        with pytest.raises(error, match=match):
-            read_labels(labels, file)
+def test_a_label_that_is_too_long_leaves_nothing(tmp_path):
+    write_tiny_clip(tmp_path / "clip.pt")
     with pytest.raises(DataError, match="tokens does not fit"):
-        write_tiny_clip(tmp_path / "clip.pt")
         export_model(tmp_path / "clip.pt", tmp_path / "out", labels=["word " * 90])
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("options, said", [
+    (["--patching_ratio", "0.5"], "there is no option --patching_ratio; the nearest is --patch"),
+    (["--labels", "a, b, A"], "--labels: labels 1 and 3 are the same"),
+    (["--label-file", ""], "give the labels either with"),
+])
+def test_mistakes_on_the_command_line_are_one_line(root, tmp_path, options, said):
+    done = subprocess.run(
+        [sys.executable, "tools/export.py", "--clip", str(root / "clip.pt"), "--output",
+         str(tmp_path / "out"), *options],
+        capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2],
+    )
+    assert done.returncode == 2 and not (tmp_path / "out").exists()
+    (line,) = (done.stdout + done.stderr).splitlines()
+    assert said in line

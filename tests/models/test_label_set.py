@@ -8,9 +8,9 @@ import pytest
 
 from openvclip.clip.tokenizer import tokenize
 from openvclip.data.labels import read_label_file, split_labels
-from openvclip.models.label_set import check_labels
+from openvclip.models.label_set import check_labels, read_labels
 from openvclip.models.prompts import TEMPLATES
-from openvclip.utils.errors import DataError
+from openvclip.utils.errors import ConfigError, DataError
 
 
 @pytest.mark.parametrize("labels, said", [
@@ -56,3 +56,14 @@ def test_labels_of_options_and_files(tmp_path):
     lines.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match="not a UTF-8 text"):
         read_label_file(lines)
+
+
+def test_labels_come_from_an_option_or_a_file(tmp_path):
+    (tmp_path / "names.txt").write_text("one\ntwo, three\n")
+    assert read_labels(None, tmp_path / "names.txt") == ("one", "two, three")
+    assert read_labels(["a dog, b", "c"], None) == ("a dog", "b", "c")
+    for texts, file in ((None, None), (["a, b"], tmp_path / "names.txt")):
+        with pytest.raises(ConfigError, match="either with --labels .* or with --label-file"):
+            read_labels(texts, file)
+    with pytest.raises(DataError, match="--labels: label 2 of 3 is empty"):
+        read_labels(["a,,b"], None)
