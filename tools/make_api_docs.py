@@ -32,7 +32,7 @@ MODULES: dict[str, dict[str, str]] = {
         "engine.averaging": "average_checkpoints find_checkpoints",
         "engine.checkpoint": "save_file load_file verify_file list_checkpoints list_partials "
                              "load_last_checkpoint Keep",
-        "engine.export": "export_model load_export Export read_labels",
+        "engine.export": "export_model load_export Export",
     },
     "Models": {
         "clip.model": "CLIP CLIPConfig VisionTransformer",

@@ -115,9 +115,14 @@ class World:
                   "TEST.PATCHING_RATIOS [0.0,0.7,1.0] "
                   f"OUTPUT_DIR {out}/test/interpolated_swa/unseen")
         shutil.copytree(folder, self.clone / out / "plain", symlinks=True)
-        for other in ("interpolated_swa/trained", "plain_swa/trained", "plain_swa/unseen"):
-            shutil.copytree(self.clone / out / "test/interpolated_swa/unseen",
-                            self.clone / out / "test" / other)
+        tests = [f"{run}_swa/{name}" for run in ("interpolated", "plain")
+                 for name in ("trained", "unseen", "knew")]
+        for other in tests:
+            if other != "interpolated_swa/unseen":
+                shutil.copytree(self.clone / out / "test/interpolated_swa/unseen",
+                                self.clone / out / "test" / other)
+        clips = self.clone / data / "videos/unseen"
+        shutil.copyfile(next(clips.glob("*.mp4")), clips / "00255.mp4")
 
 
 def copy_clone(repo: Path, clone: Path) -> None:

@@ -57,6 +57,7 @@ NOT_RUN = {
     r"^(pip|apt|python3 -m venv) ?": "installs",
     r"(^| )\.\.\.( |$)": "stands for several commands",
     r"DATASET|FOLDER|\w\|\w": "stands for several commands",
+    r"my_clip\.mp4": "stands for somebody's own files",
     r"benchmark\.py data --generate": "measures for minutes; test_benchmark.py runs it",
 }
 
