@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import html
 import json
+import random
 import subprocess
 import sys
 
+import ftfy
 import pytest
+import regex
 import torch
 
 from openvclip.clip import tokenizer
-from openvclip.clip.tokenizer import tokenize
+from openvclip.clip.tokenizer import clean_text, count_tokens, tokenize
 from openvclip.utils.errors import DataError
 
 
@@ -59,3 +63,19 @@ def test_tokenizing_imports_neither_open_clip_nor_torchvision():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout.strip() == "[]", result.stderr
+
+
+def test_plain_text_is_cleaned_by_the_short_way_as_by_the_long_one():
+    draws = random.Random(0)
+    quotes = "\u2018\u2019\u201c\u201d"
+    characters = [chr(code) for code in range(32, 127)] + [" ", *quotes] * 4 + ["\t", "\n", "\x7f"]
+    for _ in range(3000):
+        text = "".join(draws.choices(characters, k=draws.randint(0, 30)))
+        long_way = html.unescape(html.unescape(ftfy.fix_text(text)))
+        assert clean_text(text) == regex.sub(r"\s+", " ", long_way).strip().lower(), text
+
+
+def test_counted_tokens_are_those_of_the_encoder(recorded):
+    for item in recorded:
+        count = count_tokens(item["text"])
+        assert count == len(item["ids"]) if "ids" in item else count > 77, item["text"]

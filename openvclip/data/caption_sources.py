@@ -1,0 +1,176 @@
+"""Reading captions as people have them: .pt, .json, .jsonl and .csv files -> (video, caption)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from openvclip.utils.errors import DataError, first_line
+
+# Names of fields and columns, the first being ours.
+VIDEO_FIELDS = ("video", "path", "video_path", "video_id", "file")
+CAPTION_FIELDS = ("caption", "captions", "sentence", "text")
+
+
+class Entry(NamedTuple):
+    """What a file says of a video, unchecked.
+
+    Attributes:
+        video: path of the video; None where an entry cannot be read.
+        caption: one caption.
+        where: the entry's place in the file, for messages.
+    """
+
+    video: object
+    caption: object
+    where: str
+
+
+def read_captions(path: str | Path) -> list[Entry]:
+    """Read all entries of a caption file in their order; a list of captions gives several.
+
+    Args:
+        path: ``.pt``: what ``torch.save`` wrote of a dict from video path to a caption or a list
+            of captions. ``.json``: such an object, or a list of objects with a video and a
+            caption. ``.jsonl``: such an object a line. ``.csv``: two columns, or a header that
+            names them.
+
+    Raises:
+        DataError: the file as a whole cannot be read; single entries are left to the caller.
+    """
+    path = Path(path)
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise DataError(
+            f"captions {path}: the extension {path.suffix!r} is none of {', '.join(_READERS)}; "
+            "rename the file or convert it"
+        )
+    try:
+        return list(reader(path))
+    except FileNotFoundError as error:
+        raise DataError(f"the captions {path} do not exist; check --captions") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"the captions {path} are not UTF-8: {error}; convert the file") from error
+    except OSError as error:
+        raise DataError(f"cannot read the captions {path}: {error.strerror or error}") from error
+
+
+def _read_pt(path: Path) -> Iterator[Entry]:
+    with open(path, "rb"):
+        pass  # torch words a missing file in many ways.
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for damaged files
+        raise DataError(
+            f"cannot read the captions {path} ({path.stat().st_size} bytes): {first_line(error)}; "
+            "expected what torch.save writes of a plain dict; nothing else is unpickled, as that "
+            "can run code: fetch the file again, or save it as JSON"
+        ) from error
+    if not isinstance(content, dict):
+        raise _shape_error(path, type(content).__name__)
+    yield from _from_pairs(content.items())
+
+
+def _read_json(path: Path) -> Iterator[Entry]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_Object)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise DataError(
+            f"the captions {path} are not JSON: {error}; one object a line is a .jsonl file"
+        ) from error
+    if isinstance(content, _Object):
+        yield from _from_pairs(content)
+    elif isinstance(content, list):
+        for number, item in enumerate(content, 1):
+            yield from _from_object(item, f"item {number}")
+    else:
+        raise _shape_error(path, type(content).__name__)
+
+
+def _read_jsonl(path: Path) -> Iterator[Entry]:
+    with open(path, encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                item = json.loads(line, object_pairs_hook=_Object)
+            except (json.JSONDecodeError, RecursionError):
+                yield Entry(None, None, f"line {number}: not JSON")
+                continue
+            yield from _from_object(item, f"line {number}")
+
+
+def _read_csv(path: Path) -> Iterator[Entry]:
+    text = path.read_text(encoding="utf-8-sig")
+    rows = csv.reader(io.StringIO(text, newline=""))
+    video, caption, width = 0, 1, 2
+    try:
+        for row in rows:
+            if not any(row):
+                continue
+            header = _header(row) if (video, width) == (0, 2) and rows.line_num == 1 else None
+            if header:
+                video, caption, width = *header, len(row)
+            elif len(row) == width:
+                yield Entry(row[video], row[caption], f"line {rows.line_num}")
+            else:
+                columns = f"{len(row)} columns, expected {width}"
+                yield Entry(None, None, f"line {rows.line_num}: {columns}")
+    except csv.Error as error:
+        raise DataError(
+            f"the captions {path}, line {rows.line_num}: {error}; is a quote left open above?"
+        ) from error
+
+
+def _header(row: list[str]) -> tuple[int, int] | None:
+    names = [cell.strip().lower() for cell in row]
+    places = [next((names.index(name) for name in known if name in names), None)
+              for known in (VIDEO_FIELDS, CAPTION_FIELDS)]
+    return None if None in places else tuple(places)
+
+
+class _Object(list):
+    """A JSON object as its pairs: a video may stand in it twice."""
+
+    def field(self, names: tuple[str, ...]) -> Any:
+        found = dict(self)
+        return next((found[name] for name in names if name in found), None)
+
+
+def _from_pairs(pairs: Iterable[tuple[object, object]]) -> Iterator[Entry]:
+    for number, (video, caption) in enumerate(pairs, 1):
+        yield from _entries(video, caption, f"entry {number}")
+
+
+def _from_object(item: object, where: str) -> Iterator[Entry]:
+    video = item.field(VIDEO_FIELDS) if isinstance(item, _Object) else None
+    if video is None:
+        yield Entry(None, None, f"{where}: no object with a field {VIDEO_FIELDS[0]!r}")
+    else:
+        yield from _entries(video, item.field(CAPTION_FIELDS), where)
+
+
+def _entries(video: object, caption: object, where: str) -> Iterator[Entry]:
+    if isinstance(caption, list | tuple) and not isinstance(caption, _Object):
+        for one in caption or [""]:  # No caption at all counts as an empty one.
+            yield Entry(video, one, where)
+    else:
+        yield Entry(video, caption, where)
+
+
+def _shape_error(path: Path, found: str) -> DataError:
+    return DataError(
+        f"the captions {path} are a {found}; expected a dict from video path to a caption or a "
+        "list of captions"
+    )
+
+
+_READERS: dict[str, Callable[[Path], Iterator[Entry]]] = {
+    ".pt": _read_pt, ".json": _read_json, ".jsonl": _read_jsonl, ".csv": _read_csv,
+}

@@ -1,0 +1,252 @@
+"""Captions of videos in one indexed file, found by the video's name.
+
+The file is an SQLite database of one table, ordered by name. A look-up reads a few pages, so that
+opening costs the same for ten captions as for a million, and all processes of a machine share what
+the system has of the file in memory. It is opened read-only and as one that nobody changes, which
+needs no locks: network disks often have none. ``tools/prepare_captions.py`` writes it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+import struct
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from openvclip.data.prepare.names import VIDEO_EXTENSIONS
+from openvclip.utils.errors import DataError
+from openvclip.utils.files import replacing_file
+
+APPLICATION = 0x4F564350  # "OVCP": tells the file from other SQLite databases.
+VERSION = 1
+# Of SQLite's header: magic, page size, pages, user_version, application_id.
+MAGIC, HEADER = b"SQLite format 3\0", struct.Struct(">16sH10xI28xI4xI")
+# The stream of random numbers that captions are drawn from, apart from those of clips and crops.
+DRAWS = 0x43415054
+# Kinetics as CVDF serves it: an id of YouTube, and the second that the clip starts and ends at.
+TIMED = re.compile(r"(.{11})_\d{6}_\d{6}")
+
+_TABLES = f"""
+    PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;
+    PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {VERSION};
+    CREATE TABLE captions (video TEXT, number INTEGER, caption TEXT NOT NULL,
+                           PRIMARY KEY (video, number)) WITHOUT ROWID;
+    CREATE TABLE counts (videos INTEGER, captions INTEGER);
+"""
+
+
+def caption_key(video_path: str) -> str:
+    """Return what is compared of a video's path: its name without folders and extension.
+
+    Spaces count as underscores; letter case counts, as it does in YouTube's ids. Only extensions
+    of videos are taken off, since a bare name may hold a dot.
+    """
+    name = video_path.replace("\\", "/").rpartition("/")[2].strip()
+    dot = name.rfind(".")
+    if dot > 0 and name[dot:].lower() in VIDEO_EXTENSIONS:
+        name = name[:dot]
+    if not name.isascii():
+        name = unicodedata.normalize("NFC", name)
+    return name.replace(" ", "_")
+
+
+def candidate_keys(video_path: str) -> tuple[str, ...]:
+    """Return the keys that a video's captions may have, the best first.
+
+    ``0347ZoDXyP0_000095_000105.mp4`` has those of ``0347ZoDXyP0`` if it has none of its own.
+    """
+    key = caption_key(video_path)
+    timed = TIMED.fullmatch(key)
+    return (key, timed[1]) if timed else (key,)
+
+
+def draw_caption(captions: Sequence[str], *, seed: int, epoch: int, index: int) -> str:
+    """Draw one of a video's captions for an epoch, all equally likely.
+
+    Args:
+        captions: the captions of one video, at least one.
+        seed: the run's seed.
+        epoch: number of the epoch.
+        index: row of the video in its list.
+
+    Returns:
+        The caption; it depends on the arguments alone, so not on workers or processes.
+    """
+    if len(captions) == 1:
+        return captions[0]
+    draws = np.random.default_rng((seed % 2**64, epoch, index, DRAWS))
+    return captions[int(draws.integers(len(captions)))]
+
+
+@dataclass(frozen=True)
+class CaptionMatch:
+    """Which videos of a list have captions.
+
+    Attributes:
+        videos: rows of the list.
+        unmatched: paths without captions, as listed.
+        shared: paths that have the captions of a video listed before under another path.
+        keys: names in the caption file that a path has.
+    """
+
+    videos: int
+    unmatched: list[str]
+    shared: list[str]
+    keys: frozenset[str]
+
+    @property
+    def matched(self) -> int:
+        """Videos that have captions."""
+        return self.videos - len(self.unmatched)
+
+    @property
+    def rate(self) -> float:
+        """Part of the videos that have captions, 0 to 1."""
+        return self.matched / self.videos if self.videos else 0.0
+
+
+class CaptionFile:
+    """The captions of videos; ``len()`` is the number of videos that have any.
+
+    An object can be pickled and can be used after a fork: each process opens the file for itself,
+    at the first look-up.
+
+    Args:
+        path: a file that ``tools/prepare_captions.py`` wrote.
+
+    Raises:
+        DataError: the file is missing, is no caption file, or is cut off. Every look-up raises it
+            too where the file turns out to be damaged.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._connection: sqlite3.Connection | None = None
+        self._process = 0
+        if not self.path.is_file():
+            raise DataError(f"the caption file {path} does not exist; {self._advice()}")
+        self._check()
+        ((self._videos, self.count),) = self._rows("SELECT videos, captions FROM counts")
+
+    def __len__(self) -> int:
+        return self._videos
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_connection": None, "_process": 0}
+
+    def get(self, video_path: str) -> list[str]:
+        """Return all captions of a video in the order of their file; none is an empty list."""
+        for key in candidate_keys(video_path):
+            if found := self._captions(key):
+                return found
+        return []
+
+    def names(self) -> Iterator[str]:
+        """Yield the names of all videos, sorted; reads the whole file."""
+        return (key for (key,) in self._rows("SELECT DISTINCT video FROM captions"))
+
+    def match(self, paths: Iterable[str]) -> CaptionMatch:
+        """Look up which of ``paths`` have captions, without reading these."""
+        first: dict[str, str] = {}
+        unmatched, shared, total = [], [], 0
+        for path in paths:
+            total += 1
+            key = next((key for key in candidate_keys(path) if self._has(key)), None)
+            if key is None:
+                unmatched.append(path)
+            elif first.setdefault(key, path) != path:
+                shared.append(path)
+        return CaptionMatch(total, unmatched, shared, frozenset(first))
+
+    def _captions(self, key: str) -> list[str]:
+        query = "SELECT caption FROM captions WHERE video = ? ORDER BY number"
+        return [caption for (caption,) in self._rows(query, key)]
+
+    def _has(self, key: str) -> bool:
+        return bool(self._rows("SELECT 1 FROM captions WHERE video = ? LIMIT 1", key))
+
+    def _rows(self, query: str, *values: str) -> list[tuple]:
+        try:
+            return self._open().execute(query, values).fetchall()
+        except UnicodeEncodeError:  # A path of bytes that are no text is in no caption file.
+            return []
+        except sqlite3.Error as error:
+            raise DataError(
+                f"cannot read the caption file {self.path}: {error}; {self._advice()}"
+            ) from error
+
+    def _open(self) -> sqlite3.Connection:
+        # A connection must not cross a fork, where it would share its place in the file.
+        if self._connection is None or self._process != os.getpid():
+            address = f"{self.path.absolute().as_uri()}?mode=ro&immutable=1"
+            self._connection = sqlite3.connect(address, uri=True, check_same_thread=False)
+            self._process = os.getpid()
+        return self._connection
+
+    def _check(self) -> None:
+        """Read the header by hand: SQLite opens whatever database it is given."""
+        try:
+            with open(self.path, "rb") as file:
+                header = file.read(HEADER.size)
+                found = file.seek(0, os.SEEK_END)
+        except OSError as error:
+            raise DataError(
+                f"cannot read the caption file {self.path}: {error.strerror}"
+            ) from error
+        fields = HEADER.unpack(header) if len(header) == HEADER.size else (b"", 0, 0, 0, 0)
+        magic, page_size, pages, version, application = fields
+        if (magic, application) != (MAGIC, APPLICATION):
+            raise DataError(
+                f"{self.path} is not a prepared caption file; prepare it: python "
+                f"tools/prepare_captions.py --captions {self.path} --output captions.sqlite"
+            )
+        if version != VERSION:
+            raise DataError(
+                f"the caption file {self.path} has the format {version}, this version reads "
+                f"{VERSION}; {self._advice()}"
+            )
+        if page_size * pages != found:
+            raise DataError(
+                f"the caption file {self.path} is damaged: it has {found} bytes and should have "
+                f"{page_size * pages}; {self._advice()}"
+            )
+
+    def _advice(self) -> str:
+        return (
+            "write it again: python tools/prepare_captions.py --captions CAPTIONS "
+            f"--output {self.path}"
+        )
+
+
+def write_captions(path: str | Path, captions: Mapping[str, Sequence[str]]) -> None:
+    """Write a caption file; it takes the place of an old one once it is whole.
+
+    Args:
+        path: the file.
+        captions: by :func:`caption_key`, the captions of each video in their order.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    rows = ((key, number, caption)
+            for key in sorted(captions) for number, caption in enumerate(captions[key]))
+    try:
+        with replacing_file(path) as temporary:
+            temporary.unlink(missing_ok=True)  # A killed run's would be written into.
+            connection = sqlite3.connect(temporary)
+            try:
+                connection.executescript(_TABLES)
+                connection.executemany("INSERT INTO captions VALUES (?, ?, ?)", rows)
+                counts = (len(captions), sum(map(len, captions.values())))
+                connection.execute("INSERT INTO counts VALUES (?, ?)", counts)
+                connection.commit()
+            finally:
+                connection.close()
+    except (OSError, sqlite3.Error) as error:
+        raise DataError(f"cannot write the caption file {path}: {error}") from error
