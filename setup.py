@@ -37,7 +37,8 @@ setup(
         "xxhash",  # checksums of checkpoints, ten times as fast as SHA-256
     ],
     extras_require={
-        "dev": ["pytest", "ruff", "submitit", "selenium"],
+        "dev": ["pytest", "ruff", "submitit", "selenium", "transformers"],
         "slurm": ["submitit"],
+        "captions": ["transformers"],  # tools/make_captions.py
     },
 )
