@@ -37,8 +37,9 @@ setup(
         "xxhash",  # checksums of checkpoints, ten times as fast as SHA-256
     ],
     extras_require={
-        "dev": ["pytest", "ruff", "submitit", "selenium", "transformers"],
+        "dev": ["pytest", "ruff", "submitit", "selenium",
+                "transformers>=5; python_version >= '3.11'"],
         "slurm": ["submitit"],
-        "captions": ["transformers"],  # tools/make_captions.py
+        "captions": ["transformers>=5"],  # tools/make_captions.py
     },
 )

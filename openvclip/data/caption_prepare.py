@@ -22,12 +22,12 @@ NAMED = 5
 UNREADABLE, EMPTY, NOT_TEXT = "unreadable", "empty", "not_text"
 REPEATED, SAME_NAME, OVER_LONG = "repeated", "same_name", "over_long"
 MEANING = {
-    UNREADABLE: "entries without a video path: left out",
-    EMPTY: "captions are empty or missing: left out",
-    NOT_TEXT: "captions are not text: left out",
-    REPEATED: "captions repeat one of the same video: left out",
-    SAME_NAME: "captions are of another path with the same name as one before: left out",
-    OVER_LONG: f"captions have more than {CONTEXT} tokens: kept, CLIP sees their beginning",
+    UNREADABLE: "entries without a video path, left out",
+    EMPTY: "empty or missing captions, left out",
+    NOT_TEXT: "captions that are not text, left out",
+    REPEATED: "captions that repeat one of the same video, left out",
+    SAME_NAME: "captions of a path with the same name as another before, left out",
+    OVER_LONG: f"captions of more than {CONTEXT} tokens, kept, of which CLIP sees the beginning",
 }
 
 logger = get_logger(__name__)
@@ -68,6 +68,7 @@ def prepare_captions(
     collected = CaptionCollector(count_tokens)
     sources = []
     for source in dict.fromkeys(map(Path, captions)):
+        logger.info("reading %s", source)
         entries = read_captions(source)
         sources.append({"file": str(source), "entries": len(entries)})
         collected.add(entries, str(source))
@@ -78,7 +79,6 @@ def prepare_captions(
     result = {
         "output": str(output),
         "bytes": Path(output).stat().st_size,
-        "seconds": round(time.monotonic() - started, 1),
         "sources": sources,
         "videos": len(found),
         "captions": found.count,
@@ -86,6 +86,7 @@ def prepare_captions(
         "problems": {kind: {"count": len(names), "entries": names}
                      for kind, names in collected.problems.items()},
         **_compare(found, raw),
+        "seconds": round(time.monotonic() - started, 1),
     }
     if report is not None:
         _write_report(report, result)
@@ -209,20 +210,20 @@ def describe_preparation(result: dict[str, Any]) -> list[str]:
              + f", the longest of {result['longest_tokens']} tokens"]
     for kind, problem in result["problems"].items():
         if problem["count"]:
-            lines += _named(f"{problem['count']:,} {MEANING[kind]}", problem["entries"])
+            lines += _named(f"{MEANING[kind]}: {problem['count']:,}", problem["entries"])
     for row in result["lists"]:
         text = (f"{row['list']}: {row['matched']:,} of {row['videos']:,} videos have captions "
                 f"({100 * row['rate']:.2f} %)")
         lines += _named(text, row["unmatched"], "without: ")
         if row["shared"]:
-            lines += _named(f"  {len(row['shared']):,} of them have those of another listed video "
-                            "with the same name", row["shared"])
+            lines += _named("  of them with those of another listed video of the same name: "
+                            f"{len(row['shared']):,}", row["shared"])
         if not row["matched"]:
             lines.append(f"  none matches: {row['example']!r} is looked up as "
                          f"{caption_key(row['example'])!r}; is --separator right?")
     unused = result["unused"]
     if unused["count"]:
-        lines += _named(f"{unused['count']:,} videos with captions are in no list",
+        lines += _named(f"videos with captions that are in no list: {unused['count']:,}",
                         unused["videos"])
     size = result["bytes"] / 1e6
     lines.append(f"{result['output']}: {size:.1f} MB, {result['seconds']} s")

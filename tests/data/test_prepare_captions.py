@@ -85,7 +85,7 @@ def test_bad_entries_are_counted_named_and_left_out(tmp_path):
     assert json.loads((tmp_path / "deep/report.json").read_text("utf-8")) == result
     text = "\n".join(describe_preparation(result))
     assert "4 videos with 5 captions, the longest of 78 tokens" in text
-    assert "1 captions have more than 77 tokens" in text and "  a/long.mp4: 78 tokens" in text
+    assert "tokens, kept, of which CLIP sees the beginning: 1\n  a/long.mp4: 78 tokens" in text
 
 
 def test_bad_rows_are_named_by_line(tmp_path):
@@ -163,9 +163,9 @@ def test_lists_are_compared(tmp_path, tool, capsys):
     text = capsys.readouterr().out
     assert f"{train}: 11 of 31 videos have captions (35.48 %)\n  without: c/00000000020.mkv" in text
     assert "c/00000000024.mkv" in text and "c/00000000025.mkv" not in text
-    assert "  and 15 more\n  1 of them have those of another listed video with the same" in text
+    assert "  and 15 more\n  of them with those of another listed video of the same name: 1" in text
     assert "none matches: 'none.mp4' is looked up as 'none'; is --separator right?" in text
-    assert "10 videos with captions are in no list\n  00000000000\n" in text
+    assert "videos with captions that are in no list: 10\n  00000000000\n" in text
     assert "20 videos with 20 captions, one each" in text
     found = json.loads(report.read_text())
     assert len(found["lists"][0]["unmatched"]) == 20 and found["unused"]["count"] == 10
