@@ -18,6 +18,9 @@ import regex
 import torch
 
 from openvclip.utils.errors import DataError
+from openvclip.utils.logging import get_logger
+
+logger = get_logger(__name__)
 
 VOCAB_FILE = "bpe_simple_vocab_16e6.txt.gz"
 VOCAB_SIZE = 49408
@@ -55,16 +58,28 @@ def byte_symbols() -> dict[int, str]:
     return symbols
 
 
-def vocabulary_path() -> Path:
-    """Find the vocabulary inside the installed open_clip without importing that package."""
+def find_in_open_clip(name: str, what: str) -> Path:
+    """Find a file of the installed open_clip without importing that package.
+
+    Args:
+        name: the file, below the package's folder.
+        what: what it holds, for the error.
+
+    Raises:
+        DataError: it is not there.
+    """
     spec = importlib.util.find_spec("open_clip")
-    path = Path(spec.origin).parent / VOCAB_FILE if spec and spec.origin else None
+    path = Path(spec.origin).parent / name if spec and spec.origin else None
     if path is None or not path.is_file():
         raise DataError(
-            f"CLIP's vocabulary {VOCAB_FILE} was not found: install it with "
-            "`pip install open_clip_torch`"
+            f"{what} {name} was not found: install it with `pip install open_clip_torch`"
         )
     return path
+
+
+def vocabulary_path() -> Path:
+    """Find the vocabulary inside the installed open_clip without importing that package."""
+    return find_in_open_clip(VOCAB_FILE, "CLIP's vocabulary")
 
 
 class Tokenizer:
@@ -133,29 +148,40 @@ def _word_tokens(word: str) -> int:
     return len(_tokenizer().encode(word))
 
 
-def tokenize(texts: Sequence[str], context_length: int = 77) -> torch.Tensor:
+def tokenize(
+    texts: Sequence[str], context_length: int = 77, *, truncate: bool = False
+) -> torch.Tensor:
     """Turn texts into token ids: start token, text, end token, then zeros.
 
     Args:
         texts: the texts; a lone string counts as a list of one.
         context_length: number of columns, CLIP's is 77.
+        truncate: of a longer text keep the first tokens and the end token, as OpenAI's CLIP does,
+            and say how many texts were cut in the log.
 
     Returns:
         int64 (len(texts), context_length).
 
     Raises:
-        DataError: a text has more than ``context_length`` tokens; nothing is cut off silently.
+        DataError: a text has more than ``context_length`` tokens and ``truncate`` is off.
     """
     tokenizer = _tokenizer()
+    cut = 0
     texts = [texts] if isinstance(texts, str) else texts
     result = torch.zeros(len(texts), context_length, dtype=torch.int64)
     for row, text in zip(result, texts, strict=True):
         ids = [tokenizer.ids[START], *tokenizer.encode(text), tokenizer.ids[END]]
-        if len(ids) > context_length:
+        if len(ids) > context_length and truncate:
+            ids = [*ids[: context_length - 1], tokenizer.ids[END]]
+            cut += 1
+        elif len(ids) > context_length:
             shown = text if len(text) <= 80 else text[:77] + "..."
             raise DataError(
                 f"text of {len(ids)} tokens does not fit into the context of {context_length}: "
                 f"{shown!r}; shorten the class name"
             )
         row[: len(ids)] = torch.tensor(ids)
+    if cut:
+        logger.warning("%d of %d texts have more than %d tokens and were cut off there", cut,
+                       len(texts), context_length)
     return result

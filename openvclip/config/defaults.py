@@ -99,6 +99,11 @@ _C.MODEL.DROPOUT_RATE = 0.5  # Accepted at any value; CLIP has no dropout.
 _C.MODEL.FINETUNE_FACTOR = 1.0  # Learning-rate factor of parameters named message*.
 _C.MODEL.ADAPT_FINETUNE_FACTOR = 1.0  # Learning-rate factor of parameters named stadapt*.
 _C.MODEL.MLP_FINETUNE_FACTOR = 1.0  # Learning-rate factor of parameters named mlp*.
+# Ours. The sentences that class names are put into: openvclip28, openai_imagenet80, action16,
+# name_only, or a file with one a line, {} for the name. Published numbers are openvclip28's.
+_C.MODEL.TEXT_TEMPLATES = "openvclip28"
+# Ours. JSON {"class name": "text" or ["text", ...]}: texts used as they are, instead of templates.
+_C.MODEL.CLASS_DESCRIPTIONS = ""
 # Ours. A CLIP file, or a name that open_clip lists. Empty: TRAIN/TEST.CLIP_ORI_PATH, then
 # ~/.cache/clip/ViT-B-16.pt and its like by ARCH.
 _C.MODEL.CLIP_PATH = ""

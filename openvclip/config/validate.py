@@ -25,6 +25,9 @@ TEMPORAL_TYPES = (
     "stadapt_zeroinit",
 )
 
+# Names that MODEL.TEXT_TEMPLATES takes besides files.
+TEMPLATE_SETS = ("openvclip28", "openai_imagenet80", "action16", "name_only")
+
 CHOICES: dict[str, tuple[Any, ...]] = {
     "DIST_BACKEND": ("nccl", "gloo"),
     "TASK": ("",),
@@ -125,7 +128,7 @@ LENGTHS: dict[str, tuple[int, ...]] = {
     "SOLVER.BETAS": (2,),
 }
 # Keys that may not be empty.
-FILLED = ("OUTPUT_DIR", "DATA.PATH_LABEL_SEPARATOR")
+FILLED = ("OUTPUT_DIR", "DATA.PATH_LABEL_SEPARATOR", "MODEL.TEXT_TEMPLATES")
 
 
 def _items(value: Any) -> list[Any]:
@@ -235,6 +238,17 @@ def _model(cfg: CfgNode) -> Iterator[str]:
                "it to None, or MODEL.MODEL_NAME to TemporalClipVideo")
 
 
+def _texts(cfg: CfgNode) -> Iterator[str]:
+    templates, descriptions = cfg.MODEL.TEXT_TEMPLATES, cfg.MODEL.CLASS_DESCRIPTIONS
+    if templates and templates not in TEMPLATE_SETS and not set(templates) & set("./"):
+        yield (f"{_not_a_choice('MODEL.TEXT_TEMPLATES', templates, TEMPLATE_SETS)}; or a file, "
+               "named with its folder or ending, such as templates.txt")
+    if descriptions and templates != TEMPLATE_SETS[0]:
+        yield (f"MODEL.TEXT_TEMPLATES is {templates!r} with MODEL.CLASS_DESCRIPTIONS "
+               f"{descriptions!r}; descriptions are used as they are, in no template: leave "
+               f"MODEL.TEXT_TEMPLATES at {TEMPLATE_SETS[0]!r}, or CLASS_DESCRIPTIONS empty")
+
+
 def _weights(cfg: CfgNode) -> Iterator[str]:
     for section in ("TRAIN", "TEST"):
         if cfg[section].CUSTOM_LOAD and not cfg[section].CUSTOM_LOAD_FILE:
@@ -299,7 +313,7 @@ def _optimizer(cfg: CfgNode) -> Iterator[str]:
 
 TABLES: tuple[Callable[[dict[str, Any]], Iterator[str]], ...] = (_finite, _choices, _ranges, _sizes)
 RULES: tuple[Callable[[CfgNode], Iterator[str]], ...] = (
-    _run, _pixels, _loss, _model, _weights, _keep, _connect, _schedule, _optimizer,
+    _run, _pixels, _loss, _model, _texts, _weights, _keep, _connect, _schedule, _optimizer,
 )
 
 

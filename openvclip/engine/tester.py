@@ -28,7 +28,7 @@ from openvclip.engine.setup import (
 )
 from openvclip.interpolation import WeightPatcher
 from openvclip.models.build import build_model, resolve_clip
-from openvclip.models.prompts import TEMPLATES
+from openvclip.models.text_choices import build_text_choice
 from openvclip.report.details import build_details
 from openvclip.report.html import write_html
 from openvclip.report.metrics import compute_mean_average_precision, compute_scores
@@ -282,10 +282,7 @@ def collect_facts(cfg, labels, checkpoint: str | None, device: torch.device) -> 
             "classes": len(labels),
             "sha256": labels.digest(),
         },
-        "prompts": {
-            "count": len(TEMPLATES),
-            "sha256": hashlib.sha256("\n".join(TEMPLATES).encode()).hexdigest(),
-        },
+        "prompts": build_text_choice(cfg, labels.names).facts(),
         "arch": cfg.MODEL.ARCH,
         "clip": {"source": str(source), "sha256": compute_file_hash(source)},
         "checkpoint": checkpoint

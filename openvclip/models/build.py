@@ -12,6 +12,7 @@ from openvclip.clip.model import CLIP
 from openvclip.clip.weights import ARCH_FILES, check_keys, default_clip_path, load_clip
 from openvclip.models.prompts import class_embeddings
 from openvclip.models.temporal import build_temporal_clip, is_adapter
+from openvclip.models.text_choices import build_text_choice
 from openvclip.models.video_clip import VideoCLIP
 from openvclip.utils.errors import CheckpointError, ConfigError, first_line
 from openvclip.utils.logging import get_logger
@@ -147,15 +148,20 @@ def build_model(cfg: Any, label_names: Sequence[str]) -> VideoCLIP:
 def build_classifier(cfg: Any, clip: CLIP, label_names: Sequence[str]) -> torch.Tensor:
     """Return the (classes, embed_dim) classifier of ``label_names`` by the text tower of ``clip``.
 
-    A GPU is used if the run has one. Results are kept in MODEL.TEXT_CACHE_DIR.
+    Its texts are those of MODEL.TEXT_TEMPLATES or MODEL.CLASS_DESCRIPTIONS. A GPU is used if the
+    run has one. Results are kept in MODEL.TEXT_CACHE_DIR.
     """
+    choice = build_text_choice(cfg, label_names)
+    logger.info("classes are told by %s: %d texts", choice.file or choice.name,
+                choice.facts()["count"])
     device = _device_type(cfg)
     cache_dir = cfg.MODEL.TEXT_CACHE_DIR or Path(cfg.OUTPUT_DIR) / "text_cache"
     home = clip.logit_scale.device
     try:
         return class_embeddings(
-            clip.to(device), label_names, context_length=cfg.MODEL.CONTEXT_LENGTH,
-            cache_dir=cache_dir,
+            clip.to(device), label_names, choice.templates,
+            context_length=cfg.MODEL.CONTEXT_LENGTH, cache_dir=cache_dir,
+            descriptions=choice.descriptions,
         )
     finally:
         clip.to(home)

@@ -1,4 +1,4 @@
-"""Class names to classifier: CLIP's text tower on 28 sentences a class, averaged and cached."""
+"""Class names to classifier: CLIP's text tower on several texts a class, averaged and cached."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -29,6 +29,66 @@ TEMPLATES: tuple[str, ...] = tuple(
 CACHE_VERSION = 1  # Raise it when the same inputs give other embeddings.
 
 
+def class_texts(
+    names: Sequence[str],
+    templates: Sequence[str] = TEMPLATES,
+    descriptions: Mapping[str, Sequence[str]] | None = None,
+) -> list[list[str]]:
+    """Return the texts of each class: its name in every template, or its descriptions as they are.
+
+    Raises:
+        DataError: no names, or a class without a text.
+    """
+    if not names or (descriptions is None and not templates):
+        raise DataError(f"{len(names)} class names and {len(templates)} templates make no "
+                        "classifier; check the file of class names")
+    if descriptions is None:
+        return [[template.format(name) for template in templates] for name in names]
+    empty = next((name for name in names if not descriptions.get(name)), None)
+    if empty is not None:
+        raise DataError(f"the class {empty!r} has no description; every class needs one")
+    return [list(descriptions[name]) for name in names]
+
+
+@torch.no_grad()
+def embed_texts(
+    clip: CLIP,
+    texts: Sequence[str],
+    context_length: int = 77,
+    batch_size: int = 256,
+    *,
+    truncate: bool = False,
+    what: str = "texts",
+) -> torch.Tensor:
+    """Encode texts by CLIP's text tower, on its device.
+
+    Args:
+        clip: the CLIP.
+        texts: N texts.
+        context_length: most tokens of a text.
+        batch_size: texts encoded at once.
+        truncate: cut longer texts off, as OpenAI's CLIP can, and say how many in the log.
+        what: what the progress is called.
+
+    Returns:
+        fp32 (N, embed_dim) on the CPU, each of length 1.
+
+    Raises:
+        DataError: a text is too long, and ``truncate`` is off.
+    """
+    tokens = tokenize(texts, context_length, truncate=truncate)
+    # Sentences of similar length together, so that short ones need not run over many columns.
+    order = tokens.argmax(dim=-1).argsort(stable=True)
+    features = torch.empty(len(texts), clip.embed_dim)
+    device = clip.text_projection.device
+    progress = Progress(len(texts), what, "sentences")
+    for rows in order.split(batch_size):
+        encoded = clip.encode_text(tokens[rows].to(device))
+        features[rows] = F.normalize(encoded.float(), dim=-1).cpu()
+        progress.update(len(rows))
+    return features
+
+
 def class_embeddings(
     clip: CLIP,
     names: Sequence[str],
@@ -36,6 +96,8 @@ def class_embeddings(
     context_length: int = 77,
     batch_size: int = 256,
     cache_dir: str | Path | None = None,
+    *,
+    descriptions: Mapping[str, Sequence[str]] | None = None,
 ) -> torch.Tensor:
     """Encode each class in every template; normalise, average over templates, normalise.
 
@@ -46,31 +108,33 @@ def class_embeddings(
         context_length: most tokens of a sentence.
         batch_size: sentences encoded at once.
         cache_dir: folder in which results are kept, named by a digest of all that they depend on.
+        descriptions: class name -> its texts, which then count instead of the templates and are
+            cut off where they are too long.
 
     Returns:
         fp32 (len(names), embed_dim) on the CPU, each of length 1.
 
     Raises:
-        DataError: no names, or a sentence that is too long.
+        DataError: no names, a class without a text, or a sentence that is too long.
     """
-    if not names or not templates:
-        raise DataError(f"{len(names)} class names and {len(templates)} templates make no "
-                        "classifier; check the file of class names")
+    texts = class_texts(names, templates, descriptions)
+    truncate = descriptions is not None
     if cache_dir is None:
-        return _compute(clip, names, templates, context_length, batch_size)
-    key = cache_key(clip, names, templates, context_length)
+        return _compute(clip, texts, context_length, batch_size, truncate)
+    key = cache_key(clip, names, templates, context_length, descriptions)
     path = Path(cache_dir).expanduser() / f"classes_{key[:32]}.pt"
     cached = _load(path, (len(names), clip.embed_dim))
     if cached is not None:
         logger.info("read embeddings of %d classes from %s", len(names), path)
         return cached
-    result = _compute(clip, names, templates, context_length, batch_size)
+    result = _compute(clip, texts, context_length, batch_size, truncate)
     _save(path, result)
     return result
 
 
 def cache_key(
-    clip: CLIP, names: Sequence[str], templates: Sequence[str], context_length: int
+    clip: CLIP, names: Sequence[str], templates: Sequence[str], context_length: int,
+    descriptions: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
     """Return the sha256, in hex, of the text tower's weights and of everything else that counts."""
     digest = hashlib.sha256()
@@ -78,28 +142,26 @@ def cache_key(
         tensor = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(memoryview(tensor.numpy()).cast("B"))
-    rest = [CACHE_VERSION, list(names), list(templates), context_length]
+    rest: list = [CACHE_VERSION, list(names), list(templates), context_length]
+    if descriptions is not None:
+        rest[2] = {"descriptions": class_texts(names, descriptions=descriptions)}
     digest.update(json.dumps(rest).encode())
     return digest.hexdigest()
 
 
-@torch.no_grad()
 def _compute(
-    clip: CLIP, names: Sequence[str], templates: Sequence[str], context_length: int, batch_size: int
+    clip: CLIP, texts: list[list[str]], context_length: int, batch_size: int, truncate: bool
 ) -> torch.Tensor:
-    sentences = [template.format(name) for name in names for template in templates]
-    tokens = tokenize(sentences, context_length)
-    # Sentences of similar length together, so that short ones need not run over many columns.
-    order = tokens.argmax(dim=-1).argsort(stable=True)
-    features = torch.empty(len(sentences), clip.embed_dim)
-    device = clip.text_projection.device
-    progress = Progress(len(sentences), "text classifier", "sentences")
-    for rows in order.split(batch_size):
-        encoded = clip.encode_text(tokens[rows].to(device))
-        features[rows] = F.normalize(encoded.float(), dim=-1).cpu()
-        progress.update(len(rows))
-    features = features.view(len(names), len(templates), -1)  # (classes, templates, D)
-    return F.normalize(features.mean(dim=1), dim=-1)
+    features = embed_texts(
+        clip, [text for own in texts for text in own], context_length, batch_size,
+        truncate=truncate, what="text classifier",
+    )
+    counts = [len(own) for own in texts]
+    if len(set(counts)) == 1:
+        means = features.view(len(texts), counts[0], -1).mean(dim=1)
+    else:
+        means = torch.stack([part.mean(dim=0) for part in features.split(counts)])
+    return F.normalize(means, dim=-1)
 
 
 def _load(path: Path, shape: tuple[int, int]) -> torch.Tensor | None:
