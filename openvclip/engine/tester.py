@@ -7,6 +7,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from torch import nn
 from openvclip import __version__
 from openvclip.clip.weights import find_not_finite
 from openvclip.config.defaults import flatten
+from openvclip.data.draws import read_draw
 from openvclip.data.loader import build_loader
 from openvclip.engine import checkpoint as ckpt
 from openvclip.engine.evaluate import Predictions, predict
 from openvclip.engine.journal import open_journal
+from openvclip.engine.provenance import find_training
 from openvclip.engine.setup import (
     build_label_space,
     build_precision,
@@ -275,8 +278,10 @@ def collect_facts(cfg, labels, checkpoint: str | None, device: torch.device) -> 
     """What a reader of the results needs to compare them: protocol, label set, weights."""
     source = resolve_clip(cfg)
     name = "test_openset.csv" if cfg.TEST.OPENSET else "test.csv"
+    draw = read_draw(cfg.DATA.PATH_TO_DATA_DIR)
     return {
         "list": str(Path(cfg.DATA.PATH_TO_DATA_DIR) / name),
+        "draw": draw and asdict(draw),
         "label_set": {
             "file": cfg.DATA.INDEX_LABEL_MAPPING_FILE,
             "classes": len(labels),
@@ -287,6 +292,7 @@ def collect_facts(cfg, labels, checkpoint: str | None, device: torch.device) -> 
         "clip": {"source": str(source), "sha256": compute_file_hash(source)},
         "checkpoint": checkpoint
         and {"file": checkpoint, "sha256": compute_file_hash(checkpoint)},
+        "trained_on": find_training(checkpoint),
         "temporal_modeling": cfg.MODEL.TEMPORAL_MODELING_TYPE,
         "frames": cfg.DATA.NUM_FRAMES,
         "sampling_rate": cfg.DATA.SAMPLING_RATE,
@@ -308,6 +314,9 @@ def collect_facts(cfg, labels, checkpoint: str | None, device: torch.device) -> 
 NOT_IN_SCORES = ("DATA.CACHE_", "DATA.MAX_BAD_FRACTION", "TEST.BATCH_SIZE", "TEST.RESUME",
                  "TEST.SAVE_RESULTS_PATH", "TEST.NUM_TEMPORAL_CLIPS")
 
+# Facts that scores do not depend on.
+NO_CAUSE = ("config_sha256", "draw", "trained_on")
+
 
 def describe_scores(cfg, facts: dict[str, Any], loader: Any, ratios: list[float]) -> dict[str, Any]:
     """Return everything that the scores of a test depend on, for its journal.
@@ -319,7 +328,7 @@ def describe_scores(cfg, facts: dict[str, Any], loader: Any, ratios: list[float]
             and not name.startswith(NOT_IN_SCORES)}
     rows = "\n".join(loader.dataset.videos.paths)
     return {
-        "facts": {name: value for name, value in facts.items() if name != "config_sha256"},
+        "facts": {name: value for name, value in facts.items() if name not in NO_CAUSE},
         "keys": keys,
         "precision": [cfg.TRAIN.MIXED_PRECISION, cfg.TRAIN.AMP_DTYPE, cfg.MODEL.COMPILE],
         "rows": hashlib.sha256(rows.encode("utf-8", "surrogateescape")).hexdigest(),

@@ -49,8 +49,9 @@ class SetupCheck:
             )
         prompts = content.get("prompts") or {}
         if prompts.get("sha256") != PUBLISHED_PROMPTS_SHA256:
+            name = name_prompts(prompts)
             yield Fault(
-                f"another prompt set (count {prompts.get('count')}, "
+                f"another prompt set{name and f', {name}'} (count {prompts.get('count')}, "
                 f"sha256 {str(prompts.get('sha256'))[:8]})"
             )
         other = [
@@ -82,6 +83,14 @@ class SetupCheck:
             except DataError as error:
                 self.unread[label_map] = str(error)
         return self._spaces[label_map]
+
+
+def name_prompts(prompts: dict[str, Any]) -> str:
+    """Say which texts results were made with; "" where that was not recorded."""
+    descriptions = prompts.get("descriptions")
+    if isinstance(descriptions, dict):
+        return f"descriptions {Path(str(descriptions.get('file'))).name}"
+    return Path(str(prompts.get("name") or "")).name
 
 
 def _name_label_set(protocol: Protocol) -> str:

@@ -10,15 +10,17 @@ from openvclip.report.checks import MARKS, Fault, SetupCheck
 from openvclip.report.columns import COLUMN_OF, Column, name_protocols
 from openvclip.report.rows import Result, Row
 from openvclip.report.runs import Problem, Run
+from openvclip.report.sections import find_section
 
 # Kind of note -> its heading, in the order in which they stand below the table.
 HEADINGS = {
     "missing": "Missing",
     "unfinished": "Failed, unfinished or unreadable",
-    "partial": f"{MARKS['partial']} Mean over fewer lists than the protocol has",
+    "partial": f"{MARKS['partial']} Mean over fewer lists than the protocol has, or fewer seeds",
     "failed": f"{MARKS['failed']} Videos that could not be decoded; they count as wrong",
     "rows": f"{MARKS['rows']} Other videos than on the published list",
     "setup": f"{MARKS['setup']} Not tested as the protocol says",
+    "training": "Trained on something else",
     "unchecked": "Not checked",
     "replaced": "Several results for one cell",
     "derived": "Derived",
@@ -47,6 +49,7 @@ def collect_notes(
     problems: Sequence[Problem],
     columns: Sequence[Column],
     check: SetupCheck,
+    further: Sequence[Note] = (),
 ) -> list[Note]:
     """Gather all notes, in the order of :data:`HEADINGS`.
 
@@ -56,6 +59,7 @@ def collect_notes(
         problems: folders of tests without results.
         columns: the table's columns.
         check: what the results were held to.
+        further: notes of the other tables.
     """
     notes = [note for row in rows for note in _notes_of_row(row, columns)]
     notes += [Note("unfinished", f"{p.folder}: {p.what}") for p in problems]
@@ -67,6 +71,7 @@ def collect_notes(
         notes.append(Note("setup", f"the rows were made with {len(prompts)} different prompt "
                                    "sets and do not compare"))
     notes += _derived(rows)
+    notes += further
     notes += [Note("other", text) for run in runs if (text := _outside(run))]
     order = list(HEADINGS)
     return sorted(_merge(notes), key=lambda note: order.index(note.kind))
@@ -157,6 +162,8 @@ def _derived(rows: Sequence[Row]) -> Iterator[Note]:
 def _outside(run: Run) -> str:
     """Describe results that have no place in the table; nothing if they have one."""
     protocol = run.protocol
+    if find_section(run) is not None:
+        return ""
     if protocol is None:
         what = f"{run.content['list']}, no list of a known protocol"
     elif protocol.name not in COLUMN_OF:

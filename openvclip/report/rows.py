@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from openvclip.data.protocols import Protocol
-from openvclip.report.checks import MARKS, Fault, SetupCheck, mark_result
+from openvclip.report.checks import MARKS, Fault, SetupCheck, mark_result, name_prompts
 from openvclip.report.columns import Column
+from openvclip.report.published import PUBLISHED_PROMPTS_SHA256
 from openvclip.report.runs import BACKBONES, Run
 
 CLIP = "CLIP"
@@ -82,7 +83,8 @@ class Row:
 
     Attributes:
         backbone: such as ``B/16``.
-        facts: what tells it from others: clip, checkpoint, temporal, ratio, prompts.
+        facts: what tells it from others: clip, checkpoint, temporal, ratio, prompts (their SHA-256
+            and, as ``prompt_set``, their name).
         weights: the same but for the ratio, to compare.
         results: protocol's name -> result.
         replaced: (shown, left out) where a cell had several results.
@@ -160,7 +162,8 @@ def identify(run: Run, scores: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         ratio = round(ratio, 6)
     if not checkpoint:
         ratio = None  # CLIP patched with CLIP, as published scripts test it, is CLIP.
-    prompts = (content.get("prompts") or {}).get("sha256")
+    texts = content.get("prompts") or {}
+    prompts = texts.get("sha256")
     temporal = content.get("temporal_modeling")
     key = (
         run.backbone,
@@ -171,7 +174,7 @@ def identify(run: Run, scores: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
     )
     facts = {
         "clip": clip, "checkpoint": checkpoint or None, "temporal_modeling": temporal,
-        "patching_ratio": ratio, "prompts": prompts,
+        "patching_ratio": ratio, "prompts": prompts, "prompt_set": name_prompts(texts),
     }
     return key, facts
 
@@ -202,6 +205,8 @@ def label_rows(rows: Sequence[Row]) -> None:
     for row in rows:
         ratio = row.facts["patching_ratio"]
         row.label = _name_checkpoint(row) + ("" if ratio is None else f", ratio {ratio:g}")
+        if row.facts["prompts"] != PUBLISHED_PROMPTS_SHA256 and row.facts["prompt_set"]:
+            row.label += f", prompts {row.facts['prompt_set']}"
     tell_apart = (
         lambda row: str(row.facts["temporal_modeling"]),
         lambda row: Path(str((row.facts["checkpoint"] or {}).get("file"))).parent.name,

@@ -327,7 +327,7 @@ def _may_write(subset: Subset, output: Path) -> bool:
     if "derived_from" in old:
         return True
     ratios = [[row.get("patching_ratio") for row in x["results"]] for x in (old, subset.results)]
-    differs = [key for key in SAME_MODEL if old.get(key) != subset.results.get(key)]
+    differs = [key for key in SAME_MODEL if _identity(old, key) != _identity(subset.results, key)]
     if ratios[0] != ratios[1]:
         differs.append("patching ratio")
     if differs:
@@ -337,6 +337,15 @@ def _may_write(subset: Subset, output: Path) -> bool:
         )
     logger.warning("kept %s: it is from a test of its own", path)
     return False
+
+
+def _identity(content: dict[str, Any], key: str) -> Any:
+    """Return what tells results apart by ``key``: of prompts the texts, whatever they are called.
+
+    Results of earlier versions do not name them.
+    """
+    value = content.get(key)
+    return value.get("sha256") if key == "prompts" and isinstance(value, dict) else value
 
 
 def _write(subset: Subset, folder: Path) -> Path:

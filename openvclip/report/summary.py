@@ -1,9 +1,9 @@
-"""The zero-shot table of a set of results: rows, published numbers beside them, and notes."""
+"""The tables of a set of results: rows, published numbers beside them, and notes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from openvclip.report.checks import SetupCheck
@@ -12,20 +12,23 @@ from openvclip.report.notes import Note, collect_notes
 from openvclip.report.published import Published, select_published
 from openvclip.report.rows import Row, backbone_place, group_rows
 from openvclip.report.runs import BACKBONES, RESULTS, find_runs
+from openvclip.report.section_tables import collect_section_notes
+from openvclip.report.sections import Section, group_sections
 from openvclip.report.sweeps import Sweeps, collect_sweeps
 from openvclip.utils.errors import DataError
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The whole table.
+    """The zero-shot table and the others.
 
     Attributes:
-        columns: what to show, in order.
-        rows: this project's rows.
+        columns: what the zero-shot table shows, in order.
+        rows: this project's rows of it.
         published: the papers' rows, of the backbones that there are results for.
-        notes: what the reader of the table must know.
+        notes: what the reader of the tables must know.
         sweeps: what was tested at several patching ratios.
+        sections: few-shot, base-to-novel and supervised tables, those that have results.
     """
 
     columns: list[Column]
@@ -33,6 +36,12 @@ class Summary:
     published: list[Published]
     notes: list[Note]
     sweeps: Sweeps
+    sections: list[Section] = field(default_factory=list)
+
+    @property
+    def zero_shot(self) -> bool:
+        """Whether to show the zero-shot table: not where all results are in other tables."""
+        return bool(self.rows) or not self.sections
 
     @property
     def backbones(self) -> list[str]:
@@ -76,7 +85,8 @@ def summarize(
     check = SetupCheck(root)
     rows = group_rows(runs, shown, check)
     backbones = {row.backbone for row in rows} & set(BACKBONES.values())
-    notes = collect_notes(rows, runs, problems, columns, check)
+    sections = group_sections(runs, shown if protocols else None)
+    notes = collect_notes(rows, runs, problems, columns, check, collect_section_notes(sections))
     # Other lists have their place in the picture unless some protocols were asked for.
     sweeps = collect_sweeps([] if protocols else runs, rows, columns, trained)
-    return Summary(columns, rows, select_published(backbones), notes, sweeps)
+    return Summary(columns, rows, select_published(backbones), notes, sweeps, sections)

@@ -1,4 +1,4 @@
-"""The zero-shot table as text for a terminal, as Markdown, CSV and JSON."""
+"""The tables as text for a terminal, as Markdown, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -14,6 +14,13 @@ from openvclip.report.columns import Column
 from openvclip.report.notes import HEADINGS, Note
 from openvclip.report.published import Number, Published
 from openvclip.report.rows import Cell, Result, Row
+from openvclip.report.section_tables import (
+    build_sections_csv,
+    build_sections_json,
+    format_sections_text,
+    list_markdown,
+    shorten,
+)
 from openvclip.report.summary import Summary
 from openvclip.report.sweeps import PICTURE, save_sweeps
 from openvclip.utils.errors import DataError
@@ -25,7 +32,6 @@ FOOTER = (
     "the papers' and were not measured here; their deviations are as printed there."
 )
 GAP = "  "
-LABEL_WIDTH = 40  # Longer names are cut in the terminal; the files have them whole.
 
 
 def _say_number(number: Number | None, marks: str = "") -> str:
@@ -68,7 +74,7 @@ def _name_backbone(backbone: str) -> str:
 
 # ---- Terminal ----------------------------------------------------------------------------------
 def format_text(summary: Summary, width: int = 120) -> str:
-    """Format table and notes as plain text; a table that is too wide is split by dataset."""
+    """Format tables and notes as plain text; a zero-shot table too wide is split by dataset."""
     labels, sections = _text_rows(summary)
     label_width = max(map(len, labels), default=0)
     groups = [list(group) for _, group in groupby(summary.columns, key=lambda c: c.dataset)]
@@ -77,10 +83,12 @@ def format_text(summary: Summary, width: int = 120) -> str:
         if blocks[-1] and label_width + _columns_width(summary, blocks[-1] + group) > width:
             blocks.append([])
         blocks[-1] += group
-    parts = [TITLE]
-    for columns in blocks:
+    parts = [TITLE] if summary.zero_shot else []
+    for columns in blocks if summary.zero_shot else []:
         parts.append(_text_table(sections, columns, label_width))
-    parts.append("\n".join(_wrap(line, width) for line in _legend(summary)))
+    if summary.zero_shot:
+        parts.append("\n".join(_wrap(line, width) for line in _legend(summary)))
+    parts += format_sections_text(summary.sections, width)
     parts += _text_notes(summary, width)
     return "\n\n".join(parts) + "\n"
 
@@ -93,20 +101,13 @@ def _text_rows(summary: Summary) -> tuple[list[str], list[tuple[str, Row | Publi
         ours, published = _of_backbone(summary, backbone)
         if ours:
             lines.append((_name_backbone(backbone), None))
-            lines += [(f"  {_shorten(row.label)}", row) for row in ours]
+            lines += [(f"  {shorten(row.label)}", row) for row in ours]
         if published:
             lines.append((f"{backbone}, published by others", None))
             lines += [
                 (f"  {row.method} [{sources.index(row.source) + 1}]", row) for row in published
             ]
     return [label for label, _ in lines], lines
-
-
-def _shorten(label: str) -> str:
-    if len(label) <= LABEL_WIDTH:
-        return label
-    head = LABEL_WIDTH // 2 - 2
-    return f"{label[:head]}...{label[len(label) - (LABEL_WIDTH - head - 3):]}"
 
 
 def _column_width(summary: Summary, column: Column) -> int:
@@ -179,7 +180,26 @@ def _text_notes(summary: Summary, width: int) -> list[str]:
 
 # ---- Files -------------------------------------------------------------------------------------
 def format_markdown(summary: Summary) -> str:
-    """Format table and notes as GitHub's Markdown."""
+    """Format tables and notes as GitHub's Markdown."""
+    parts = _zero_shot_markdown(summary) if summary.zero_shot else []
+    for title, rows, footer in list_markdown(summary.sections):
+        parts += ["", f"# {title}", "", *_markdown_table(rows[0], rows[1:]), "", footer]
+    if summary.sweeps.curves:
+        parts += ["", f"![Accuracy against the patching ratio]({PICTURE})"]
+    for heading, texts in _notes_by_heading(summary):
+        parts += ["", f"## {heading}", "", *(f"- {_escape(text)}" for text in texts)]
+    return "\n".join(parts).lstrip("\n") + "\n"
+
+
+def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [
+        "| " + " | ".join(header) + " |",
+        "|" + "---|" * len(header),
+        *("| " + " | ".join(_escape(cell) for cell in row) + " |" for row in rows),
+    ]
+
+
+def _zero_shot_markdown(summary: Summary) -> list[str]:
     header = ["backbone", "method", "source", *(column.title for column in summary.columns)]
     rows = []
     for backbone in summary.backbones:
@@ -190,19 +210,11 @@ def format_markdown(summary: Summary) -> str:
             [name, row.method, f"published: {row.source}", *_cells(row, summary.columns)]
             for row in published
         ]
-    lines = [
-        f"# {TITLE}", "",
-        "| " + " | ".join(header) + " |",
-        "|" + "---|" * len(header),
-        *("| " + " | ".join(_escape(cell) for cell in row) + " |" for row in rows), "",
+    return [
+        f"# {TITLE}", "", *_markdown_table(header, rows), "",
         *(f"- {_escape(column.describe())}" for column in summary.columns), "",
         _footer(summary),
     ]
-    if summary.sweeps.curves:
-        lines += ["", f"![Accuracy against the patching ratio]({PICTURE})"]
-    for heading, texts in _notes_by_heading(summary):
-        lines += ["", f"## {heading}", "", *(f"- {_escape(text)}" for text in texts)]
-    return "\n".join(lines) + "\n"
 
 
 def _escape(text: str) -> str:
@@ -213,7 +225,8 @@ def _escape(text: str) -> str:
 
 def build_csv(summary: Summary) -> list[list[Any]]:
     """Make the lines of the CSV file, the header first; numbers have two decimals."""
-    header = ["backbone", "method", "source", "checkpoint", "temporal_modeling", "patching_ratio"]
+    header = ["backbone", "method", "source", "checkpoint", "temporal_modeling", "patching_ratio",
+              "prompts"]
     for column in summary.columns:
         header += [f"{column.key}_mean", f"{column.key}_std", f"{column.key}_lists"] if (
             column.several) else [column.key]
@@ -222,9 +235,10 @@ def build_csv(summary: Summary) -> list[list[Any]]:
         if isinstance(row, Row):
             checkpoint = (row.facts["checkpoint"] or {}).get("file", "")
             line = [row.backbone, row.label, "ours", checkpoint,
-                    row.facts["temporal_modeling"], row.facts["patching_ratio"]]
+                    row.facts["temporal_modeling"], row.facts["patching_ratio"],
+                    row.facts["prompt_set"]]
         else:
-            line = [row.backbone, row.method, f"published: {row.source}", "", "", ""]
+            line = [row.backbone, row.method, f"published: {row.source}", "", "", "", ""]
         for column in summary.columns:
             line += _csv_cell(row, column)
         lines.append(["" if value is None else value for value in line])
@@ -261,6 +275,7 @@ def build_json(summary: Summary) -> dict[str, Any]:
             "curves": summary.sweeps.curves, "trained": summary.sweeps.trained,
             "zero_shot": summary.sweeps.zero_shot,
         },
+        "tables": build_sections_json(summary.sections),
         "notes": [
             {"kind": note.kind, "rows": list(note.rows), "text": note.text}
             for note in summary.notes
@@ -296,7 +311,8 @@ def _json_result(result: Result) -> dict[str, Any]:
 def save_summary(summary: Summary, folder: str | Path) -> list[Path]:
     """Write ``summary.md``, ``summary.csv`` and ``summary.json`` into ``folder``.
 
-    Where something was tested at several patching ratios, ``accuracy_vs_ratio.png`` as well.
+    Where something was tested at several patching ratios, ``accuracy_vs_ratio.png`` as well. The
+    numbers of few-shot, base-to-novel and supervised tables go to ``summary_protocols.csv``.
 
     Returns:
         The files.
@@ -313,6 +329,11 @@ def save_summary(summary: Summary, folder: str | Path) -> list[Path]:
         with replacing(paths[2]) as file:
             json.dump(build_json(summary), file, indent=1, ensure_ascii=False)
             file.write("\n")
+        if summary.sections:
+            paths.append(Path(folder) / "summary_protocols.csv")
+            with replacing(paths[-1]) as file:
+                csv.writer(file, lineterminator="\n").writerows(
+                    build_sections_csv(summary.sections))
     except OSError as error:
         raise DataError(
             f"cannot write the summary into {folder}: {error.strerror}; give another --output"

@@ -130,6 +130,10 @@ def test_each_ratio_of_a_sweep_is_a_row_in_order(write, table):
     ({"temporal_modeling": "channel_shift"}, "channel_shift"),
     ({"clip": {"source": "/clip/ViT-B-16.pt", "sha256": "d" * 64}}, "CLIP dddddddd"),
     ({"prompts": {"count": 1, "sha256": "e" * 64}}, "prompts eeeeeeee"),
+    ({"prompts": {"name": "action16", "count": 16, "sha256": "e" * 64}}, "prompts action16"),
+    ({"prompts": {"name": "descriptions", "count": 9, "sha256": "e" * 64,
+                  "descriptions": {"file": "/a/ucf.json", "sha256": "d" * 64}}},
+     "prompts descriptions ucf.json"),
 ])
 def test_other_weights_or_prompts_make_a_row_of_another_name(write, table, changes, suffix):
     write("ucf101_full", 80.0, checkpoint=TUNED)
@@ -175,6 +179,8 @@ def test_other_numbers_of_videos_are_noted(write, table):
     ("ucf101_full", {"label_set": None}, "another label set: None"),
     ("ucf101_full", {"prompts": {"count": 1, "sha256": "12345678abc"}},
      r"another prompt set \(count 1, sha256 12345678\)"),
+    ("ucf101_full", {"prompts": {"name": "name_only", "count": 1, "sha256": "12345678abc"}},
+     r"another prompt set, name_only \(count 1, sha256 12345678\)"),
     ("ucf101_full", {"views": 10, "crops": 3}, "views 10 instead of 3, crops 3 instead of 1"),
     ("ucf101_full", {"frames": 16}, "frames 16 instead of 8"),
     ("ucf101_full", {"ensemble": "max"}, "ensemble max instead of sum"),
@@ -192,6 +198,16 @@ def test_rows_of_different_prompts_are_said_not_to_compare(write, table):
     write("ucf101_full", 81.0, folder="b", prompts={"count": 1, "sha256": "e" * 64})
     assert "the rows were made with 2 different prompt sets and do not compare" in notes(
         table(), "setup")
+
+
+def test_a_row_of_other_prompts_says_so_even_alone(write, table):
+    write("ucf101_full", 80.0, prompts={"name": "my/own.txt", "count": 2, "sha256": "e" * 64})
+    summary = table()
+    assert [row.label for row in summary.rows] == ["CLIP, prompts own.txt"]
+    assert "80.0¶" in format_text(summary)
+    line = dict(zip(*build_csv(summary)[:2], strict=True))
+    assert line["prompts"] == "own.txt"
+    assert build_json(summary)["rows"][0]["prompt_set"] == "own.txt"
 
 
 def test_missing_label_maps_are_named_not_taken_for_other_labels(write, tmp_path):

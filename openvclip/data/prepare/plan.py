@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from openvclip.data.draws import FILE as DRAW
+from openvclip.data.draws import Draw
 from openvclip.data.labels import LabelSpace
 from openvclip.data.prepare.scan import VideoTree
 from openvclip.data.protocols import find_protocol
@@ -93,6 +95,10 @@ class Preparation:
             self.files[path] = _json({str(label): name for label, name in enumerate(space.names)})
         inverse = path.with_name(path.name.removesuffix(MAP_ENDING) + "-cls2index.json")
         self.files[inverse] = _json({name: label for label, name in enumerate(space.names)})
+
+    def add_draw(self, folder: Path, draw: Draw) -> None:
+        """Say beside the lists of ``folder`` what they were drawn from."""
+        self.files[folder / DRAW] = draw.dump()
 
     def add_shipped_map(self, root: Path, relative: str) -> LabelSpace:
         """Add a label map that comes with the project, unless ``root`` has it already.

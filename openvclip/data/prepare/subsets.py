@@ -6,9 +6,11 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+from openvclip.data.draws import Draw
 from openvclip.data.labels import LabelSpace, read_list
 from openvclip.data.prepare.official_splits import take_classes
 from openvclip.data.prepare.plan import MAP_ENDING, Preparation, Row, group_by_label
+from openvclip.data.protocols import find_protocol
 from openvclip.utils.errors import ConfigError, DataError
 
 
@@ -16,7 +18,7 @@ def plan_few_shot(
     source: Path, label_map: Path, output: Path, *,
     shots: Sequence[int] = (2, 4, 8, 16), seed: int = 1, allow_fewer: bool = False,
 ) -> Preparation:
-    """Plan ``output/shots_K/{train,val,test}.csv`` with K training videos a class.
+    """Plan ``output/shots_K/{train,val,test}.csv`` with K training videos a class, and draw.json.
 
     Each class is shuffled once, by a generator of its own, and K videos are its first K: those of
     2 shots are among those of 4. Validation and test lists are the source's ``test.csv``.
@@ -41,6 +43,9 @@ def plan_few_shot(
         lists = preparation.add_lists(
             output / f"shots_{count}", {"train": rows, "val": test, "test": test}, space
         )
+        preparation.add_draw(
+            output / f"shots_{count}", Draw("few-shot", _name(source), count, seed)
+        )
         if count == max(shots):
             preparation.counted.append([lists[0], lists[2]])
     return preparation
@@ -50,7 +55,7 @@ def plan_base_to_novel(
     source: Path, label_map: Path, output: Path, *,
     shots: int = 16, seed: int = 1, allow_fewer: bool = False,
 ) -> Preparation:
-    """Plan ``output/base/{train,val,test}.csv`` and ``output/novel/test.csv`` with label maps.
+    """Plan ``output/base/{train,val,test}.csv`` and ``output/novel/test.csv``, maps, draw.json.
 
     Base classes are the half with most training videos, of equals those with the smaller label;
     with an odd number the larger half. Both halves are renumbered in the original order.
@@ -89,6 +94,7 @@ def plan_base_to_novel(
         preparation.counted.append([p for p in prepared if p.path.name != "val.csv"])
         stem = label_map.name.removesuffix(MAP_ENDING).removesuffix(".json")
         preparation.add_map(output / name / f"{stem}{MAP_ENDING}", part)
+        preparation.add_draw(output / name, Draw(name, _name(source), shots, seed))
     return preparation
 
 
@@ -130,6 +136,12 @@ def _read_source(
     )
     train, test = (list(zip(x.paths, x.labels.tolist(), strict=True)) for x in lists)
     return space, train, test
+
+
+def _name(source: Path) -> str:
+    """Return the protocol of the source lists, or the name of their folder."""
+    protocol = find_protocol(source / "test.csv")
+    return protocol.name if protocol else source.resolve().name
 
 
 def _note_empty(rows: Sequence[Row], space: LabelSpace, preparation: Preparation) -> None:

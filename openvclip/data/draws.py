@@ -1,0 +1,65 @@
+"""What few-shot and base-to-novel lists were drawn from, in a file beside them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from openvclip.utils.errors import DataError
+
+FILE = "draw.json"
+KINDS = ("few-shot", "base", "novel")
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One draw of videos or classes from a dataset's lists.
+
+    Attributes:
+        kind: ``few-shot``, or ``base`` or ``novel``: a half of the classes.
+        dataset: the protocol that the source lists are of (``ucf101_split1``), else their folder.
+        shots: training videos a class.
+        seed: of the draw.
+    """
+
+    kind: str
+    dataset: str
+    shots: int
+    seed: int
+
+    def dump(self) -> str:
+        """Return the text of its file."""
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+
+def parse_draw(content: Any) -> Draw | None:
+    """Return the draw that ``content`` holds, as its file or a result has it; None: it is none."""
+    kinds = {"kind": str, "dataset": str, "shots": int, "seed": int}
+    if not isinstance(content, dict) or content.get("kind") not in KINDS:
+        return None
+    if any(type(content.get(name)) is not kind for name, kind in kinds.items()):
+        return None
+    return Draw(**{name: content[name] for name in kinds})
+
+
+def read_draw(folder: str | Path) -> Draw | None:
+    """Return what the lists of a folder were drawn from; None: no draw made them.
+
+    Raises:
+        DataError: the file is there and does not say.
+    """
+    path = Path(folder) / FILE
+    try:
+        found = parse_draw(json.loads(path.read_text("utf-8")))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"cannot read {path}: {error}; make the lists again") from error
+    if found is None:
+        raise DataError(
+            f"{path} does not say what its lists were drawn from; make them again with "
+            "tools/prepare_labels.py few-shot or base-to-novel --overwrite"
+        )
+    return found
