@@ -293,6 +293,22 @@ def test_results_of_a_direct_run_are_kept(full, caplog):
         full.derive("ucf101_split1")
 
 
+def test_other_texts_are_something_else_but_other_names_of_them_are_not(full):
+    full.content["prompts"] = {"name": "openvclip28", "count": 28, "sha256": "a"}
+    full.save()
+    (folder,) = full.derive("ucf101_split1")
+    content = read(full, "ucf101_split1")
+    assert content["prompts"] == full.content["prompts"]
+    del content["derived_from"]
+    content["prompts"] = {"count": 28, "sha256": "a"}  # as earlier versions recorded them
+    (folder / "results.json").write_text(json.dumps(content))
+    assert full.derive("ucf101_split1") == []
+    content["prompts"]["sha256"] = "b"
+    (folder / "results.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"of something else \(prompts\)"):
+        full.derive("ucf101_split1")
+
+
 def test_tool_derives_or_ends_with_2(full, repo):
     def start(*args):
         return subprocess.run(
