@@ -24,7 +24,7 @@ HEADINGS = {
     "unchecked": "Not checked",
     "replaced": "Several results for one cell",
     "derived": "Derived",
-    "other": "Results outside the table",
+    "other": "Results outside the tables",
 }
 
 
