@@ -14,7 +14,7 @@ from openvclip.report.sections import SHOTS, Line, Section, Test, find_draw
 GAP = "  "
 LABEL_WIDTH = 40  # Longer names are cut in the terminal; the files have them whole.
 FOOTERS = {
-    "few_shot": "K training videos a class; K = 0 is the untouched CLIP.",
+    "few_shot": "K: training videos a class.",
     "base_to_novel": "Trained on the base classes. HM: harmonic mean 2bn / (b + n) of the two "
                      "means, over the seeds that have both.",
     "supervised": "Trained and tested on the same classes.",
@@ -42,7 +42,8 @@ def _table(section: Section) -> list[list[str]]:
 
 def _footer(section: Section) -> str:
     several = any(len(line.seeds) > 1 for line in section.lines)
-    return FOOTERS[section.key] + (f" {SEVERAL}" if several else "")
+    raw = " K = 0 is the untouched CLIP." if "0" in section.columns else ""
+    return FOOTERS[section.key] + raw + (f" {SEVERAL}" if several else "")
 
 
 def shorten(label: str) -> str:
