@@ -155,6 +155,12 @@ _C.TRAIN.LINEAR_CONNECT_PER_RANK = False  # Ours. A ratio for each process, as p
 _C.TEST = CfgNode()
 _C.TEST.ENABLE = True  # Test, after training where both are on.
 _C.TEST.DATASET = "kinetics"  # The list format; kinetics is the only one.
+# Ours. classification, or retrieval: videos by their captions and captions by their videos, see
+# docs/retrieval.md.
+_C.TEST.TASK = "classification"
+_C.TEST.RETRIEVAL_FILE = ""  # Ours. Videos and their captions for TASK retrieval: csv, json, jsonl.
+# Ours. Of a RETRIEVAL_FILE whose videos name their split (MSR-VTT's own), take this one; "": all.
+_C.TEST.RETRIEVAL_SPLIT = "test"
 # Clips that all processes together load at once; a video's clips stay together, and each process
 # loads one group at least. A forward pass takes a group: whole videos, at most 8 clips unless one
 # video has more, cut from the list in one way for any number of processes.

@@ -53,10 +53,10 @@ def _names_in_order(pairs: list, where: str, hint: str) -> tuple[str, ...]:
     names: dict[int, str] = {}
     for key, name in pairs:
         if not (key.isascii() and key.isdigit() and len(key) <= 9):
-            raise DataError(f"{where}: the key {_short(key)} is not an index; {hint}")
-        if not isinstance(name, str) or not name.strip() or not _is_text(name):
+            raise DataError(f"{where}: the key {shorten(key)} is not an index; {hint}")
+        if not isinstance(name, str) or not name.strip() or not is_text(name):
             raise DataError(
-                f"{where}: class {key} has the name {_short(name)}, not a text; {hint}"
+                f"{where}: class {key} has the name {shorten(name)}, not a text; {hint}"
             )
         if int(key) in names:
             raise DataError(f"{where}: the index {int(key)} stands there twice")
@@ -70,12 +70,13 @@ def _names_in_order(pairs: list, where: str, hint: str) -> tuple[str, ...]:
     return tuple(names[i] for i in range(len(names)))
 
 
-def _short(value: object) -> str:
+def shorten(value: object) -> str:
+    """Return ``repr(value)``, cut where it is long, for messages."""
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:100]}..."
 
 
-def _is_text(name: str) -> bool:
+def is_text(name: str) -> bool:
     """Whether UTF-8 can hold it: JSON can spell half characters, which no text is made of."""
     try:
         name.encode()
@@ -129,16 +130,10 @@ def read_list(
     """
     paths: list[str] = []
     labels: list = []
-    root = os.path.abspath(prefix)
     for number, line in _lines(Path(csv)):
         where = f"{csv}, line {number}"
         path, label = _split_row(line, separator, where)
-        if prefix and _escapes(path, root):
-            raise DataError(
-                f"{where}: the path {path!r} leads out of DATA.PATH_PREFIX {prefix!r}; "
-                "make it relative to the prefix; if you trust the list, leave the prefix empty"
-            )
-        paths.append(os.path.join(prefix, path))
+        paths.append(join_prefix(path, prefix, where))
         if multi_label:
             parts = label.replace(",", ";").split(";")
             labels.append(tuple(_label(part, num_classes, where) for part in parts))
@@ -199,12 +194,21 @@ def _label(text: str, num_classes: int, where: str) -> int:
     return label
 
 
-def _escapes(path: str, root: str) -> bool:
-    """Whether ``path``, seen from the absolute folder ``root``, names something outside of it."""
-    if not os.path.isabs(path) and ".." not in path:
-        return False
-    whole = os.path.normpath(os.path.join(root, path))
-    return not whole.startswith(root.rstrip(os.sep) + os.sep)
+def join_prefix(path: str, prefix: str, where: str) -> str:
+    """Return ``path`` below ``prefix``, or as it is without one.
+
+    Raises:
+        DataError: it names something outside of the prefix; ``where`` says which row it is.
+    """
+    if prefix and (os.path.isabs(path) or ".." in path):
+        root = os.path.abspath(prefix)
+        whole = os.path.normpath(os.path.join(root, path))
+        if not whole.startswith(root.rstrip(os.sep) + os.sep):
+            raise DataError(
+                f"{where}: the path {path!r} leads out of DATA.PATH_PREFIX {prefix!r}; "
+                "make it relative to the prefix; if you trust the list, leave the prefix empty"
+            )
+    return os.path.join(prefix, path)
 
 
 def check_videos_exist(paths: Sequence[str], *, prefix: str = "", source: str = "") -> None:

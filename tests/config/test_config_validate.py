@@ -17,6 +17,7 @@ from openvclip.config.validate import (
 )
 from openvclip.utils.errors import ConfigError
 
+RETRIEVAL = ["TEST.TASK", "retrieval", "TEST.RETRIEVAL_FILE", "pairs.json"]
 ADAMW = ["SOLVER.OPTIMIZING_METHOD", "adamw"]
 
 
@@ -97,6 +98,10 @@ def test_every_temporal_type_is_accepted(kind: str | None) -> None:
      ["MODEL.TEXT_TEMPLATES", "CLASS_DESCRIPTIONS"]),
     (["TRAIN.CUSTOM_LOAD", "True"], ["TRAIN.CUSTOM_LOAD_FILE"]),
     (["TEST.CUSTOM_LOAD", "True"], ["TEST.CUSTOM_LOAD_FILE"]),
+    (["TEST.TASK", "retrieval"], ["TEST.RETRIEVAL_FILE is empty", "retrieval"]),
+    ([*RETRIEVAL, "TEST.OPENSET", "True"], ["TEST.OPENSET is True", "TEST.RETRIEVAL_FILE"]),
+    ([*RETRIEVAL, "DATA.ENSEMBLE_METHOD", "max"], ["DATA.ENSEMBLE_METHOD is 'max'", "retrieval"]),
+    (["TEST.TASK", "retrieve"], ["TEST.TASK", "nearest: retrieval"]),
     (["TRAIN.LINEAR_CONNECT_SAMPLE_L", "0.7"], ["TRAIN.LINEAR_CONNECT_SAMPLE_R"]),
     (["TRAIN.LINEAR_CONNECT_CLIMB", "True", "TRAIN.LINEAR_CONNECT_LOSS_RATIO", "0"],
      ["LINEAR_CONNECT_LOSS_RATIO"]),
@@ -136,6 +141,8 @@ def test_each_rule_refuses(opts: list[str], parts: list[str]) -> None:
     ["TEST.PATCHING_RATIOS", "[0, 0.5, 1]"],
     ["TRAIN.CUSTOM_LOAD", "True", "TRAIN.CUSTOM_LOAD_FILE", "a.pyth"],
     ["DATA.TRAIN_CROP_SIZE", "300", "TRAIN.ENABLE", "False"],
+    RETRIEVAL,
+    ["TEST.TASK", "retrieval", "TEST.ENABLE", "False"],
 ])
 def test_what_no_rule_forbids(opts: list[str]) -> None:
     assert load_cfg(None, opts).is_frozen()

@@ -1,0 +1,132 @@
+"""Ranks of retrieval between videos and texts, and what is reported of them (pure functions)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from openvclip.utils.errors import DataError
+
+KS = (1, 5, 10)
+# Cosines closer than this are ties: what rounding in fp32 makes of equal embeddings is less.
+TIE = 1e-6
+CHUNK_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Where the right answer of each query came, from 1; half ranks where answers tie.
+
+    Attributes:
+        text_to_video: float64 (N,), of each text's video among all videos.
+        video_to_text: float64 (V,), of the best of each video's texts among all texts.
+    """
+
+    text_to_video: Tensor
+    video_to_text: Tensor
+
+
+@torch.no_grad()
+def compute_ranks(
+    videos: Tensor,
+    texts: Tensor,
+    owner: Tensor,
+    done: Tensor | None = None,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> Ranks:
+    """Rank all videos for each text and all texts for each video, by the cosine.
+
+    A rank is 1 + the number of better answers + half the number of other answers that are as good
+    (closer than :data:`TIE`): the mean of the places that these share. So a model that gives the
+    same to all has the rank in the middle. Of a video's several texts the best one's rank counts,
+    and its others are not answers that compete. Cosines are computed in float64, some texts with
+    all videos at a time.
+
+    Args:
+        videos: (V, D), each of length 1, except where ``done`` is False.
+        texts: (N, D), each of length 1, on the same device.
+        owner: int64 (N,), each text's video; every video has at least one.
+        done: bool (V,), False for videos that could not be evaluated. They are no answers to
+            others, and they and their texts get the last rank: V for texts, N for videos.
+        chunk_bytes: most memory that a part of the matrix takes; what is computed from it takes
+            about as much again.
+
+    Raises:
+        DataError: embeddings are not finite.
+    """
+    count, total = len(videos), len(texts)
+    done = torch.ones(count, dtype=torch.bool, device=videos.device) if done is None else done
+    if not (videos[done].isfinite().all() and texts.isfinite().all()):
+        raise DataError("embeddings of videos or texts hold NaN or infinity, which have no ranks; "
+                        "try TRAIN.MIXED_PRECISION False, or other weights")
+    gallery = videos[done].double()  # (V', D)
+    known = done[owner]  # (N,)
+    place = (done.cumsum(0) - 1)[owner[known]]  # of these texts' videos in the gallery
+    own = _cosines_of_pairs(gallery, texts, place, known, chunk_bytes)  # (N,)
+    best = own.new_full((len(gallery),), -torch.inf)
+    best.scatter_reduce_(0, place, own[known], "amax")
+    above_own, above_best = torch.zeros_like(own), torch.zeros_like(best)
+    step = max(1, chunk_bytes // (8 * max(1, len(gallery))))
+    for start in range(0, total, step):
+        part = slice(start, start + step)
+        cosines = gallery @ texts[part].double().T  # (V', some texts)
+        above_own[part] = _count_above(cosines, own[None, part], dim=0)
+        above_best += _count_above(cosines, best[:, None], dim=1)
+    # A query's own answers were counted along: its video as one tie, its texts as far as they are.
+    own_texts = _count_above(own[known][None], best[place][None], dim=0)
+    above_best.scatter_add_(0, place, -own_texts)
+    video_ranks = own.new_full((count,), float(total))
+    video_ranks[done] = 1 + above_best
+    return Ranks(torch.where(known, 0.5 + above_own, float(count)), video_ranks)
+
+
+def _cosines_of_pairs(
+    gallery: Tensor, texts: Tensor, place: Tensor, known: Tensor, chunk_bytes: int
+) -> Tensor:
+    """Cosine of each text with its own video; infinite where the video is not ``known``."""
+    own = gallery.new_full((len(texts),), torch.inf)
+    step = max(1, chunk_bytes // (24 * max(1, texts.shape[1])))
+    for rows, places in zip(known.nonzero().flatten().split(step), place.split(step), strict=True):
+        own[rows] = (gallery[places] * texts[rows].double()).sum(dim=1)
+    return own
+
+
+def _count_above(cosines: Tensor, bar: Tensor, dim: int) -> Tensor:
+    """Count what is above the bar, and what ties with it by half."""
+    better = (cosines > bar + TIE).count_nonzero(dim)
+    better_or_tied = (cosines > bar - TIE).count_nonzero(dim)
+    return (better + better_or_tied).double() / 2
+
+
+def compute_retrieval_scores(ranks: Tensor, done: Tensor) -> dict[str, float]:
+    """Return R@1, R@5 and R@10 in percent, and the median and mean rank.
+
+    Args:
+        ranks: (queries,), as :func:`compute_ranks` gives.
+        done: bool (queries,), False for those that count as wrong whatever their rank is: in a
+            short list even the last one may be among the first ten.
+
+    Returns:
+        ``r1``, ``r5``, ``r10``, ``median_rank`` (the mean of the two in the middle of an even
+        number) and ``mean_rank``.
+    """
+    scores = {f"r{k}": float(((ranks <= k) & done).double().mean()) * 100 for k in KS}
+    middle = ranks.double().sort().values[[(len(ranks) - 1) // 2, len(ranks) // 2]]
+    return {**scores, "median_rank": float(middle.mean()), "mean_rank": float(ranks.mean())}
+
+
+def find_worst(ranks: Tensor, queries: Tensor, answers: Tensor, count: int) -> list[tuple[int, int]]:
+    """Return the queries whose right answer came last, worst first, and what came first instead.
+
+    Args:
+        ranks: (Q,) of the queries that are asked about.
+        queries: (Q, D).
+        answers: (A, D).
+        count: how many to return at most; queries with rank 1 are left out.
+    """
+    order = ranks.argsort(descending=True, stable=True)[:count]
+    order = order[ranks[order] > 1]
+    first = (queries[order].double() @ answers.double().T).argmax(dim=1)
+    return list(zip(order.tolist(), first.tolist(), strict=True))
