@@ -17,7 +17,7 @@ from openvclip.data import torchcodec_io
 from openvclip.data.augment import build_augment
 from openvclip.data.cache import FrameCache
 from openvclip.data.dataset import Pixels, VideoDataset
-from openvclip.data.labels import LabelSpace, check_videos_exist, read_list
+from openvclip.data.labels import LabelSpace, VideoList, check_videos_exist, read_list
 from openvclip.data.packing import PackedBatch, PackedClips, finish_video
 from openvclip.data.sampling import Sampling
 from openvclip.data.video_io import Clips, read_clips
@@ -298,14 +298,13 @@ def build_pixels(cfg, split: str) -> Pixels:
     )
 
 
-def build_dataset(cfg, split: str) -> VideoDataset:
-    """Build the dataset of ``train``, ``val`` or ``test`` from its list.
+def build_list(cfg, split: str) -> tuple[VideoList, int]:
+    """Read the list of ``train``, ``val`` or ``test``; returns it and the number of classes.
 
     Raises:
         DataError: the list, the label map or the video folder cannot be used.
     """
     data = cfg.DATA
-    reader = build_reader(data.DECODING_BACKEND)
     classes = cfg.MODEL.NUM_CLASSES
     if data.INDEX_LABEL_MAPPING_FILE:
         classes = len(LabelSpace.from_json(data.INDEX_LABEL_MAPPING_FILE))
@@ -317,6 +316,23 @@ def build_dataset(cfg, split: str) -> VideoDataset:
         multi_label=data.MULTI_LABEL,
     )
     check_videos_exist(videos.paths, prefix=data.PATH_PREFIX, source=videos.source)
+    return videos, classes
+
+
+def build_dataset(cfg, split: str, videos: VideoList | None = None) -> VideoDataset:
+    """Build the dataset of ``train``, ``val`` or ``test`` from its list.
+
+    Args:
+        cfg: the resolved config.
+        split: whose settings count.
+        videos: a list without classes to take instead of the split's.
+
+    Raises:
+        DataError: as :func:`build_list`.
+    """
+    data = cfg.DATA
+    reader = build_reader(data.DECODING_BACKEND)
+    videos, classes = build_list(cfg, split) if videos is None else (videos, 1)
     return VideoDataset(
         split,
         videos,
@@ -344,13 +360,15 @@ def build_dataset(cfg, split: str) -> VideoDataset:
 
 
 def build_loader(
-    cfg, split: str, rank: int = 0, world_size: int = 1, device: torch.device | str = "cpu"
+    cfg, split: str, rank: int = 0, world_size: int = 1, device: torch.device | str = "cpu",
+    videos: VideoList | None = None,
 ) -> Loader:
     """Build the loader of ``train``, ``val`` or ``test`` for one process, onto ``device``.
 
     Batch sizes in the config are of all processes together. Training drops the last, partial
     batch; evaluation visits every row exactly once over all processes, in groups that do not
     depend on their number (see :class:`EvalSampler`); a batch holds at least one of them.
+    ``videos`` is a list without classes to take instead of the split's.
 
     Raises:
         ConfigError: a batch size is not a multiple of the number of processes.
@@ -364,7 +382,7 @@ def build_loader(
             f"{key} is {batch}; it counts the batch of all {world_size} processes together and "
             f"must be a multiple of {world_size}"
         )
-    dataset = build_dataset(cfg, split)
+    dataset = build_dataset(cfg, split, videos)
     share = {"rank": rank, "world_size": world_size}
     if split == "train":
         if len(dataset) < batch:

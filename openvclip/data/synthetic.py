@@ -126,6 +126,32 @@ def draw_scene(
     )
 
 
+# What a fine caption tells of a clip besides its class: the part below and above these bounds of a
+# random number has a word, the middle has none, as clips there look like either.
+_THIRDS = (1 / 3, 2 / 3)
+_MOVES = ("moving sideways", "moving vertically", "going round", "pulsing", "blinking")
+
+
+def describe_clip(name: str, draws: np.ndarray) -> str:
+    """Say what a clip shows, finer than its class: size, height, speed and background.
+
+    Left and right are not told, as training mirrors clips.
+
+    Args:
+        name: the clip's class, ``"<colour> <shape> <action>"``.
+        draws: (``DRAWS``,) the numbers that :func:`draw_scene` drew it with.
+    """
+    def choose(number: float, low: str, high: str) -> str:
+        return low if number < _THIRDS[0] else high if number > _THIRDS[1] else ""
+
+    size = choose(draws[15], "small ", "large ")
+    height = choose(draws[14], " near the top", " near the bottom")
+    ground = choose(draws[4], " on a black background", " on a grey background")
+    moves = name.endswith(_MOVES)
+    speed = choose(draws[10], " quickly", " slowly") if moves else ""  # draws[10]: the period
+    return f"a {size}{name}{speed}{height}{ground}."
+
+
 def _polygon(x: np.ndarray, y: np.ndarray, sides: int, inner: float) -> np.ndarray:
     """Distance to a regular polygon whose sides lie ``inner`` from its centre, a corner down."""
     angles = np.pi / 2 + np.pi / sides + 2 * np.pi * np.arange(sides) / sides

@@ -2,6 +2,8 @@
 
 ``ROOT/videos/SET/00000.mp4`` are the clips, ``ROOT/SET/{train,val,test}.csv`` the lists (paths
 relative to ``ROOT/videos``), ``ROOT/{trained,unseen,knew}-index2cls.json`` the label maps.
+``ROOT/captions/train.json`` says what each training clip shows, ``ROOT/retrieval/*.json`` are lists
+of clips and captions to test retrieval on.
 """
 
 from __future__ import annotations
@@ -25,6 +27,12 @@ CODEC, PIXELS = "libx264", "yuv420p"
 # Nearly lossless, as colours must survive; a keyframe every four frames, so that seeking is cheap.
 CODEC_OPTIONS = {"crf": "10", "preset": "veryfast", "g": "4", "bf": "0"}
 CHUNK = 64  # Clips rendered at once.
+# Clips with captions, and their file: {path relative to videos: sentence}.
+CAPTIONED = {
+    "train": "captions/train.json", "val_trained": "retrieval/val_trained.json",
+    "trained": "retrieval/trained.json", "unseen": "retrieval/unseen.json",
+}
+RETRIEVAL_PAIRS = 288  # At least, of a list for retrieval: it takes every n-th clip of a test list.
 
 
 @dataclass(frozen=True)
@@ -109,22 +117,35 @@ def render_clips(clips: ClipList, rows: Sequence[int], seed: int) -> np.ndarray:
     """
     colours, shapes, actions, draws = [], [], [], []
     for row in rows:
-        rng = np.random.default_rng((seed, clips.number, row))
-        kind = row // clips.per_class
-        if clips.labels == "knew":
-            action = int(rng.integers(len(world.ACTIONS)))
-        else:
-            kind, action = divmod(kind, len(world.ACTIONS))
-        colour, shape = clips.kinds[kind]
+        (colour, shape), action, numbers = _draw_clip(clips, row, seed)
         colours.append(list(world.COLOURS).index(colour))
         shapes.append(world.SHAPES.index(shape))
         actions.append(action)
-        draws.append(rng.random(world.DRAWS))
+        draws.append(numbers)
     times = np.tile(np.arange(world.FRAMES_PER_CLIP, dtype=np.float32), (len(rows), 1))
     scene = world.draw_scene(
         np.array(colours), np.array(shapes), np.array(actions), times, np.array(draws)
     )
     return world.render(scene)
+
+
+def _draw_clip(
+    clips: ClipList, row: int, seed: int
+) -> tuple[tuple[str, str], int, np.ndarray]:
+    """Draw a clip's (colour, shape), action and random numbers; on (seed, list, row) alone."""
+    rng = np.random.default_rng((seed, clips.number, row))
+    kind = row // clips.per_class
+    if clips.labels == "knew":
+        action = int(rng.integers(len(world.ACTIONS)))
+    else:
+        kind, action = divmod(kind, len(world.ACTIONS))
+    return clips.kinds[kind], action, rng.random(world.DRAWS)
+
+
+def caption_clip(clips: ClipList, row: int, seed: int) -> str:
+    """Say what a clip shows, see :func:`openvclip.data.synthetic.describe_clip`."""
+    kind, action, draws = _draw_clip(clips, row, seed)
+    return world.describe_clip(world.class_names([kind], [world.ACTIONS[action]])[0], draws)
 
 
 def write_clip(path: str | Path, frames: np.ndarray, fps: int = world.FPS) -> None:
@@ -168,6 +189,9 @@ def write_dataset(root: str | Path, seed: int = 0, size: DatasetSize | None = No
     lists = clip_lists(size)
     missing = list(_missing(root, lists))
     if _read(root / MARKER) == plan and not missing:
+        if _write_captions(root, lists, seed):
+            logger.info("demo data: added the captions to %s", root)
+            return True
         logger.info("demo data: %s is complete, nothing to do", root)
         return False
     for name in (MARKER, PLAN):
@@ -187,8 +211,30 @@ def write_dataset(root: str | Path, seed: int = 0, size: DatasetSize | None = No
         text = "".join(f"{path} {label}\n" for path, label in clips.rows())
         for name in clips.lists:
             _write_text(root / name, text)
+    _write_captions(root, lists, seed)
     (root / PLAN).replace(root / MARKER)
     return True
+
+
+def _write_captions(root: Path, lists: list[ClipList], seed: int) -> bool:
+    """Write the captions of the training clips and the lists for retrieval, where they differ.
+
+    Returns:
+        Whether any was written.
+    """
+    written = False
+    for clips in lists:
+        if clips.folder not in CAPTIONED:
+            continue
+        stride = max(1, len(clips.rows()) // RETRIEVAL_PAIRS) if clips.folder != "train" else 1
+        said = {path: caption_clip(clips, row, seed)
+                for row, (path, _) in enumerate(clips.rows()) if row % stride == 0}
+        text = json.dumps(said, indent=1)
+        path = root / CAPTIONED[clips.folder]
+        if not path.is_file() or path.read_text("utf-8") != text:
+            _write_text(path, text)
+            written = True
+    return written
 
 
 def _missing(root: Path, lists: list[ClipList]) -> Iterator[tuple[ClipList, list[int]]]:

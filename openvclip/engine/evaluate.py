@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from openvclip.engine.journal import Journal, Record
+from openvclip.data.loader import Loader
+from openvclip.engine.journal import Journal, Record, open_journal
 from openvclip.engine.meters import ViewEnsemble
+from openvclip.interpolation import WeightPatcher
 from openvclip.utils import distributed
 from openvclip.utils.logging import Progress
 
@@ -137,3 +142,49 @@ def _gather(ensemble: ViewEnsemble, failures: dict[int, str]) -> Predictions:
         complete[part_rows] = True
         all_failures.update(part_failures)
     return Predictions(scores, complete, dict(sorted(all_failures.items())))
+
+
+def predict_ratios(
+    model: nn.Module,
+    loader: Loader,
+    *,
+    patcher: WeightPatcher | None,
+    ratios: Sequence[float],
+    num_outputs: int,
+    output_dir: str | Path,
+    journal_key: dict[str, Any] | None,
+    **options: Any,
+) -> tuple[dict[float, Predictions], Journal | None]:
+    """Run :func:`predict` over a loader's whole list at every patching ratio, with a journal.
+
+    Args:
+        model: maps video (M, 3, T, H, W) to (M, ``num_outputs``), the weights already loaded.
+        loader: test batches, see :func:`openvclip.data.loader.build_loader`.
+        patcher: patches the weights, or None to take them as they are, as ratio 0.0.
+        ratios: patching ratios, with a patcher.
+        num_outputs: numbers that the model gives of a clip.
+        output_dir: where the journal is kept.
+        journal_key: what the outputs depend on, to keep a journal of them and go on with one that
+            a killed run left; None keeps none.
+        **options: ``num_clips``, ``method``, ``device``, ``autocast`` and ``what``.
+
+    Returns:
+        Predictions by ratio, and the journal, which whoever needs it no more removes.
+    """
+    variants, journal = None, None
+    if patcher is not None:
+        variants = {ratio: partial(patcher.set_ratio, ratio) for ratio in ratios}
+    if journal_key is not None:
+        journal = open_journal(output_dir, journal_key, (len(variants or [0.0]), num_outputs))
+        loader.skip(journal.done)
+    found = predict(
+        model, loader, num_videos=len(loader.dataset), own_videos=loader.count_rows(),
+        num_classes=num_outputs, variants=variants, journal=journal, **options,
+    )
+    return found, journal
+
+
+def describe_failures(predictions: Predictions, paths: Sequence[str]) -> list[dict[str, Any]]:
+    """Return row, path and reason of each video that could not be evaluated, for the results."""
+    return [{"row": row, "path": paths[row], "reason": reason}
+            for row, reason in predictions.failures.items()]

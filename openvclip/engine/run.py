@@ -6,6 +6,7 @@ from pathlib import Path
 
 from openvclip.data.loader import explain_dead_worker
 from openvclip.engine.build import build_trainer
+from openvclip.engine.retrieval import build_retrieval
 from openvclip.engine.tester import run_test
 from openvclip.utils import distributed
 from openvclip.utils.files import replacing
@@ -47,4 +48,4 @@ def _run(cfg, stop: StopSignals) -> None:
         del trainer
     stop.leave_at_once()
     if cfg.TEST.ENABLE:
-        run_test(cfg)
+        run_test(cfg, build_retrieval if cfg.TEST.TASK == "retrieval" else None)

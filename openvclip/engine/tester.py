@@ -20,8 +20,7 @@ from openvclip.config.defaults import flatten
 from openvclip.data.draws import read_draw
 from openvclip.data.loader import build_loader
 from openvclip.engine import checkpoint as ckpt
-from openvclip.engine.evaluate import Predictions, predict
-from openvclip.engine.journal import open_journal
+from openvclip.engine.evaluate import Predictions, describe_failures, predict_ratios
 from openvclip.engine.provenance import find_training
 from openvclip.engine.setup import (
     build_label_space,
@@ -32,6 +31,7 @@ from openvclip.engine.setup import (
 from openvclip.interpolation import WeightPatcher
 from openvclip.models.build import build_model, resolve_clip
 from openvclip.models.text_choices import build_text_choice
+from openvclip.models.video_clip import VideoCLIP
 from openvclip.report.details import build_details
 from openvclip.report.html import write_html
 from openvclip.report.metrics import compute_mean_average_precision, compute_scores
@@ -112,25 +112,18 @@ class Tester:
         The journal stays; whoever needs it no more removes it.
         """
         started = time.monotonic()
-        variants = None
-        if self.patcher is not None:
-            variants = {ratio: self._setter(ratio) for ratio in self.ratios}
-        if self.journal_key is not None:
-            shape = (len(variants or [0.0]), len(self.class_names))
-            self.journal = open_journal(self.output_dir, self.journal_key, shape)
-            self.loader.skip(self.journal.done)
-        found = predict(
+        found, self.journal = predict_ratios(
             self.model,
             self.loader,
-            num_videos=len(self.loader.dataset),
-            own_videos=self.loader.count_rows(),
-            num_classes=len(self.class_names),
+            patcher=self.patcher,
+            ratios=self.ratios,
+            num_outputs=len(self.class_names),
+            output_dir=self.output_dir,
+            journal_key=self.journal_key,
             num_clips=self.num_clips,
             method=self.method,
-            variants=variants,
             device=self.device,
             autocast=self.autocast,
-            journal=self.journal,
             what="testing",
         )
         labels = self.loader.dataset.label_tensor()
@@ -141,7 +134,9 @@ class Tester:
         results = {
             **self.facts,
             "videos": len(labels),
-            "failed": self._describe_failures(next(iter(found.values()))),
+            "failed": describe_failures(
+                next(iter(found.values())), self.loader.dataset.videos.paths
+            ),
             "seconds": round(time.monotonic() - started, 1),
             "results": rows,
         }
@@ -150,9 +145,6 @@ class Tester:
         distributed.barrier()
         return results
 
-    def _setter(self, ratio: float) -> Callable[[], None]:
-        return lambda: self.patcher.set_ratio(ratio)
-
     def _score(self, predictions: Predictions, labels: torch.Tensor) -> dict[str, float]:
         """What ``results.json`` says about one patching ratio."""
         done = predictions.complete
@@ -160,13 +152,6 @@ class Tester:
             found = compute_mean_average_precision(predictions.scores[done], labels[done])
             return {"map_decoded": found}
         return compute_scores(predictions.scores, labels, done)
-
-    def _describe_failures(self, predictions: Predictions) -> list[dict[str, Any]]:
-        paths = self.loader.dataset.describe(list(predictions.failures))
-        return [
-            {"row": row, "path": path, "reason": reason}
-            for (row, reason), path in zip(predictions.failures.items(), paths, strict=True)
-        ]
 
     def _write(
         self, results: dict[str, Any], found: dict[float, Predictions], labels: torch.Tensor
@@ -276,7 +261,6 @@ def build_patcher(cfg, model: nn.Module, checkpoint: str | None) -> tuple[Any, l
 
 def collect_facts(cfg, labels, checkpoint: str | None, device: torch.device) -> dict[str, Any]:
     """What a reader of the results needs to compare them: protocol, label set, weights."""
-    source = resolve_clip(cfg)
     name = "test_openset.csv" if cfg.TEST.OPENSET else "test.csv"
     draw = read_draw(cfg.DATA.PATH_TO_DATA_DIR)
     return {
@@ -288,6 +272,14 @@ def collect_facts(cfg, labels, checkpoint: str | None, device: torch.device) -> 
             "sha256": labels.digest(),
         },
         "prompts": build_text_choice(cfg, labels.names).facts(),
+        **collect_setup(cfg, checkpoint, device),
+    }
+
+
+def collect_setup(cfg, checkpoint: str | None, device: torch.device) -> dict[str, Any]:
+    """What :func:`collect_facts` says of any test: weights, sampling, versions."""
+    source = resolve_clip(cfg)
+    return {
         "arch": cfg.MODEL.ARCH,
         "clip": {"source": str(source), "sha256": compute_file_hash(source)},
         "checkpoint": checkpoint
@@ -339,6 +331,25 @@ def describe_scores(cfg, facts: dict[str, Any], loader: Any, ratios: list[float]
     }
 
 
+def load_tested_weights(cfg, model: VideoCLIP) -> str | None:
+    """Load what :func:`find_test_checkpoint` finds into the model; returns what that was.
+
+    Raises:
+        CheckpointError: it does not fit, or is not finite.
+    """
+    checkpoint = find_test_checkpoint(cfg)
+    if checkpoint is None:
+        logger.info("testing the untouched CLIP: no checkpoint was given")
+        return None
+    load_weights(model, checkpoint)
+    if find_not_finite(dict(model.named_parameters())):
+        raise CheckpointError(
+            f"{checkpoint} holds NaN or infinity (named above), with which every score is NaN; "
+            "test an earlier checkpoint"
+        )
+    return checkpoint
+
+
 def build_tester(cfg, output_dir: str | Path) -> Tester:
     """Build the tester; lists, class names and weights are read and checked here.
 
@@ -352,16 +363,7 @@ def build_tester(cfg, output_dir: str | Path) -> Tester:
         cfg, "test", rank=distributed.rank(), world_size=distributed.world_size(), device=device
     )
     model = build_model(cfg, labels.names)
-    checkpoint = find_test_checkpoint(cfg)
-    if checkpoint is None:
-        logger.info("testing the untouched CLIP: no checkpoint was given")
-    else:
-        load_weights(model, checkpoint)
-        if find_not_finite(dict(model.named_parameters())):
-            raise CheckpointError(
-                f"{checkpoint} holds NaN or infinity (named above), with which every score is NaN; "
-                "test an earlier checkpoint"
-            )
+    checkpoint = load_tested_weights(cfg, model)
     model = model.to(device)
     patcher, ratios = build_patcher(cfg, model, checkpoint)
     autocast, _ = build_precision(cfg, device)
@@ -387,15 +389,20 @@ def build_tester(cfg, output_dir: str | Path) -> Tester:
     )
 
 
-def run_test(cfg) -> list[dict[str, Any]]:
+def run_test(cfg, build: Callable[..., Any] | None = None) -> list[dict[str, Any]]:
     """Test once, or once for each number of views in ``TEST.NUM_TEMPORAL_CLIPS``.
 
     Results of several numbers of views go to ``OUTPUT_DIR/views_N``.
+
+    Args:
+        cfg: the resolved config.
+        build: makes what tests, of a config and an output folder; :func:`build_tester` by default.
     """
+    build = build or build_tester
     testers = _vary_views(cfg) if cfg.TEST.NUM_TEMPORAL_CLIPS else [(cfg, cfg.OUTPUT_DIR)]
     results, journals = [], []
     for variant, output_dir in testers:
-        tester = build_tester(variant, output_dir)
+        tester = build(variant, output_dir)
         results.append(tester.run())
         journals.append(tester.journal)
     # Not before the last one is done: a kill until then costs none of them.

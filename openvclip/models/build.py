@@ -97,7 +97,7 @@ MODELS: dict[str, Callable[[Any], str | None]] = {
 }
 
 
-def build_model(cfg: Any, label_names: Sequence[str]) -> VideoCLIP:
+def build_model(cfg: Any, label_names: Sequence[str] | None) -> VideoCLIP:
     """Build the model that ``cfg`` describes, in fp32 on the CPU.
 
     Its weights and its classifier come from the original CLIP; a checkpoint is loaded afterwards
@@ -105,7 +105,8 @@ def build_model(cfg: Any, label_names: Sequence[str]) -> VideoCLIP:
 
     Args:
         cfg: the config tree.
-        label_names: class names, in the order of the labels.
+        label_names: class names, in the order of the labels; None: a model without classes, for
+            what needs embeddings only. It leaves out a checkpoint's tuned head, if there is one.
 
     Raises:
         ConfigError: keys that contradict each other or the number of classes.
@@ -116,7 +117,7 @@ def build_model(cfg: Any, label_names: Sequence[str]) -> VideoCLIP:
         raise ConfigError(f"MODEL.MODEL_NAME {cfg.MODEL.MODEL_NAME!r} is unknown; use one of "
                           f"{', '.join(MODELS)}")
     temporal_type = MODELS[cfg.MODEL.MODEL_NAME](cfg)
-    if len(label_names) != cfg.MODEL.NUM_CLASSES:
+    if label_names is not None and len(label_names) != cfg.MODEL.NUM_CLASSES:
         raise ConfigError(
             f"MODEL.NUM_CLASSES is {cfg.MODEL.NUM_CLASSES}, but the label map has "
             f"{len(label_names)} names; set MODEL.NUM_CLASSES to {len(label_names)} or check "
@@ -139,10 +140,13 @@ def build_model(cfg: Any, label_names: Sequence[str]) -> VideoCLIP:
         where, size.image_size, size.patch_size, size.vision_layers, size.vision_width,
         size.text_layers, size.text_width, temporal_type,
     )
-    classifier = build_classifier(cfg, clip, label_names)
+    classifier = torch.empty(0, clip.embed_dim)
+    if label_names is not None:
+        classifier = build_classifier(cfg, clip, label_names)
     if cfg.MODEL.COMPILE:
         compile_blocks(clip)
-    return VideoCLIP(clip, cfg.DATA.NUM_FRAMES, classifier, tune_head=cfg.TUNE_HEAD)
+    tune_head = cfg.TUNE_HEAD and label_names is not None
+    return VideoCLIP(clip, cfg.DATA.NUM_FRAMES, classifier, tune_head=tune_head)
 
 
 def build_classifier(cfg: Any, clip: CLIP, label_names: Sequence[str]) -> torch.Tensor:
@@ -191,7 +195,8 @@ def load_model_weights(
     """Copy a checkpoint's weights into ``model``; every name and shape must fit.
 
     The temporal variant's own parameters, which an original CLIP lacks, keep their values if the
-    checkpoint has none of them; so does the tuned head. The classifier is not touched.
+    checkpoint has none of them; so does the tuned head. The classifier is not touched. A model
+    without classes has no use for a tuned head and takes none.
 
     Args:
         model: as :func:`build_model` gives, not wrapped for distributed training.
@@ -202,7 +207,7 @@ def load_model_weights(
         CheckpointError: names or shapes do not fit; they are counted and named.
     """
     state = {name if name == "head" else f"model.{name.removeprefix('model.')}": tensor
-             for name, tensor in state.items()}
+             for name, tensor in state.items() if name != "head" or len(model.classifier)}
     current = model.state_dict()
     original = not any(is_adapter(name) for name in state)
     check_keys(

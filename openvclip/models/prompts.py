@@ -50,7 +50,6 @@ def class_texts(
     return [list(descriptions[name]) for name in names]
 
 
-@torch.no_grad()
 def embed_texts(
     clip: CLIP,
     texts: Sequence[str],
@@ -77,15 +76,9 @@ def embed_texts(
         DataError: a text is too long, and ``truncate`` is off.
     """
     tokens = tokenize(texts, context_length, truncate=truncate)
-    # Sentences of similar length together, so that short ones need not run over many columns.
-    order = tokens.argmax(dim=-1).argsort(stable=True)
     features = torch.empty(len(texts), clip.embed_dim)
-    device = clip.text_projection.device
-    progress = Progress(len(texts), what, "sentences")
-    for rows in order.split(batch_size):
-        encoded = clip.encode_text(tokens[rows].to(device))
-        features[rows] = F.normalize(encoded.float(), dim=-1).cpu()
-        progress.update(len(rows))
+    rows, encoded = embed_tokens(clip, tokens, batch_size, what=what)
+    features[rows] = encoded
     return features
 
 
@@ -147,6 +140,42 @@ def cache_key(
         rest[2] = {"descriptions": class_texts(names, descriptions=descriptions)}
     digest.update(json.dumps(rest).encode())
     return digest.hexdigest()
+
+
+@torch.no_grad()
+def embed_tokens(
+    clip: CLIP,
+    tokens: torch.Tensor,
+    batch_size: int = 256,
+    *,
+    share: tuple[int, int] = (0, 1),
+    what: str = "texts",
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Encode token ids by CLIP's text tower, on its device; or a process's share of them.
+
+    They are cut into the same batches, and so give the same floats, for any number of processes.
+
+    Args:
+        clip: the CLIP.
+        tokens: (N, columns) as ``tokenize`` gives.
+        batch_size: texts encoded at once.
+        share: number of this process, and of all that share the texts.
+        what: name of the work in the progress line.
+
+    Returns:
+        The rows of ``tokens`` that were encoded, int64 (M,), and their embeddings, fp32
+        (M, embed_dim) on the CPU, each of length 1. M is N without others to share with.
+    """
+    # Texts of similar length together, so that short ones need not run over many columns.
+    batches = tokens.argmax(dim=-1).argsort(stable=True).split(batch_size)[share[0]::share[1]]
+    device = clip.text_projection.device
+    progress = Progress(sum(map(len, batches)), what, "sentences")
+    parts = [torch.empty(0, clip.embed_dim)]
+    for rows in batches:
+        encoded = clip.encode_text(tokens[rows].to(device))
+        parts.append(F.normalize(encoded.float(), dim=-1).cpu())
+        progress.update(len(rows))
+    return torch.cat([torch.empty(0, dtype=torch.int64), *batches]), torch.cat(parts)
 
 
 def _compute(
