@@ -160,7 +160,7 @@ def _csv_entries(path: Path, text: str) -> Iterator[Entry]:
                                 'comma between "..."')
             yield _record(where, row)
     except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: {error}") from error
+        raise DataError(f"{path}, after line {reader.line_num}: {error}") from error
 
 
 def _jsonl_entries(path: Path, text: str) -> Iterator[Entry]:

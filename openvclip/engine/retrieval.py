@@ -33,8 +33,8 @@ from openvclip.report.retrieval import (
     compute_ranks,
     compute_retrieval_scores,
     find_worst,
-    format_scores,
 )
+from openvclip.report.retrieval_numbers import format_scores
 from openvclip.report.writers import write_json
 from openvclip.utils import distributed
 from openvclip.utils.logging import get_logger, log_json_stats

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,9 +10,6 @@ from torch import Tensor
 from openvclip.utils.errors import DataError
 
 KS = (1, 5, 10)
-COLUMNS = ("r1", "r5", "r10", "median_rank", "mean_rank")
-TITLES = ("R@1", "R@5", "R@10", "MdR", "MnR")
-DIRECTIONS = {"t2v": "text to video", "v2t": "video to text"}
 # Cosines closer than this are ties: what rounding in fp32 makes of equal embeddings is less.
 TIE = 1e-6
 CHUNK_BYTES = 256 * 2**20
@@ -100,8 +95,8 @@ def _cosines_of_pairs(
 
 def _count_above(cosines: Tensor, bar: Tensor, dim: int) -> Tensor:
     """Count what is above the bar, and what ties with it by half."""
-    better = (cosines > bar + TIE).count_nonzero(dim)
-    better_or_tied = (cosines > bar - TIE).count_nonzero(dim)
+    better = (cosines > bar + TIE).sum(dim, dtype=torch.int32)
+    better_or_tied = (cosines > bar - TIE).sum(dim, dtype=torch.int32)
     return (better + better_or_tied).double() / 2
 
 
@@ -137,20 +132,3 @@ def find_worst(
     order = order[ranks[order] > 1]
     first = (queries[order].double() @ answers.double().T).argmax(dim=1)
     return list(zip(order.tolist(), first.tolist(), strict=True))
-
-
-def name_numbers() -> list[str]:
-    """Return the names that a test's results have the numbers by: ``t2v_r1`` and so on."""
-    return [f"{direction}_{column}" for direction in DIRECTIONS for column in COLUMNS]
-
-
-def format_scores(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the lines of a table of results, a line each patching ratio."""
-    titles = [f"{direction.upper()} {title}" for direction in DIRECTIONS for title in TITLES]
-    lines = ["  ".join(["ratio ", *titles])]
-    for row in rows:
-        ratio = row.get("patching_ratio")
-        cells = [f"{row[name]:.1f}".rjust(len(title))
-                 for name, title in zip(name_numbers(), titles, strict=True)]
-        lines.append("  ".join(["-     " if ratio is None else f"{ratio:<6g}", *cells]))
-    return lines

@@ -145,7 +145,12 @@ def group_rows(runs: Sequence[Run], shown: set[str], check: SetupCheck) -> list[
                 (weights, facts["patching_ratio"]), Row(run.backbone, facts, weights)
             )
             row.add(protocol, Result(run, scores, faults, marks))
-    ordered = sorted(rows.values(), key=_row_place)
+    return sort_and_label(list(rows.values()))
+
+
+def sort_and_label(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows in order, named so that no two of a backbone are called alike."""
+    ordered = sorted(rows, key=_row_place)
     label_rows(ordered)
     return ordered
 

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from openvclip.data.protocols import Protocol, find_protocol
+from openvclip.report.retrieval_numbers import name_numbers
 from openvclip.utils.errors import DataError
 
 RESULTS = "results.json"
@@ -78,7 +79,7 @@ def _find_fault(content: Any) -> str | None:
     for name, kind in kinds.items():
         if not isinstance(content.get(name), kind):
             return f"{name!r} is {content.get(name)!r}"
-    for name in ("label_set", "prompts", "clip", "checkpoint"):
+    for name in ("label_set", "prompts", "clip", "checkpoint", "captions"):
         if not isinstance(content.get(name), dict | None):
             return f"{name!r} is {content[name]!r}"
     if not content["results"] or not content["videos"]:
@@ -90,10 +91,17 @@ def _find_fault(content: Any) -> str | None:
     for row in content["results"]:
         if not isinstance(row, dict) or not isinstance(row.get("patching_ratio"), float | None):
             return f"'results' has {row!r}"
-        value = row.get("top1", row.get("map_decoded"))
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            return f"a row of 'results' has the accuracy {value!r}"
+        for value in _headline(content, row):
+            if not isinstance(value, int | float) or not math.isfinite(value):
+                return f"a row of 'results' has the accuracy {value!r}"
     return None
+
+
+def _headline(content: dict, row: dict) -> list[Any]:
+    """The numbers of a row that a summary shows, None for one that is missing."""
+    if content.get("task") == "retrieval":
+        return [row.get(name) for name in name_numbers()]
+    return [row.get("top1", row.get("map_decoded"))]
 
 
 def find_runs(folders: Sequence[str | Path]) -> tuple[list[Run], list[Problem]]:

@@ -1,4 +1,4 @@
-"""The tables of a set of results: rows, published numbers beside them, and notes."""
+"""The tables of a set of results: zero-shot with published numbers beside it, and the others."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from openvclip.report.checks import SetupCheck
 from openvclip.report.columns import COLUMN_OF, Column, select_columns
 from openvclip.report.notes import Note, collect_notes
 from openvclip.report.published import Published, select_published
+from openvclip.report.retrieval_tables import RetrievalRow, group_retrieval, is_retrieval
 from openvclip.report.rows import Row, backbone_place, group_rows
 from openvclip.report.runs import BACKBONES, RESULTS, find_runs
 from openvclip.report.section_tables import collect_section_notes
@@ -29,6 +30,7 @@ class Summary:
         notes: what the reader of the tables must know.
         sweeps: what was tested at several patching ratios.
         sections: few-shot, base-to-novel and supervised tables, those that have results.
+        retrieval: the lines of the retrieval table; none where none was tested.
     """
 
     columns: list[Column]
@@ -37,11 +39,12 @@ class Summary:
     notes: list[Note]
     sweeps: Sweeps
     sections: list[Section] = field(default_factory=list)
+    retrieval: list[RetrievalRow] = field(default_factory=list)
 
     @property
     def zero_shot(self) -> bool:
         """Whether to show the zero-shot table: not where all results are in other tables."""
-        return bool(self.rows) or not self.sections
+        return bool(self.rows) or not (self.sections or self.retrieval)
 
     @property
     def backbones(self) -> list[str]:
@@ -76,6 +79,8 @@ def summarize(
         bad = "".join(f"; {p.folder}: {p.what}" for p in problems[:3])
         where = ", ".join(str(folder) for folder in folders)
         raise DataError(f"no {RESULTS} of a test below {where}; run script/testing first{bad}")
+    retrieval = group_retrieval([run for run in runs if is_retrieval(run)])
+    runs = [run for run in runs if not is_retrieval(run)]
     columns = select_columns(
         protocols, (run.protocol.name for run in runs if run.protocol is not None)
     )
@@ -89,4 +94,4 @@ def summarize(
     notes = collect_notes(rows, runs, problems, columns, check, collect_section_notes(sections))
     # Other lists have their place in the picture unless some protocols were asked for.
     sweeps = collect_sweeps([] if protocols else runs, rows, columns, trained)
-    return Summary(columns, rows, select_published(backbones), notes, sweeps, sections)
+    return Summary(columns, rows, select_published(backbones), notes, sweeps, sections, retrieval)

@@ -13,6 +13,16 @@ from typing import Any
 from openvclip.report.columns import Column
 from openvclip.report.notes import HEADINGS, Note
 from openvclip.report.published import Number, Published
+from openvclip.report.retrieval_numbers import DIRECTIONS, TITLES
+from openvclip.report.retrieval_tables import (
+    HEADER,
+    collect_retrieval_notes,
+    retrieval_cells,
+    retrieval_csv,
+    retrieval_json,
+)
+from openvclip.report.retrieval_tables import LEGEND as RETRIEVAL_LEGEND
+from openvclip.report.retrieval_tables import TITLE as RETRIEVAL_TITLE
 from openvclip.report.rows import Cell, Result, Row
 from openvclip.report.section_tables import (
     build_sections_csv,
@@ -75,6 +85,16 @@ def _name_backbone(backbone: str) -> str:
 # ---- Terminal ----------------------------------------------------------------------------------
 def format_text(summary: Summary, width: int = 120) -> str:
     """Format tables and notes as plain text; a zero-shot table too wide is split by dataset."""
+    parts = _text_zero_shot(summary, width) if summary.zero_shot else []
+    parts += format_sections_text(summary.sections, width)
+    if summary.retrieval:
+        parts += [RETRIEVAL_TITLE, _text_retrieval(summary), _wrap(RETRIEVAL_LEGEND, width)]
+        notes = [_wrap(text, width) for text in collect_retrieval_notes(summary.retrieval)]
+        parts += ["\n".join(notes)] if notes else []
+    return "\n\n".join(parts + _text_notes(summary, width)) + "\n"
+
+
+def _text_zero_shot(summary: Summary, width: int) -> list[str]:
     labels, sections = _text_rows(summary)
     label_width = max(map(len, labels), default=0)
     groups = [list(group) for _, group in groupby(summary.columns, key=lambda c: c.dataset)]
@@ -83,14 +103,34 @@ def format_text(summary: Summary, width: int = 120) -> str:
         if blocks[-1] and label_width + _columns_width(summary, blocks[-1] + group) > width:
             blocks.append([])
         blocks[-1] += group
-    parts = [TITLE] if summary.zero_shot else []
-    for columns in blocks if summary.zero_shot else []:
+    parts = [TITLE]
+    for columns in blocks:
         parts.append(_text_table(sections, columns, label_width))
-    if summary.zero_shot:
-        parts.append("\n".join(_wrap(line, width) for line in _legend(summary)))
-    parts += format_sections_text(summary.sections, width)
-    parts += _text_notes(summary, width)
-    return "\n\n".join(parts) + "\n"
+    parts.append("\n".join(_wrap(line, width) for line in _legend(summary)))
+    return parts
+
+
+def _text_retrieval(summary: Summary) -> str:
+    """The retrieval table: a heading for each list, and a line for each model."""
+    cells = retrieval_cells(summary.retrieval)
+    lines = [
+        ["", *(way.upper() for way in DIRECTIONS for _ in TITLES)],
+        ["", *(title for _ in DIRECTIONS for title in TITLES)],
+        *([f"  {backbone.replace('?', '')} {shorten(label)}", *numbers]
+          for _, _, backbone, label, *numbers in cells),
+    ]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = [
+        GAP.join([label.ljust(widths[0]),
+                  *(cell.rjust(width) for cell, width in zip(row, widths[1:], strict=True))])
+        for label, *row in lines
+    ]
+    rule = "-" * len(text[0])
+    heads = [f"{name}: {size} (videos x texts)" for name, size, *_ in cells]
+    body = []
+    for head, group in groupby(zip(heads, text[2:], strict=True), key=lambda pair: pair[0]):
+        body += [head, *(line for _, line in group)]
+    return "\n".join([*text[:2], rule, *body, rule])
 
 
 def _text_rows(summary: Summary) -> tuple[list[str], list[tuple[str, Row | Published | None]]]:
@@ -184,6 +224,14 @@ def format_markdown(summary: Summary) -> str:
     parts = _zero_shot_markdown(summary) if summary.zero_shot else []
     for title, rows, footer in list_markdown(summary.sections):
         parts += ["", f"# {title}", "", *_markdown_table(rows[0], rows[1:]), "", footer]
+    if summary.retrieval:
+        header = ["list", "videos x texts", "backbone", "method", *HEADER]
+        parts += [
+            "", f"# {RETRIEVAL_TITLE}", "",
+            *_markdown_table(header, retrieval_cells(summary.retrieval)), "", RETRIEVAL_LEGEND,
+            *(line for text in collect_retrieval_notes(summary.retrieval)
+              for line in ("", _escape(text))),
+        ]
     if summary.sweeps.curves:
         parts += ["", f"![Accuracy against the patching ratio]({PICTURE})"]
     for heading, texts in _notes_by_heading(summary):
@@ -280,6 +328,7 @@ def build_json(summary: Summary) -> dict[str, Any]:
             {"kind": note.kind, "rows": list(note.rows), "text": note.text}
             for note in summary.notes
         ],
+        **({"retrieval": retrieval_json(summary.retrieval)} if summary.retrieval else {}),
     }
 
 
@@ -312,7 +361,8 @@ def save_summary(summary: Summary, folder: str | Path) -> list[Path]:
     """Write ``summary.md``, ``summary.csv`` and ``summary.json`` into ``folder``.
 
     Where something was tested at several patching ratios, ``accuracy_vs_ratio.png`` as well. The
-    numbers of few-shot, base-to-novel and supervised tables go to ``summary_protocols.csv``.
+    numbers of few-shot, base-to-novel and supervised tables go to ``summary_protocols.csv``, those
+    of retrieval to ``retrieval.csv``.
 
     Returns:
         The files.
@@ -326,6 +376,10 @@ def save_summary(summary: Summary, folder: str | Path) -> list[Path]:
             file.write(format_markdown(summary))
         with replacing(paths[1]) as file:
             csv.writer(file, lineterminator="\n").writerows(build_csv(summary))
+        if summary.retrieval:
+            paths.append(Path(folder) / "retrieval.csv")
+            with replacing(paths[-1]) as file:
+                csv.writer(file, lineterminator="\n").writerows(retrieval_csv(summary.retrieval))
         with replacing(paths[2]) as file:
             json.dump(build_json(summary), file, indent=1, ensure_ascii=False)
             file.write("\n")

@@ -11,6 +11,7 @@ import pytest
 from openvclip.data import synthetic as world
 from openvclip.data import synthetic_dataset as disk
 from openvclip.data.labels import LabelSpace, read_list
+from openvclip.data.retrieval import read_retrieval_list
 from openvclip.utils.errors import DataError
 
 TINY = disk.DatasetSize(train=1, val=1, test=1, unseen=1, knew=1, val_knew=1)
@@ -176,6 +177,51 @@ def test_a_clip_does_not_depend_on_the_others() -> None:
     alone = disk.render_clips(clips, [9], seed=4)[0]
     assert np.array_equal(alone, disk.render_clips(clips, range(5, 20), seed=4)[4])
     assert not np.array_equal(alone, disk.render_clips(clips, [9], seed=5)[0])
+
+
+def test_captions_tell_what_the_clip_shows(written) -> None:
+    clips = disk.clip_lists(disk.DatasetSize())[2]
+    assert disk.caption_clip(clips, 4, 2).startswith("a large red triangle standing still")
+    large, small, high, low = [], [], [], []
+    for row in range(clips.per_class):  # of "red triangle standing still"
+        said = disk.caption_clip(clips, row, seed=2)
+        _, y, area = middle(disk.render_clips(clips, [row], seed=2)[0])
+        (large if "large" in said else small if "small" in said else []).append(area[0])
+        (high if "top" in said else low if "bottom" in said else []).append(y[0])
+    assert min(large) > max(small) and max(high) < min(low)
+    quick, slow = (np.full(world.DRAWS, u) for u in (0.1, 0.9))
+    assert world.describe_clip("red bar blinking", quick) == (
+        "a small red bar blinking quickly near the top on a black background.")
+    assert world.describe_clip("red bar standing still", slow) == (
+        "a large red bar standing still near the bottom on a grey background.")
+
+
+def test_caption_files_are_lists_for_training_and_retrieval(written) -> None:
+    said = json.loads((written / "captions" / "train.json").read_text())
+    assert len(said) == 72 and all((written / "videos" / path).is_file() for path in said)
+    names = disk.label_maps()["trained"]
+    rows = read_list(written / "trained" / "train.csv", num_classes=72)
+    for path, label in zip(rows.paths, rows.labels, strict=True):
+        assert all(word in said[path].split(" on a ")[0] for word in names[label].split())
+    assert len(set(said.values())) > 65
+    for name, count in (("trained", 72), ("val_trained", 72), ("unseen", 144)):
+        found = read_retrieval_list(written / "retrieval" / f"{name}.json",
+                                    prefix=str(written / "videos"))
+        assert len(found.captions) == len(found.videos) == count
+    sizes = {path.name: len(json.loads(path.read_text())) for path in
+             (written / "retrieval").iterdir()}
+    assert sizes == {"trained.json": 72, "val_trained.json": 72, "unseen.json": 144}
+
+
+def test_captions_are_added_to_a_dataset_that_has_none(written) -> None:
+    before = (written / "dataset.json").read_bytes()
+    for name in ("captions/train.json", "retrieval/unseen.json"):
+        text = (written / name).read_text()
+        (written / name).unlink()
+        assert disk.write_dataset(written, seed=1, size=TINY)
+        assert (written / name).read_text() == text
+    assert not disk.write_dataset(written, seed=1, size=TINY)
+    assert (written / "dataset.json").read_bytes() == before
 
 
 def test_label_map_is_json_in_order(written) -> None:

@@ -9,7 +9,7 @@ import torch
 from openvclip.clip.model import CLIP
 from openvclip.clip.tokenizer import tokenize
 from openvclip.models import prompts
-from openvclip.models.prompts import TEMPLATES, cache_key, class_embeddings
+from openvclip.models.prompts import TEMPLATES, cache_key, class_embeddings, embed_tokens
 from openvclip.utils.errors import DataError
 
 
@@ -50,6 +50,22 @@ def test_recorded_text_features(clip, names, recorded):
 def test_batches_do_not_matter(clip, names, recorded, batch_size):
     result = class_embeddings(clip, names, batch_size=batch_size)
     torch.testing.assert_close(result, recorded["classifier"], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("processes", [2, 3, 9])
+def test_shares_of_the_texts_add_up_to_the_same_floats(clip, processes):
+    tokens = tokenize([f"a photo of {'a ' * (i % 7)}dog {i}." for i in range(23)])
+    rows, whole = embed_tokens(clip, tokens, batch_size=4)
+    assert sorted(rows.tolist()) == list(range(23))
+    found = torch.zeros(23, clip.embed_dim)
+    seen = []
+    for number in range(processes):
+        part, features = embed_tokens(clip, tokens, 4, share=(number, processes))
+        found[part] = features
+        seen += part.tolist()
+    assert sorted(seen) == list(range(23))  # 9 processes: three have no batch
+    assert torch.equal(found[rows], whole)
+    torch.testing.assert_close(whole.norm(dim=1), torch.ones(23))
 
 
 def test_short_sentences_run_over_few_columns(clip, monkeypatch):
