@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""The zero-shot table of tests on disk, beside published numbers: ``summarize.py DIR [DIR ...]``.
+"""The tables of tests on disk: ``summarize.py DIR [DIR ...]``.
 
-Prints the table with notes on what is missing, failed or was tested otherwise, and saves it as
-summary.md, summary.csv and summary.json. What was tested at several patching ratios is drawn in
-accuracy_vs_ratio.png: every set against the ratio, and trained against zero-shot sets.
-Exit code: 0, or 2 where there are no results at all.
+Prints the zero-shot table beside published numbers, those of few-shot, base-to-novel, supervised
+and retrieval tests, and notes on what is missing, failed or was tested otherwise. Saves them as
+summary.md, summary.csv (with summary_protocols.csv and retrieval.csv) and summary.json. What was
+tested at several patching ratios is drawn in accuracy_vs_ratio.png: every set against the ratio,
+and trained against zero-shot sets. Exit code: 0, or 2 where there are no results at all.
 """
 
 from __future__ import annotations

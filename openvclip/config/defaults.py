@@ -94,7 +94,7 @@ _C.MODEL.USE_CHECKPOINT = False  # Recompute activations in backward: less memor
 # Ours. Compile the blocks of the image tower with torch.compile; the first batches take longer.
 _C.MODEL.COMPILE = False
 _C.MODEL.STATIC_GRAPH = False  # Tell DistributedDataParallel that the graph never changes.
-_C.MODEL.CONTEXT_LENGTH = 77  # Most tokens of a class's sentence.
+_C.MODEL.CONTEXT_LENGTH = 77  # Most tokens of a class's sentence or of a caption.
 _C.MODEL.DROPOUT_RATE = 0.5  # Accepted at any value; CLIP has no dropout.
 _C.MODEL.FINETUNE_FACTOR = 1.0  # Learning-rate factor of parameters named message*.
 _C.MODEL.ADAPT_FINETUNE_FACTOR = 1.0  # Learning-rate factor of parameters named stadapt*.
@@ -170,7 +170,8 @@ _C.TEST.NUM_ENSEMBLE_VIEWS = 10  # Clips a video in time.
 # Crops of each, 1 or 3. With 1 the short side is TRAIN_JITTER_SCALES[0], else TEST_CROP_SIZE.
 _C.TEST.NUM_SPATIAL_CROPS = 3
 _C.TEST.NUM_TEMPORAL_CLIPS = []  # Numbers of views to test one after another.
-_C.TEST.SAVE_RESULTS_PATH = ""  # File under OUTPUT_DIR for [predictions, labels].
+# File under OUTPUT_DIR for [predictions, labels], or for retrieval's embeddings.
+_C.TEST.SAVE_RESULTS_PATH = ""
 _C.TEST.CUSTOM_LOAD = False  # Test the weights in CUSTOM_LOAD_FILE.
 _C.TEST.CUSTOM_LOAD_FILE = None  # Weights for CUSTOM_LOAD.
 _C.TEST.OPENSET = False  # Read test_openset.csv instead of test.csv.

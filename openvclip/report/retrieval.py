@@ -130,5 +130,5 @@ def find_worst(
     """
     order = ranks.argsort(descending=True, stable=True)[:count]
     order = order[ranks[order] > 1]
-    first = (queries[order].double() @ answers.double().T).argmax(dim=1)
+    first = (queries[order] @ answers.T).argmax(dim=1)
     return list(zip(order.tolist(), first.tolist(), strict=True))
