@@ -18,9 +18,7 @@ import regex
 import torch
 
 from openvclip.utils.errors import DataError
-from openvclip.utils.logging import get_logger
 
-logger = get_logger(__name__)
 
 VOCAB_FILE = "bpe_simple_vocab_16e6.txt.gz"
 VOCAB_SIZE = 49408
@@ -156,8 +154,7 @@ def tokenize(
     Args:
         texts: the texts; a lone string counts as a list of one.
         context_length: number of columns, CLIP's is 77.
-        truncate: of a longer text keep the first tokens and the end token, as OpenAI's CLIP does,
-            and say how many texts were cut in the log.
+        truncate: of a longer text keep the first tokens and the end token, as OpenAI's CLIP can.
 
     Returns:
         int64 (len(texts), context_length).
@@ -166,14 +163,12 @@ def tokenize(
         DataError: a text has more than ``context_length`` tokens and ``truncate`` is off.
     """
     tokenizer = _tokenizer()
-    cut = 0
     texts = [texts] if isinstance(texts, str) else texts
     result = torch.zeros(len(texts), context_length, dtype=torch.int64)
     for row, text in zip(result, texts, strict=True):
         ids = [tokenizer.ids[START], *tokenizer.encode(text), tokenizer.ids[END]]
         if len(ids) > context_length and truncate:
             ids = [*ids[: context_length - 1], tokenizer.ids[END]]
-            cut += 1
         elif len(ids) > context_length:
             shown = text if len(text) <= 80 else text[:77] + "..."
             raise DataError(
@@ -181,7 +176,4 @@ def tokenize(
                 f"{shown!r}; shorten the class name"
             )
         row[: len(ids)] = torch.tensor(ids)
-    if cut:
-        logger.warning("%d of %d texts have more than %d tokens and were cut off there", cut,
-                       len(texts), context_length)
     return result

@@ -151,6 +151,18 @@ _C.TRAIN.LINEAR_CONNECT_SAMPLE_R = 0.6  # Greatest share of the original CLIP.
 _C.TRAIN.LINEAR_CONNECT_CHAIN_RULE = False
 _C.TRAIN.LINEAR_CONNECT_PER_RANK = False  # Ours. A ratio for each process, as published code draws.
 
+# Ours. Captions of the training videos (Open-VCLIP++): beside the classification loss, a
+# contrastive one between videos and captions over the whole global batch.
+_C.TRAIN.CAPTION = CfgNode()
+_C.TRAIN.CAPTION.ENABLE = False  # Use them.
+_C.TRAIN.CAPTION.FILE = ""  # What tools/prepare_captions.py wrote.
+_C.TRAIN.CAPTION.LOSS_RATIO = 1.0  # Weight of the contrastive loss.
+# frozen, or trainable: then the text tower is interpolated, averaged and patched as well, and the
+# class embeddings are computed again at the beginning of every epoch.
+_C.TRAIN.CAPTION.TEXT_TOWER = "frozen"
+# Of several captions of a video: random draws one for each epoch, first takes the first.
+_C.TRAIN.CAPTION.SAMPLE = "random"
+
 # ---- Testing -----------------------------------------------------------------------------------
 _C.TEST = CfgNode()
 _C.TEST.ENABLE = True  # Test, after training where both are on.

@@ -42,6 +42,8 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "MODEL.TEMPORAL_MODELING_TYPE": TEMPORAL_TYPES,
     "TRAIN.AMP_DTYPE": ("auto", "bfloat16", "float16"),
     "TRAIN.LINEAR_CONNECT_SAMPLE": (True,),
+    "TRAIN.CAPTION.TEXT_TOWER": ("frozen", "trainable"),
+    "TRAIN.CAPTION.SAMPLE": ("random", "first"),
     "TEST.NUM_SPATIAL_CROPS": (1, 3),
     "TEST.TASK": ("classification", "retrieval"),
     "TEST.UPDATE_STATE": (False,),
@@ -95,6 +97,7 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "TRAIN.LINEAR_CONNECT_LOSS_RATIO": (0, None),
     "TRAIN.LINEAR_CONNECT_SAMPLE_L": (0, 1),
     "TRAIN.LINEAR_CONNECT_SAMPLE_R": (0, 1),
+    "TRAIN.CAPTION.LOSS_RATIO": (0, None),
     "TEST.BATCH_SIZE": (1, None),
     "TEST.NUM_ENSEMBLE_VIEWS": (1, None),
     "TEST.NUM_TEMPORAL_CLIPS": (1, None),
@@ -294,6 +297,30 @@ def _connect(cfg: CfgNode) -> Iterator[str]:
                "ratio over 0")
 
 
+def _captions(cfg: CfgNode) -> Iterator[str]:
+    caption = cfg.TRAIN.CAPTION
+    if not caption.ENABLE:
+        return
+    if not caption.FILE:
+        yield ("TRAIN.CAPTION.FILE is empty; TRAIN.CAPTION.ENABLE True needs the file that "
+               "tools/prepare_captions.py writes")
+    if caption.LOSS_RATIO == 0:
+        yield ("TRAIN.CAPTION.LOSS_RATIO is 0.0; TRAIN.CAPTION.ENABLE True needs a ratio over 0")
+    without = {
+        "MIXUP.ENABLE": (False, "a mixed video has no caption"),
+        "AUG.NUM_SAMPLE": (1, "a video would meet its own caption as another's"),
+        "TRAIN.GRAD_ACCUM_STEPS": (1, "a video meets the captions of the whole batch"),
+        "TRAIN.LINEAR_CONNECT_PER_RANK": (False, "all processes' embeddings meet in one loss"),
+    }
+    if caption.TEXT_TOWER == "trainable":
+        without["TUNE_HEAD"] = (False, "the class embeddings are those of the text tower")
+    flat = flatten(cfg)
+    for key, (allowed, why) in without.items():
+        if flat[key] != allowed:
+            yield (f"{key} is {flat[key]}; with TRAIN.CAPTION.ENABLE True it must be {allowed}: "
+                   f"{why}")
+
+
 def _schedule(cfg: CfgNode) -> Iterator[str]:
     solver = cfg.SOLVER
     if solver.WARMUP_EPOCHS > solver.MAX_EPOCH:
@@ -328,8 +355,8 @@ def _optimizer(cfg: CfgNode) -> Iterator[str]:
 
 TABLES: tuple[Callable[[dict[str, Any]], Iterator[str]], ...] = (_finite, _choices, _ranges, _sizes)
 RULES: tuple[Callable[[CfgNode], Iterator[str]], ...] = (
-    _run, _pixels, _loss, _model, _texts, _weights, _retrieval, _keep, _connect, _schedule,
-    _optimizer,
+    _run, _pixels, _loss, _model, _texts, _weights, _retrieval, _keep, _connect, _captions,
+    _schedule, _optimizer,
 )
 
 

@@ -6,14 +6,18 @@ the parameters and says what was seen. Clipping and the optimizer belong to the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from openvclip.engine.contrastive import contrastive_loss
 from openvclip.engine.losses import Loss
+from openvclip.engine.setup import unwrap
 from openvclip.interpolation import WeightInterpolator, draw_ratio
 
 
@@ -22,21 +26,42 @@ class StepResult:
     """What a step saw; tensors are detached.
 
     Attributes:
-        loss: loss at the current weights, a mean over the batch.
+        loss: classification loss at the current weights, a mean over the batch.
         logits: logits at the current weights, (B, classes).
-        connect_loss: loss at the mixed weights before ``LINEAR_CONNECT_LOSS_RATIO``, or None.
+        connect_loss: the same at the mixed weights before ``LINEAR_CONNECT_LOSS_RATIO``, or None.
         ratio: share of CLIP in the mixture, or None.
+        caption_loss: contrastive loss of videos and captions before ``CAPTION.LOSS_RATIO``, over
+            all processes, at the current weights, or None.
+        connect_caption_loss: the same at the mixed weights, or None.
     """
 
     loss: Tensor
     logits: Tensor
     connect_loss: Tensor | None = None
     ratio: float | None = None
+    caption_loss: Tensor | None = None
+    connect_caption_loss: Tensor | None = None
+
+    def losses(self) -> dict[str, Tensor]:
+        """The losses that there are, by name."""
+        names = ("loss", "connect_loss", "caption_loss", "connect_caption_loss")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def is_finite(self) -> bool:
-        """Whether both losses are finite."""
-        losses = [x for x in (self.loss, self.connect_loss) if x is not None]
-        return bool(torch.isfinite(torch.stack(losses)).all())
+        """Whether all losses are finite."""
+        return bool(torch.isfinite(torch.stack(list(self.losses().values()))).all())
+
+
+class Captions(NamedTuple):
+    """Captions of a batch.
+
+    Attributes:
+        tokens: int64 (n, columns) token ids; n may be 0.
+        videos: int64 (n,) which video of the batch each belongs to.
+    """
+
+    tokens: Tensor
+    videos: Tensor
 
 
 class PlainStep:
@@ -48,7 +73,9 @@ class PlainStep:
         autocast: makes the context of the forward passes (mixed precision).
         scaler: gradient scaler; a disabled one outside fp16.
         accumulate: number of parts that a batch is cut into to save memory. The gradient is that
-            of the whole batch, whatever the number.
+            of the whole batch, whatever the number. 1 with captions, which are told apart from
+            those of the whole batch.
+        caption_ratio: weight of the contrastive loss of a batch that comes with captions.
     """
 
     def __init__(
@@ -59,31 +86,58 @@ class PlainStep:
         autocast: Callable = nullcontext,
         scaler: torch.amp.GradScaler | None = None,
         accumulate: int = 1,
+        caption_ratio: float = 1.0,
     ) -> None:
         self.model = model
         self.loss = loss
         self.autocast = autocast
         self.scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
         self.accumulate = accumulate
+        self.caption_ratio = caption_ratio
 
-    def __call__(self, video: Tensor, label: Tensor, step: int) -> StepResult:
+    def __call__(
+        self, video: Tensor, label: Tensor, step: int, captions: Captions | None = None
+    ) -> StepResult:
         """Add the gradients of one batch to the parameters.
 
         Args:
             video: (B, 3, T, H, W).
             label: (B,) class indices or (B, classes) soft targets.
             step: number of the optimizer step since the beginning of training.
+            captions: of the batch's videos; all processes give them, or none does.
         """
-        loss, logits = self._backward(video, label, weight=1.0, reduce=True)
-        return StepResult(loss=loss, logits=logits)
+        return self._backward(video, label, captions, weight=1.0, reduce=True)
 
     def _backward(
-        self, video: Tensor, label: Tensor, *, weight: float, reduce: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Forward and backward of ``weight * loss``, part by part.
+        self,
+        video: Tensor,
+        label: Tensor,
+        captions: Captions | None,
+        *,
+        weight: float,
+        reduce: bool,
+    ) -> StepResult:
+        """Forward and backward of ``weight`` times the loss.
 
         Processes exchange gradients once, in the last backward pass, and only if ``reduce``.
         """
+        if captions is None:
+            return self._backward_parts(video, label, weight=weight, reduce=reduce)
+        with self._no_sync(not reduce):
+            with self.autocast():
+                output = self.model(video, *captions)
+                loss = self.loss(output.logits, label)
+            caption = contrastive_loss(output.video, output.text, output.scale)
+            self.scaler.scale((loss + self.caption_ratio * caption) * weight).backward()
+        return StepResult(
+            loss=loss.detach(), logits=output.logits.detach().float(),
+            caption_loss=caption.detach(),
+        )
+
+    def _backward_parts(
+        self, video: Tensor, label: Tensor, *, weight: float, reduce: bool
+    ) -> StepResult:
+        """Forward and backward of the classification loss, part by part."""
         parts = list(zip(video.chunk(self.accumulate), label.chunk(self.accumulate), strict=True))
         total, logits = video.new_zeros((), dtype=torch.float32), []
         for i, (part, target) in enumerate(parts):
@@ -96,7 +150,7 @@ class PlainStep:
                 self.scaler.scale(loss * (weight * share)).backward()
             total += loss.detach() * share
             logits.append(output.detach().float())
-        return total, torch.cat(logits)
+        return StepResult(loss=total, logits=torch.cat(logits))
 
     def _no_sync(self, enabled: bool):
         if enabled and isinstance(self.model, nn.parallel.DistributedDataParallel):
@@ -118,6 +172,8 @@ class InterpolatedStep(PlainStep):
         seed: the run's seed, for drawing r.
         chain_rule: multiply the mixed gradient by (1 - r).
         rank: give it to let every process draw its own r.
+        original_classifier: (classes, D) class embeddings by the original CLIP, where the text
+            tower trains.
         kwargs: as for :class:`PlainStep`.
     """
 
@@ -133,6 +189,7 @@ class InterpolatedStep(PlainStep):
         seed: int,
         chain_rule: bool = False,
         rank: int | None = None,
+        original_classifier: Tensor | None = None,
         **kwargs,
     ) -> None:
         super().__init__(model, loss, **kwargs)
@@ -142,13 +199,36 @@ class InterpolatedStep(PlainStep):
         self.seed = seed
         self.chain_rule = chain_rule
         self.rank = rank
+        self.original_classifier = original_classifier
 
-    def __call__(self, video: Tensor, label: Tensor, step: int) -> StepResult:
+    def __call__(
+        self, video: Tensor, label: Tensor, step: int, captions: Captions | None = None
+    ) -> StepResult:
         """As :meth:`PlainStep.__call__`, with the gradient at the mixed weights added."""
         ratio = draw_ratio(self.low, self.high, seed=self.seed, step=step, rank=self.rank)
         weight = self.loss_ratio * ((1.0 - ratio) if self.chain_rule else 1.0)
-        with self.interpolator.mixed(ratio):
+        with self.interpolator.mixed(ratio), self._mixed_classifier(ratio):
             # Not exchanged here: the second pass adds to these gradients and exchanges the sum.
-            connect, _ = self._backward(video, label, weight=weight, reduce=False)
-        loss, logits = self._backward(video, label, weight=1.0, reduce=True)
-        return StepResult(loss=loss, logits=logits, connect_loss=connect, ratio=ratio)
+            mixed = self._backward(video, label, captions, weight=weight, reduce=False)
+        result = self._backward(video, label, captions, weight=1.0, reduce=True)
+        return replace(result, connect_loss=mixed.loss, ratio=ratio,
+                       connect_caption_loss=mixed.caption_loss)
+
+    @contextmanager
+    def _mixed_classifier(self, ratio: float) -> Iterator[None]:
+        """Let the class embeddings follow a text tower that trains.
+
+        They are mixed, not computed by the mixed tower: that would take a pass over all sentences
+        at every step, and the two agree to first order in what training changed.
+        """
+        if self.original_classifier is None:
+            yield
+            return
+        model = unwrap(self.model)
+        current = model.classifier
+        mixture = torch.lerp(current, self.original_classifier, ratio)
+        model.set_classifier(F.normalize(mixture, dim=-1))
+        try:
+            yield
+        finally:
+            model.set_classifier(current)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from openvclip.clip.model import CLIP
-from openvclip.clip.tokenizer import tokenize
+from openvclip.clip.tokenizer import count_tokens, tokenize
 from openvclip.utils.errors import DataError
 from openvclip.utils.logging import Progress, get_logger
 
@@ -76,6 +76,10 @@ def embed_texts(
         DataError: a text is too long, and ``truncate`` is off.
     """
     tokens = tokenize(texts, context_length, truncate=truncate)
+    cut = sum(count_tokens(text) > context_length for text in texts) if truncate else 0
+    if cut:
+        logger.warning("%d of %d texts have more than %d tokens and were cut off there", cut,
+                       len(texts), context_length)
     features = torch.empty(len(texts), clip.embed_dim)
     rows, encoded = embed_tokens(clip, tokens, batch_size, what=what)
     features[rows] = encoded

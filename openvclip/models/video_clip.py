@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -11,25 +13,49 @@ from openvclip.clip.model import CLIP
 from openvclip.utils.errors import DataError
 
 
+class VideoAndText(NamedTuple):
+    """What :class:`VideoCLIP` makes of videos, n of which have a caption.
+
+    Attributes:
+        logits: (B, classes).
+        video: (n, D) embeddings of the videos that have a caption, each of length 1.
+        text: (n, D) embeddings of the captions, each of length 1.
+        scale: factor of the cosines, ``exp(logit_scale)``.
+    """
+
+    logits: torch.Tensor
+    video: torch.Tensor
+    text: torch.Tensor
+    scale: torch.Tensor
+
+
 class VideoCLIP(nn.Module):
     """CLIP as a classifier of video clips (Open-VCLIP, arXiv 2302.00624).
 
     The state dict has CLIP's names behind ``model.`` (and ``head`` with ``tune_head``); the
-    classifier is not part of it. The text tower does not train.
+    classifier is not part of it.
 
     Args:
         clip: a CLIP whose image tower was built for ``num_frames`` frames.
         num_frames: T, frames in a clip.
         classifier: (classes, embed_dim) embeddings of the classes, each of length 1.
         tune_head: train a copy of ``classifier``.
+        train_text: let the text tower train; it needs captions to do so.
     """
 
     def __init__(
-        self, clip: CLIP, num_frames: int, classifier: torch.Tensor, tune_head: bool = False
+        self,
+        clip: CLIP,
+        num_frames: int,
+        classifier: torch.Tensor,
+        tune_head: bool = False,
+        train_text: bool = False,
     ) -> None:
         super().__init__()
         self.model = clip
-        self.model.freeze_text()
+        for parameter in self.model.text_parameters().values():
+            parameter.requires_grad_(train_text)
+        self.train_text = train_text
         self.num_frames = num_frames
         self.register_buffer("classifier", torch.empty(0), persistent=False)
         self.set_classifier(classifier)
@@ -64,13 +90,41 @@ class VideoCLIP(nn.Module):
                 f"takes {size}x{size}; set DATA.TRAIN_CROP_SIZE and DATA.TEST_CROP_SIZE to {size}"
             )
 
-    def forward(self, video: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self,
+        video: torch.Tensor,
+        tokens: torch.Tensor | None = None,
+        captioned: torch.Tensor | None = None,
+    ) -> torch.Tensor | VideoAndText:
         """(B, 3, T, H, W) normalised video -> (B, classes) logits, fp32 unless weights are wider.
+
+        Args:
+            video: the videos.
+            tokens: (n, columns) token ids of captions; with them the embeddings come out too.
+            captioned: (n,) which video of the batch each caption belongs to.
 
         Raises:
             DataError: the frame count or size is not the model's.
         """
-        return self.classify(self.pool_frames(video))
+        pooled = self.pool_frames(video)
+        logits = self.classify(pooled)
+        if tokens is None:
+            return logits
+        with torch.autocast(pooled.device.type, enabled=False):
+            embedded = F.normalize(pooled[captioned], dim=-1)
+        scale = self.model.logit_scale.exp()
+        return VideoAndText(logits, embedded, self.encode_text(tokens), scale)
+
+    def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(n, columns) token ids -> (n, D) embeddings of length 1; n may be 0.
+
+        All parameters of the text tower take part even then, as DistributedDataParallel demands.
+        """
+        # The shortest text stands in for none.
+        stand_in = tokens.new_tensor([[0, 1]]) if len(tokens) == 0 else tokens
+        features = at_least_fp32(self.model.encode_text(stand_in))
+        with torch.autocast(features.device.type, enabled=False):
+            return F.normalize(features, dim=-1)[:len(tokens)]
 
     def pool_frames(self, video: torch.Tensor) -> torch.Tensor:
         """(B, 3, T, H, W) normalised video -> (B, D), the mean of its frames' unit embeddings.

@@ -1,0 +1,58 @@
+"""Prints the contrastive loss of fixed pairs and its gradients; started by torchrun.
+
+The argument says how many of the pairs each process has.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+
+from openvclip.engine.contrastive import contrastive_loss
+
+
+class Towers(torch.nn.Module):
+    """Two linear towers and a scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.video, self.text = torch.nn.Linear(9, 7), torch.nn.Linear(5, 7)
+        self.scale = torch.nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, video, text):
+        return (F.normalize(self.video(video), dim=1), F.normalize(self.text(text), dim=1),
+                self.scale.exp())
+
+
+def compute(shares: list[int], rank: int, wrap, no_sync) -> dict[str, list[float]]:
+    """Return the loss and the gradients of half of one pass and of another."""
+    torch.manual_seed(3)
+    towers = Towers().double()
+    video, text = (torch.randn(sum(shares), n, dtype=torch.float64) for n in (9, 5))
+    first = sum(shares[:rank])
+    mine = slice(first, first + shares[rank])
+    model = wrap(towers)
+    with no_sync(model):  # as the first pass of an interpolated step: added up, exchanged later
+        (0.5 * contrastive_loss(*model(video[mine], text[mine]))).backward()
+    loss = contrastive_loss(*model(video[mine], text[mine]))
+    loss.backward()
+    return {"loss": [loss.item()], **{
+        name: p.grad.flatten().tolist() for name, p in towers.named_parameters()
+    }}
+
+
+def main() -> None:
+    dist.init_process_group("gloo")
+    found = compute(json.loads(sys.argv[1]), dist.get_rank(),
+                    torch.nn.parallel.DistributedDataParallel, lambda model: model.no_sync())
+    if dist.get_rank() == 0:
+        print("found", json.dumps(found), flush=True)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
