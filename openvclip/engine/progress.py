@@ -16,7 +16,8 @@ from openvclip.engine.train_step import StepResult
 from openvclip.utils import distributed
 from openvclip.utils.errors import CheckpointError, TrainingError
 
-MEANS = ("loss", "connect_loss", "grad_norm", "top1_err", "top5_err")
+MEANS = ("loss", "connect_loss", "caption_loss", "connect_caption_loss", "grad_norm", "top1_err",
+         "top5_err")
 
 
 def gather_means(means: Mapping[str, Mean]) -> dict[str, dict[str, float]]:

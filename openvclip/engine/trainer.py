@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from openvclip.clip.model import CLIP
 from openvclip.clip.weights import find_state_dict
 from openvclip.data.augment import Mixup
 from openvclip.engine import checkpoint as ckpt
+from openvclip.engine.captions import CaptionSampler
 from openvclip.engine.meters import (
     IterationTimer,
     Mean,
@@ -32,7 +34,7 @@ from openvclip.engine.progress import (
     validation_missed,
 )
 from openvclip.engine.setup import unwrap
-from openvclip.engine.train_step import PlainStep, StepResult
+from openvclip.engine.train_step import Captions, PlainStep, StepResult
 from openvclip.engine.validation import Validator
 from openvclip.models.build import load_model_weights
 from openvclip.report.curves import write_curves
@@ -67,6 +69,8 @@ class Trainer:
         mixup: mixes a batch, or None.
         multi_label: labels are 0/1 vectors (B, C); mean average precision is reported.
         max_bad_fraction: share of training rows that may fail to decode before the run stops.
+        captions: gives the captions of a batch's videos, or None.
+        embed_classes: makes the (C, D) classifier by the text tower, where that trains.
         writer: TensorBoard, or None.
     """
 
@@ -93,6 +97,8 @@ class Trainer:
         mixup: Mixup | None = None,
         multi_label: bool = False,
         max_bad_fraction: float = 0.01,
+        captions: CaptionSampler | None = None,
+        embed_classes: Callable[[CLIP], Tensor] | None = None,
         writer: TensorboardWriter | None = None,
     ) -> None:
         self.step = step
@@ -107,6 +113,7 @@ class Trainer:
         self.clip_value, self.clip_norm = clip_value, clip_norm
         self.mixup, self.multi_label = mixup, multi_label
         self.max_bad_fraction = max_bad_fraction
+        self.captions, self.embed_classes = captions, embed_classes
         self.writer = writer
         self.start_epoch = self.start_iteration = 0
         self.means = restore_means({})
@@ -177,6 +184,7 @@ class Trainer:
             self._checkpoint_inside(epoch, i + 1)
         self._log_epoch(epoch, means, lr, timer)
         self._gather_bad()
+        self.refresh_classifier()
 
     def _train_iteration(
         self, batch: dict, epoch: int, iteration: int, step: int
@@ -189,7 +197,7 @@ class Trainer:
             draws = np.random.default_rng((self.seed % 2**64, step))
             video, label = self.mixup(video, label, draws)
         self.optimizer.zero_grad(set_to_none=True)
-        result = self.step(video, label, step)
+        result = self.step(video, label, step, self._captions_of(batch, epoch))
         scaler = self.step.scaler
         scaler.unscale_(self.optimizer)
         norm = self._clip_gradients()
@@ -207,6 +215,17 @@ class Trainer:
         scaler.update()
         self.skipped_steps += scaler.get_scale() < before
         return result, label, norm
+
+    def _captions_of(self, batch: dict, epoch: int) -> Captions | None:
+        if self.captions is None:
+            return None
+        return Captions(*(part.to(self.device) for part in self.captions(batch["index"], epoch)))
+
+    def refresh_classifier(self) -> None:
+        """Compute the class embeddings by a text tower that trains, as it is now."""
+        if self.embed_classes is not None:
+            model = unwrap(self.model)
+            model.set_classifier(self.embed_classes(model.model))
 
     def _agree(self, *flags: bool) -> list[bool]:
         """Tell for each flag whether any process has it set; one exchange, in all processes."""
@@ -244,9 +263,8 @@ class Trainer:
         self, means: dict[str, Mean], result: StepResult, label: Tensor, norm: float
     ) -> None:
         count = len(label)
-        means["loss"].add(float(result.loss), count)
-        if result.connect_loss is not None:
-            means["connect_loss"].add(float(result.connect_loss), count)
+        for name, loss in result.losses().items():
+            means[name].add(float(loss), count)
         if math.isfinite(norm):
             means["grad_norm"].add(norm, count)
         if not self.multi_label:
@@ -373,6 +391,8 @@ class Trainer:
             "skipped_steps": int(self.skipped_steps),
             "cfg": self.config,
         }
+        if self.embed_classes is not None:  # that of the epoch's beginning, for going on inside it
+            content["classifier"] = unwrap(self.model).classifier
 
         def write() -> None:
             if distributed.is_main():
@@ -405,6 +425,8 @@ class Trainer:
         self.start_epoch, self.start_iteration = check_progress(
             content, where, len(self.train_loader) if self.train_loader is not None else 0
         )
+        if self.embed_classes is not None and self.start_iteration:
+            unwrap(self.model).set_classifier(content["classifier"])
         self.means = restore_means(content.get("means", {}))
         self.bad_rows = dict(content.get("bad_rows", {}))
         self.skipped_steps = content.get("skipped_steps", 0)

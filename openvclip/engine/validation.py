@@ -32,6 +32,7 @@ class Validator:
         multi_label: labels are 0/1 vectors (B, C); mean average precision is reported.
         interpolator: mixes the model's weights with CLIP's, or None.
         ratio: share of CLIP to validate at as well, with an interpolator.
+        embed_classes: makes the (C, D) classifier by the text tower, where that trains.
         writer: TensorBoard, or None.
     """
 
@@ -47,12 +48,14 @@ class Validator:
         multi_label: bool = False,
         interpolator: WeightInterpolator | None = None,
         ratio: float = 0.0,
+        embed_classes: Callable[[CLIP], Tensor] | None = None,
         writer: TensorboardWriter | None = None,
     ) -> None:
         self.loader, self.num_classes, self.device = loader, num_classes, device
         self.output_dir, self.max_epoch = Path(output_dir), max_epoch
         self.autocast, self.multi_label = autocast, multi_label
         self.interpolator, self.ratio = interpolator, ratio
+        self.embed_classes = embed_classes
         self.writer = writer
 
     def predict(self, model: nn.Module, epoch: int, stop: StopSignals) -> dict[float, Predictions]:
@@ -70,13 +73,16 @@ class Validator:
             else nullcontext((lambda: None, None))
         )
         with switching as (own, patched):
+            variants = {0.0: own} if patched is None else {0.0: own, self.ratio: patched}
+            if self.embed_classes is not None:
+                variants = with_classifiers(model, variants, self.embed_classes)
             return predict(
                 model,
                 _until_stopped(self.loader, stop),
                 num_videos=len(self.loader.dataset),
                 own_videos=self.loader.count_rows(),
                 num_classes=self.num_classes,
-                variants={0.0: own} if patched is None else {0.0: own, self.ratio: patched},
+                variants=variants,
                 device=self.device,
                 autocast=self.autocast,
                 what=f"validation after epoch {epoch + 1}",
