@@ -19,7 +19,6 @@ import torch
 
 from openvclip.utils.errors import DataError
 
-
 VOCAB_FILE = "bpe_simple_vocab_16e6.txt.gz"
 VOCAB_SIZE = 49408
 START, END = "<|startoftext|>", "<|endoftext|>"
