@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from openvclip.clip.model import CLIP
 from openvclip.data.augment import build_mixup
 from openvclip.data.loader import build_loader
 from openvclip.engine import checkpoint as ckpt
+from openvclip.engine.captions import build_captions
 from openvclip.engine.losses import build_loss
 from openvclip.engine.optim import build_optimizer, build_schedule
 from openvclip.engine.setup import (
     build_label_space,
     build_precision,
+    copy_text_tower,
     load_original_clip,
     load_weights,
+    text_tower_differs,
     unwrap,
 )
 from openvclip.engine.train_step import InterpolatedStep, PlainStep
 from openvclip.engine.trainer import Trainer
 from openvclip.engine.validation import Validator
 from openvclip.interpolation import WeightInterpolator
-from openvclip.models.build import build_model, resolve_clip
+from openvclip.models.build import build_classifier, build_model, resolve_clip
 from openvclip.report.writers import TensorboardWriter, build_tensorboard
 from openvclip.utils import distributed
 from openvclip.utils.errors import ConfigError
@@ -51,7 +57,8 @@ def build_step(cfg, model: nn.Module, device: torch.device) -> PlainStep:
     """Build the training step that ``TRAIN.LINEAR_CONNECT_CLIMB`` asks for."""
     autocast, scaler = build_precision(cfg, device)
     loss = build_loss(cfg)
-    common = {"autocast": autocast, "scaler": scaler, "accumulate": cfg.TRAIN.GRAD_ACCUM_STEPS}
+    common = {"autocast": autocast, "scaler": scaler, "accumulate": cfg.TRAIN.GRAD_ACCUM_STEPS,
+              "caption_ratio": cfg.TRAIN.CAPTION.LOSS_RATIO}
     if not cfg.TRAIN.LINEAR_CONNECT_CLIMB:
         return PlainStep(model, loss, **common)
     logger.info(
@@ -69,12 +76,19 @@ def build_step(cfg, model: nn.Module, device: torch.device) -> PlainStep:
         seed=cfg.RNG_SEED,
         chain_rule=cfg.TRAIN.LINEAR_CONNECT_CHAIN_RULE,
         rank=distributed.rank() if cfg.TRAIN.LINEAR_CONNECT_PER_RANK else None,
+        # Nothing is loaded yet: the model is the original CLIP.
+        original_classifier=unwrap(model).classifier if unwrap(model).train_text else None,
         **common,
     )
 
 
 def build_validator(
-    cfg, step: PlainStep, loader: Any, device: torch.device, writer: TensorboardWriter | None
+    cfg,
+    step: PlainStep,
+    loader: Any,
+    device: torch.device,
+    writer: TensorboardWriter | None,
+    embed_classes: Callable[[CLIP], torch.Tensor] | None,
 ) -> Validator:
     """Build the validation, with the patching that ``TRAIN.EVAL_PATCHING_RATIO`` asks for."""
     interpolator = None
@@ -93,6 +107,7 @@ def build_validator(
         multi_label=cfg.DATA.MULTI_LABEL,
         interpolator=interpolator,
         ratio=cfg.TRAIN.EVAL_PATCHING_RATIO,
+        embed_classes=embed_classes,
         writer=writer,
     )
 
@@ -171,6 +186,7 @@ def build_trainer(cfg) -> Trainer:
     labels = build_label_space(cfg)
     here = {"rank": distributed.rank(), "world_size": distributed.world_size(), "device": device}
     train_loader = None if cfg.VAL_MODE else build_loader(cfg, "train", **here)
+    captions = build_captions(cfg, train_loader.dataset.videos.paths) if train_loader else None
     has_val = (Path(cfg.DATA.PATH_TO_DATA_DIR) / "val.csv").is_file()
     if not has_val:
         logger.warning("no val.csv in %s: training without validation", cfg.DATA.PATH_TO_DATA_DIR)
@@ -178,6 +194,8 @@ def build_trainer(cfg) -> Trainer:
     model = build_model(cfg, labels.names).to(device)
     if cfg.LOG_MODEL_INFO:
         log_model_info(model)
+    embed_classes = partial(build_classifier, cfg, label_names=labels.names, cache=False)
+    own_text = embed_classes if model.train_text else None
     model = wrap_distributed(model, device, cfg.MODEL.STATIC_GRAPH)
     step, writer = build_step(cfg, model, device), build_tensorboard(cfg, labels.names)
     trainer = Trainer(
@@ -185,7 +203,7 @@ def build_trainer(cfg) -> Trainer:
         optimizer=build_optimizer(unwrap(model), cfg),
         schedule=build_schedule(cfg),
         train_loader=train_loader,
-        validator=build_validator(cfg, step, val_loader, device, writer)
+        validator=build_validator(cfg, step, val_loader, device, writer, own_text)
         if val_loader is not None
         else None,
         output_dir=cfg.OUTPUT_DIR,
@@ -207,9 +225,14 @@ def build_trainer(cfg) -> Trainer:
         mixup=build_mixup(cfg),
         multi_label=cfg.DATA.MULTI_LABEL,
         max_bad_fraction=cfg.DATA.MAX_BAD_FRACTION,
+        captions=captions,
+        embed_classes=own_text,
         writer=writer,
     )
+    text = copy_text_tower(unwrap(model))
     load_initial_weights(cfg, trainer)
+    if trainer.start_iteration == 0 and text_tower_differs(unwrap(model), text):
+        unwrap(model).set_classifier(embed_classes(unwrap(model).model))
     return trainer
 
 

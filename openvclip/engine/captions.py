@@ -43,7 +43,7 @@ class CaptionSampler:
     ) -> None:
         self.file, self.paths = file, paths
         self.seed, self.sample, self.context_length = seed, sample, context_length
-        lacking = [path for path in paths if not file.get(path)]
+        lacking = file.match(paths).unmatched
         if len(lacking) == len(paths):
             raise DataError(
                 f"none of the {len(paths)} training videos (the first: {paths[0]}) has a caption "

@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from openvclip.clip.model import CLIP
 from openvclip.data.loader import Loader
 from openvclip.engine.journal import Journal, Record, open_journal
 from openvclip.engine.meters import ViewEnsemble
 from openvclip.interpolation import WeightPatcher
+from openvclip.models.video_clip import VideoCLIP
 from openvclip.utils import distributed
 from openvclip.utils.logging import Progress
 
@@ -153,6 +155,7 @@ def predict_ratios(
     num_outputs: int,
     output_dir: str | Path,
     journal_key: dict[str, Any] | None,
+    embed_classes: Callable[[CLIP], Tensor] | None = None,
     **options: Any,
 ) -> tuple[dict[float, Predictions], Journal | None]:
     """Run :func:`predict` over a loader's whole list at every patching ratio, with a journal.
@@ -166,6 +169,7 @@ def predict_ratios(
         output_dir: where the journal is kept.
         journal_key: what the outputs depend on, to keep a journal of them and go on with one that
             a killed run left; None keeps none.
+        embed_classes: makes the model's classifier by the text tower, where ratios differ in that.
         **options: ``num_clips``, ``method``, ``device``, ``autocast`` and ``what``.
 
     Returns:
@@ -174,6 +178,8 @@ def predict_ratios(
     variants, journal = None, None
     if patcher is not None:
         variants = {ratio: partial(patcher.set_ratio, ratio) for ratio in ratios}
+        if embed_classes is not None:
+            variants = with_classifiers(model, variants, embed_classes)
     if journal_key is not None:
         journal = open_journal(output_dir, journal_key, (len(variants or [0.0]), num_outputs))
         loader.skip(journal.done)
@@ -182,6 +188,29 @@ def predict_ratios(
         num_classes=num_outputs, variants=variants, journal=journal, **options,
     )
     return found, journal
+
+
+def with_classifiers(
+    model: VideoCLIP,
+    variants: dict[float, Callable[[], None]],
+    embed_classes: Callable[[CLIP], Tensor],
+) -> dict[float, Callable[[], None]]:
+    """Let each variant of the weights come with the class embeddings of its own text tower.
+
+    Args:
+        model: what the variants put weights into.
+        variants: see :func:`predict`.
+        embed_classes: makes (C, D) embeddings by a CLIP's text tower.
+    """
+    def put(set_weights: Callable[[], None], embeddings: Tensor) -> None:
+        set_weights()
+        model.set_classifier(embeddings)
+
+    result = {}
+    for ratio, set_weights in variants.items():
+        set_weights()
+        result[ratio] = partial(put, set_weights, embed_classes(model.model))
+    return result
 
 
 def describe_failures(predictions: Predictions, paths: Sequence[str]) -> list[dict[str, Any]]:

@@ -110,7 +110,7 @@ def load_export(
 ) -> Export:
     """Load what a test would compute with: the CLIP, or a checkpoint, patched.
 
-    As in testing, the classifier is made by the text tower of ``clip``, which does not train.
+    As in testing, the classifier is made by the text tower that is exported.
 
     Args:
         clip: file, or name of open_clip, of the original CLIP.
@@ -134,16 +134,14 @@ def load_export(
     model = CLIP.from_state_dict(weights, where=str(clip)).requires_grad_(False)
     facts = {"openvclip": __version__, "arch": name_arch(model), **describe_source("clip", clip)}
     export = Export(model, facts, tuple(labels))
-    if labels:
-        export.classifier = class_embeddings(model, labels, context_length=model.context_length)
     if checkpoint is not None:
         load_checkpoint(model, checkpoint)
-        patcher = WeightPatcher(dict(model.named_parameters()), weights)
-        patcher.set_ratio(patching_ratio or 0.0)
-        report_text_changes(patcher.names, checkpoint)
+        WeightPatcher(dict(model.named_parameters()), weights).set_ratio(patching_ratio or 0.0)
         facts.update(describe_source("checkpoint", checkpoint))
         facts.update(read_temporal_settings(checkpoint))
         facts["patching_ratio"] = f"{patching_ratio or 0.0:g}"
+    if labels:
+        export.classifier = class_embeddings(model, labels, context_length=model.context_length)
     return export
 
 
@@ -201,17 +199,6 @@ def read_temporal_settings(path: str | Path) -> dict[str, str]:
         return {key: str(config[group][name]) for key, (group, name) in keys.items()}
     except (CheckpointError, KeyError, TypeError, AttributeError, yaml.YAMLError):
         return {}
-
-
-def report_text_changes(names: Sequence[str], checkpoint: str | Path) -> None:
-    """Warn where a checkpoint's text tower is not CLIP's: the classifier does not show that."""
-    text = [n for n in names if not n.startswith("visual.") and n != "logit_scale"]
-    if text:
-        logger.warning(
-            "%s has a text tower of its own (%d tensors differ from CLIP's). Testing makes its "
-            "classifier by CLIP's; a program that loads the export makes it by the changed one",
-            checkpoint, len(text),
-        )
 
 
 def plan_files(output: Path, name: str, layout: str, classifier: bool) -> dict[str, Path]:

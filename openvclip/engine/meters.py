@@ -135,6 +135,9 @@ def describe_iteration(
     if means["connect_loss"].count:
         connect = f"{means['connect_loss'].recent:.3f}"
         fields.append(Field(f"connect {connect}", f"con {connect}", 3))
+    if means["caption_loss"].count:
+        caption = f"{means['caption_loss'].recent:.3f}"
+        fields.append(Field(f"captions {caption}", f"cap {caption}", 3))
     if ratio is not None:
         fields.append(Field(f"ratio {ratio:.2f}", f"r {ratio:.2f}", 7))
     fields += [

@@ -291,7 +291,7 @@ def build_retrieval(cfg, output_dir: str | Path) -> RetrievalTester:
         videos=pairs.as_videos(),
     )
     model = build_model(cfg, None)
-    checkpoint = load_tested_weights(cfg, model)
+    checkpoint, _ = load_tested_weights(cfg, model)
     model = model.to(device)
     patcher, ratios = build_patcher(cfg, model, checkpoint)
     autocast, _ = build_precision(cfg, device)

@@ -62,21 +62,39 @@ def build_precision(cfg, device: torch.device) -> tuple[Callable, torch.amp.Grad
     )
 
 
-def load_weights(model: VideoCLIP, path: str | Path, *, leave_head: bool = False) -> None:
+def load_weights(model: VideoCLIP, path: str | Path, *, leave_head: bool = False) -> bool:
     """Load the weights of a checkpoint, of whatever origin, into the model; every key must fit.
 
     Args:
         model: what to load into.
         path: the checkpoint.
         leave_head: a tuned head (TUNE_HEAD) in the file is not used: it knows its own classes only.
+
+    Returns:
+        Whether the text tower is another one now. A classifier that it made is then outdated.
     """
     if Path(path).is_file():
         verify_file(path)
     state = load_state_dict_file(path)
     if leave_head and state.pop("head", None) is not None:
         logger.warning("%s has a head tuned for its own classes, which is not used", path)
+    text = copy_text_tower(model)
     load_model_weights(model, state, str(path))
-    logger.info("loaded the weights of %s", path)
+    changed = text_tower_differs(model, text)
+    logger.info("loaded the weights of %s%s", path,
+                ", whose text tower is not the original CLIP's" if changed else "")
+    return changed
+
+
+def copy_text_tower(model: VideoCLIP) -> StateDict:
+    """Copy the weights of the text tower."""
+    return {name: p.detach().clone() for name, p in model.model.text_parameters().items()}
+
+
+def text_tower_differs(model: VideoCLIP, other: StateDict) -> bool:
+    """Whether the text tower is another than what :func:`copy_text_tower` gave."""
+    return any(not torch.equal(p, other[name])
+               for name, p in model.model.text_parameters().items())
 
 
 def load_original_clip(source: str | Path) -> StateDict:

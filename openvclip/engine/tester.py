@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 
 from openvclip import __version__
+from openvclip.clip.model import CLIP
 from openvclip.clip.weights import find_not_finite
 from openvclip.config.defaults import flatten
 from openvclip.data.draws import read_draw
@@ -29,7 +31,7 @@ from openvclip.engine.setup import (
     load_weights,
 )
 from openvclip.interpolation import WeightPatcher
-from openvclip.models.build import build_model, resolve_clip
+from openvclip.models.build import build_classifier, build_model, resolve_clip
 from openvclip.models.text_choices import build_text_choice
 from openvclip.models.video_clip import VideoCLIP
 from openvclip.report.details import build_details
@@ -69,6 +71,7 @@ class Tester:
             its own, ``name_ratio0.30.ext``.
         multi_label: labels are 0/1 vectors; mean average precision is reported.
         facts: what else to write into the results: the protocol and what was loaded.
+        embed_classes: makes the classifier by a text tower, where each ratio has its own; or None.
         writer: TensorBoard, or None.
         journal_key: what the scores depend on, to keep a journal of them and go on with one that
             a killed run left; None keeps none.
@@ -90,6 +93,7 @@ class Tester:
         predictions_path: str | Path | None = None,
         multi_label: bool = False,
         facts: dict[str, Any] | None = None,
+        embed_classes: Callable[[CLIP], torch.Tensor] | None = None,
         writer: TensorboardWriter | None = None,
         journal_key: dict[str, Any] | None = None,
     ) -> None:
@@ -103,6 +107,7 @@ class Tester:
         self.predictions_path = Path(predictions_path) if predictions_path else None
         self.multi_label = multi_label
         self.facts = facts or {}
+        self.embed_classes = embed_classes
         self.writer = writer
         self.journal_key, self.journal = journal_key, None
 
@@ -120,6 +125,7 @@ class Tester:
             num_outputs=len(self.class_names),
             output_dir=self.output_dir,
             journal_key=self.journal_key,
+            embed_classes=self.embed_classes,
             num_clips=self.num_clips,
             method=self.method,
             device=self.device,
@@ -331,8 +337,11 @@ def describe_scores(cfg, facts: dict[str, Any], loader: Any, ratios: list[float]
     }
 
 
-def load_tested_weights(cfg, model: VideoCLIP) -> str | None:
-    """Load what :func:`find_test_checkpoint` finds into the model; returns what that was.
+def load_tested_weights(cfg, model: VideoCLIP) -> tuple[str | None, bool]:
+    """Load what :func:`find_test_checkpoint` finds into the model.
+
+    Returns:
+        What that was, and whether it has a text tower of its own.
 
     Raises:
         CheckpointError: it does not fit, or is not finite.
@@ -340,14 +349,14 @@ def load_tested_weights(cfg, model: VideoCLIP) -> str | None:
     checkpoint = find_test_checkpoint(cfg)
     if checkpoint is None:
         logger.info("testing the untouched CLIP: no checkpoint was given")
-        return None
-    load_weights(model, checkpoint)
+        return None, False
+    own_text = load_weights(model, checkpoint)
     if find_not_finite(dict(model.named_parameters())):
         raise CheckpointError(
             f"{checkpoint} holds NaN or infinity (named above), with which every score is NaN; "
             "test an earlier checkpoint"
         )
-    return checkpoint
+    return checkpoint, own_text
 
 
 def build_tester(cfg, output_dir: str | Path) -> Tester:
@@ -363,8 +372,11 @@ def build_tester(cfg, output_dir: str | Path) -> Tester:
         cfg, "test", rank=distributed.rank(), world_size=distributed.world_size(), device=device
     )
     model = build_model(cfg, labels.names)
-    checkpoint = load_tested_weights(cfg, model)
+    checkpoint, own_text = load_tested_weights(cfg, model)
     model = model.to(device)
+    embed_classes = partial(build_classifier, cfg, label_names=labels.names) if own_text else None
+    if embed_classes is not None:
+        model.set_classifier(embed_classes(model.model))
     patcher, ratios = build_patcher(cfg, model, checkpoint)
     autocast, _ = build_precision(cfg, device)
     facts = collect_facts(cfg, labels, checkpoint, device)
@@ -384,6 +396,7 @@ def build_tester(cfg, output_dir: str | Path) -> Tester:
         else None,
         multi_label=cfg.DATA.MULTI_LABEL,
         facts=facts,
+        embed_classes=embed_classes,
         writer=build_tensorboard(cfg, labels.names),
         journal_key=describe_scores(cfg, facts, loader, ratios) if cfg.TEST.RESUME else None,
     )

@@ -425,7 +425,7 @@ class Trainer:
         self.start_epoch, self.start_iteration = check_progress(
             content, where, len(self.train_loader) if self.train_loader is not None else 0
         )
-        if self.embed_classes is not None and self.start_iteration:
+        if self.start_iteration and "classifier" in content:
             unwrap(self.model).set_classifier(content["classifier"])
         self.means = restore_means(content.get("means", {}))
         self.bad_rows = dict(content.get("bad_rows", {}))

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from openvclip.engine.evaluate import Predictions, predict
+from openvclip.clip.model import CLIP
+from openvclip.engine.evaluate import Predictions, predict, with_classifiers
 from openvclip.interpolation import WeightInterpolator
 from openvclip.report.metrics import compute_accuracy, compute_mean_average_precision
 from openvclip.report.writers import TensorboardWriter
@@ -76,7 +77,7 @@ class Validator:
             variants = {0.0: own} if patched is None else {0.0: own, self.ratio: patched}
             if self.embed_classes is not None:
                 variants = with_classifiers(model, variants, self.embed_classes)
-            return predict(
+            found = predict(
                 model,
                 _until_stopped(self.loader, stop),
                 num_videos=len(self.loader.dataset),
@@ -87,6 +88,8 @@ class Validator:
                 autocast=self.autocast,
                 what=f"validation after epoch {epoch + 1}",
             )
+            variants[0.0]()
+        return found
 
     def report(self, found: dict[float, Predictions], epoch: int) -> dict[str, float]:
         """Log what :meth:`predict` found, and return the accuracies in percent.

@@ -146,20 +146,25 @@ def build_model(cfg: Any, label_names: Sequence[str] | None) -> VideoCLIP:
     if cfg.MODEL.COMPILE:
         compile_blocks(clip)
     tune_head = cfg.TUNE_HEAD and label_names is not None
-    return VideoCLIP(clip, cfg.DATA.NUM_FRAMES, classifier, tune_head=tune_head)
+    caption = cfg.TRAIN.CAPTION
+    return VideoCLIP(clip, cfg.DATA.NUM_FRAMES, classifier, tune_head=tune_head,
+                     train_text=caption.ENABLE and caption.TEXT_TOWER == "trainable")
 
 
-def build_classifier(cfg: Any, clip: CLIP, label_names: Sequence[str]) -> torch.Tensor:
+def build_classifier(
+    cfg: Any, clip: CLIP, label_names: Sequence[str], *, cache: bool = True
+) -> torch.Tensor:
     """Return the (classes, embed_dim) classifier of ``label_names`` by the text tower of ``clip``.
 
     Its texts are those of MODEL.TEXT_TEMPLATES or MODEL.CLASS_DESCRIPTIONS. A GPU is used if the
-    run has one. Results are kept in MODEL.TEXT_CACHE_DIR.
+    run has one. Results are kept in MODEL.TEXT_CACHE_DIR unless ``cache`` is False, as for a text
+    tower that trains.
     """
     choice = build_text_choice(cfg, label_names)
     logger.info("classes are told by %s: %d texts", choice.file or choice.name,
                 choice.facts()["count"])
     device = _device_type(cfg)
-    cache_dir = cfg.MODEL.TEXT_CACHE_DIR or Path(cfg.OUTPUT_DIR) / "text_cache"
+    cache_dir = cfg.MODEL.TEXT_CACHE_DIR or Path(cfg.OUTPUT_DIR) / "text_cache" if cache else None
     home = clip.logit_scale.device
     try:
         return class_embeddings(

@@ -216,7 +216,9 @@ def draw_training(points: Callable[[str, str], tuple[list[float], list[float]]])
     losses = figure.add_subplot(grid[0, 0])
     rates = figure.add_subplot(grid[1, 0], sharex=losses)
     for name, label, colour in (
-        ("loss", "loss", BLUE), ("connect_loss", "connect loss", ORANGE)
+        ("loss", "loss", BLUE), ("connect_loss", "connect loss", ORANGE),
+        ("caption_loss", "caption loss", GREEN),
+        ("connect_caption_loss", "connect caption loss", GREY),
     ):
         losses.plot(*points("train_iter", name), color=colour, alpha=0.35, linewidth=1)
         if (mean := points("train_epoch", name))[0]:

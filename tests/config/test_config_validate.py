@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from openvclip.config import get_cfg, load_cfg
@@ -152,3 +154,24 @@ def test_every_broken_rule_is_reported_at_once() -> None:
     message = failure("NUM_SHARDS", "0", "TEST.PATCHING_RATIO", "1.5", "MODEL.ARCH", "resnet")
     for key in ("NUM_SHARDS is 0", "TEST.PATCHING_RATIO is 1.5", "MODEL.ARCH is 'resnet'"):
         assert message.count(f"- {key}") == 1
+
+
+CAPTIONS = ["TRAIN.CAPTION.ENABLE", "True", "TRAIN.CAPTION.FILE", "captions.sqlite"]
+
+
+@pytest.mark.parametrize(("opts", "said"), [
+    (["TRAIN.CAPTION.FILE", ""], "TRAIN.CAPTION.FILE is empty"),
+    (["TRAIN.CAPTION.LOSS_RATIO", "0.0"], "TRAIN.CAPTION.LOSS_RATIO is 0.0"),
+    (["MIXUP.ENABLE", "True", "MODEL.LOSS_FUNC", "soft_cross_entropy"], "MIXUP.ENABLE is True"),
+    (["AUG.NUM_SAMPLE", "2"], "AUG.NUM_SAMPLE is 2"),
+    (["TRAIN.GRAD_ACCUM_STEPS", "2"], "TRAIN.GRAD_ACCUM_STEPS is 2"),
+    (["TRAIN.LINEAR_CONNECT_PER_RANK", "True"], "TRAIN.LINEAR_CONNECT_PER_RANK is True"),
+    (["TUNE_HEAD", "True", "TRAIN.CAPTION.TEXT_TOWER", "trainable"], "TUNE_HEAD is True"),
+    (["TRAIN.CAPTION.TEXT_TOWER", "train"], "TRAIN.CAPTION.TEXT_TOWER is 'train'.*trainable"),
+    (["TRAIN.CAPTION.SAMPLE", "last"], "TRAIN.CAPTION.SAMPLE is 'last'.*'first'"),
+])
+def test_what_captions_do_not_go_with(opts: list[str], said: str) -> None:
+    load_cfg(None, CAPTIONS)
+    assert re.search(said, failure(*CAPTIONS, *opts), re.DOTALL)
+    if "CAPTION" not in opts[0] and len(opts) == 2:
+        load_cfg(None, opts)

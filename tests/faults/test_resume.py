@@ -12,6 +12,7 @@ import pytest
 from conftest_integration import options
 from runs import CHANGES, assert_same_end, kill, read_stats, wait_for_file
 
+from openvclip.data.captions import write_captions
 from openvclip.engine import checkpoint as ckpt
 from openvclip.utils.signals import EXIT_CODE
 
@@ -104,6 +105,23 @@ def test_patched_validation_changes_nothing_of_a_training_that_is_resumed(runs, 
     assert all("top1_acc_patched" in row for row in rows)
     assert len(rows) == 3
     assert (out / "curves.png").is_file()
+
+
+def test_a_text_tower_that_trains_goes_on_inside_an_epoch(runs, tmp_path):
+    """Its class embeddings are those of the epoch's beginning, not of the place of the kill."""
+    file = tmp_path / "captions.sqlite"
+    write_captions(file, {str(n): [f"clip number {n}", f"a clip {n}"] for n in range(4)})
+    captions = {"TRAIN__CAPTION__ENABLE": True, "TRAIN__CAPTION__FILE": file,
+                "TRAIN__CAPTION__TEXT_TOWER": "trainable", "TRAIN__CHECKPOINT_ITERS": 1}
+    undisturbed, out = tmp_path / "undisturbed", tmp_path / "run"
+    runs.finish(undisturbed, **captions)
+    pids = runs.start(out, **captions)
+    wait_for_file(out / "checkpoints", "partial_epoch_00002_iter_0000002.pyth")
+    kill(pids)
+    assert runs.wait(pids) == [-signal.SIGKILL]
+    log = runs.finish(out, **captions)
+    assert "resuming after epoch" in log
+    assert_same_end(undisturbed, out)
 
 
 def test_a_validation_that_was_cut_off_is_done_again(runs, tmp_path):

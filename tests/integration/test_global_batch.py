@@ -13,6 +13,8 @@ import pytest
 import torch
 from conftest_integration import INTERPOLATED, options
 
+from openvclip.data.captions import write_captions
+
 PROGRAM = Path(__file__).with_name("double_run.py")
 # 12 rows: one batch of 8 an epoch, so 20 interpolated steps.
 CHANGES = {
@@ -53,6 +55,23 @@ def alone(train):
 
 WAYS = {"TRAIN__GRAD_ACCUM_STEPS": 2, "MODEL__USE_CHECKPOINT": True,
         "MODEL__COMPILE": shutil.which("g++") is not None}
+
+
+def test_captions_meet_those_of_the_other_processes(train, tmp_path):
+    """With a text tower that trains; the fourth video of each class has no caption."""
+    file = tmp_path / "captions.sqlite"
+    write_captions(file, {str(n): [f"clip number {n}", f"a clip {n}"] for n in range(3)})
+    captions = {"TRAIN__CAPTION__ENABLE": True, "TRAIN__CAPTION__FILE": file,
+                "TRAIN__CAPTION__TEXT_TOWER": "trainable"}
+    (state, rows, _), (other, other_rows, exchanged) = (train(n, **captions) for n in (1, 2))
+    trained = sum(t.numel() for t in state.values())
+    assert exchanged == [trained] * 20
+    for name, tensor in state.items():
+        torch.testing.assert_close(other[name], tensor, atol=1e-6, rtol=0)
+        assert not torch.equal(tensor, tensor.float().double()), f"{name} did not train"
+    for ours, theirs in zip(rows, other_rows, strict=True):
+        for name in ("caption_loss", "connect_caption_loss", "loss", "grad_norm"):
+            assert ours[name] == pytest.approx(theirs[name], rel=2e-5), name
 
 
 @pytest.mark.parametrize(("processes", "changes"), [(2, {}), (4, {}), (2, WAYS)],
