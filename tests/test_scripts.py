@@ -230,3 +230,37 @@ def test_no_script_names_somebodys_machine():
     for path in SCRIPT.rglob("*.sh"):
         text = re.sub(r"(?m)^\s*#.*$", "", path.read_text("utf-8"))
         assert not re.findall(r"(?<![\w$}.)])/(?:home|data|mnt|root|dev/shm)\b", text), path
+
+
+def test_quickstart_captions_goes_on_from_a_quickstart(tmp_path):
+    script, out = SCRIPT / "quickstart_captions.sh", tmp_path / "out"
+    python = tmp_path / "venv/bin/python"
+    python.parent.mkdir(parents=True)
+    # Of pip nothing is wanted; the other calls are shown, each behind a line of its own.
+    python.write_text('#!/usr/bin/env bash\n[ "$2" = pip ] || printf "%s\\n" CALL "$@"\n')
+    python.chmod(0o755)
+    settings = {"VENV": tmp_path / "venv", "SKIP_INSTALL": 1, "OUT": out}
+    assert "run script/quickstart.sh first" in refusal(script, **settings)
+    for name in ("trained", "unseen", "knew"):
+        (out / "data").mkdir(parents=True, exist_ok=True)
+        (out / f"data/{name}-index2cls.json").write_text('{"0": "a", "1": "b"}')
+    (out / "clip.pt").touch()
+    (out / "seed").write_text("3\n")
+    assert "made with seed 3, not 2" in refusal(script, **settings)
+    finished = bash(script, SEED=3, **settings)
+    assert finished.returncode == 0, finished.stderr
+    calls = finished.stdout.split("CALL\n")[1:]
+    tools = [Path(call.splitlines()[0]).name for call in calls]
+    assert tools == ["make_demo.py", "prepare_captions.py", "run_net.py", "weight_average.py",
+                     *["run_net.py"] * 5, "summarize.py"]
+    configs = []
+    for call in calls:
+        if "--cfg" in call:
+            lines = [line for line in call.splitlines() if line and not line.startswith("==")]
+            configs.append(config_of("\n".join(lines)))
+    training, *tests = configs
+    assert training.TRAIN.CAPTION.ENABLE and training.RNG_SEED == 3 and not training.TEST.ENABLE
+    assert str(training.TRAIN.CAPTION.FILE) == str(out / "captions.sqlite")
+    assert [test.TEST.TASK for test in tests] == ["classification"] * 3 + ["retrieval"] * 2
+    assert not any(test.TRAIN.ENABLE for test in tests)
+    assert len({test.OUTPUT_DIR for test in configs}) == 6

@@ -51,7 +51,7 @@ UP_TO_PYTHON = [
 
 # What cannot run here. Of these the syntax, the files, the options and the keys are checked.
 NOT_RUN = {
-    r"^(\w+=\S* )*bash script/quickstart\.sh": "takes ten minutes",
+    r"^(\w+=\S* )*bash script/quickstart(_captions)?\.sh": "takes minutes",
     r"^(\w+=\S* )*bash script/test\.sh": "these are the tests",
     r"^python -m pytest": "these are the tests",
     r"^(pip|apt|python3 -m venv) ?": "installs",
