@@ -41,11 +41,10 @@ def test_too_long_strings_are_refused_with_text_and_length(recorded):
         tokenize(["word " * 76])
 
 
-def test_longer_texts_are_cut_like_openais(caplog):
+def test_longer_texts_are_cut_like_openais():
     tokens = tokenize(["word " * 75, "word " * 76, "short"], truncate=True)
     assert torch.equal(tokens[1], tokens[0])
     assert tokens[0, -1] == 49407 and tokens[0, 1:76].unique().numel() == 1
-    assert "1 of 3 texts have more than 77 tokens" in caplog.text
     assert [count_tokens(text) for text in ("", "brush hair", "word " * 76)] == [2, 4, 78]
 
 

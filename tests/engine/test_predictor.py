@@ -151,14 +151,14 @@ def test_a_head_tuned_for_other_classes_is_left_out(world, tmp_path, caplog):
     assert found.encode_text(LABELS).shape == (3, 32)
 
 
-def test_texts_come_from_the_original_clip(world, tmp_path):
+def test_texts_come_from_the_patched_text_tower(world, tmp_path):
     state = dict(torch.load(world / "tuned.pth", weights_only=True)["model_state"])
     state["model.text_projection"] = state["model.text_projection"] * -3
     save_file(tmp_path / "text.pth", {"model_state": state})
-    expected = load_model(world / "clip.pt").encode_text(LABELS)
-    for ratio in (None, 0.5):
+    clips = load_model(world / "clip.pt").encode_text(LABELS)
+    for ratio, sign in ((None, -1), (0.5, -1), (0.8, 1), (1.0, 1)):  # of ratio - 3 · (1 - ratio)
         found = load_model(world / "clip.pt", tmp_path / "text.pth", ratio)
-        assert torch.equal(found.encode_text(LABELS), expected)
+        torch.testing.assert_close(found.encode_text(LABELS), sign * clips, atol=1e-6, rtol=0)
 
 
 CONFIG = """

@@ -25,6 +25,7 @@ from openvclip.engine.export import describe_loading, export_model
 from openvclip.engine.setup import load_original_clip, load_weights
 from openvclip.interpolation import WeightPatcher
 from openvclip.models.build import build_model
+from openvclip.models.prompts import class_embeddings
 from openvclip.utils.errors import CheckpointError, ConfigError, DataError
 from openvclip.utils.torchvision_ops import import_torchvision
 
@@ -262,11 +263,19 @@ def test_nothing_is_left_when_writing_fails(root, tmp_path, monkeypatch):
            labels=["a"])
 
 
-def test_a_changed_text_tower_is_reported(root, tmp_path, caplog):
+def test_the_classifier_is_that_of_a_text_tower_that_trained(root, tmp_path):
     path = train(root / "clip.pt", tmp_path / "text.pth",
                  **{"model.ln_final.bias": torch.ones(64)})
-    export_model(root / "clip.pt", tmp_path / "out", checkpoint=path)
-    assert "text.pth has a text tower of its own (1 tensors differ" in caplog.text
+    found = {}
+    for ratio in (0.0, 0.5, 1.0):
+        export_model(root / "clip.pt", tmp_path / f"{ratio}", checkpoint=path, labels=["a", "b"],
+                     patching_ratio=ratio)
+        found[ratio] = load_file(tmp_path / f"{ratio}/{FILES[3]}")["embeddings"]
+        # By whatever reads the weights.
+        clip = CLIP.from_state_dict(load_clip(tmp_path / f"{ratio}/{FILES[0]}"))
+        expected = class_embeddings(clip, ["a", "b"])
+        torch.testing.assert_close(found[ratio], expected, atol=1e-5, rtol=0)
+    assert (found[0.0] - found[1.0]).abs().max() > 1e-2
 
 
 def test_a_label_that_is_too_long_leaves_nothing(tmp_path):
