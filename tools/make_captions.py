@@ -14,15 +14,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from openvclip.utils.command_line import Parser
 from openvclip.utils.errors import ConfigError
 from openvclip.utils.logging import get_logger, report_errors, setup_logging
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     model = "a model's folder, or its name on the hub (owner/name), which is downloaded"
     parser.add_argument("--videos", required=True, metavar="CSV_OR_DIR",
                         help="list of 'path,label' rows, or a folder")
@@ -68,10 +67,9 @@ def make(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the tool; returns the exit code."""
-    args = parse_args(argv)
     setup_logging()
     try:
-        return report_errors(lambda: make(args))
+        return report_errors(lambda: make(parse_args(argv)))
     except KeyboardInterrupt:
         get_logger().warning("stopped; what was written is kept, start again to go on")
         return 130

@@ -15,14 +15,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from openvclip.utils.command_line import Parser
 from openvclip.utils.logging import get_logger, report_errors, setup_logging
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--captions", nargs="+", required=True, metavar="FILE",
                         help="captions; those that several files have of a video are put together")
     parser.add_argument("--output", required=True, metavar="FILE",
@@ -47,10 +46,9 @@ def prepare(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the tool; returns the exit code."""
-    args = parse_args(argv)
     setup_logging()
     try:
-        return report_errors(lambda: prepare(args))
+        return report_errors(lambda: prepare(parse_args(argv)))
     except KeyboardInterrupt:
         get_logger().warning("stopped; nothing was written")
         return 130
