@@ -28,12 +28,15 @@ from openvclip.interpolation import WeightPatcher
 from openvclip.models.build import build_model
 from openvclip.models.prompts import embed_tokens
 from openvclip.models.video_clip import VideoCLIP
+from openvclip.report.html import write_report
 from openvclip.report.results import name_predictions
 from openvclip.report.retrieval import (
     compute_ranks,
     compute_retrieval_scores,
+    count_ranks,
     find_worst,
 )
+from openvclip.report.retrieval_details import build_retrieval_details
 from openvclip.report.retrieval_numbers import format_scores
 from openvclip.report.writers import write_json
 from openvclip.utils import distributed
@@ -101,7 +104,7 @@ class RetrievalTester:
         pairs: the videos and what is said of them.
         captions: the same texts, ready to be encoded.
         num_clips: clips (views x crops) of a video.
-        output_dir: where ``results.json`` goes.
+        output_dir: where ``results.json`` and ``report.html`` go.
         device: where the model is.
         patcher: patches the weights, or None to test them as they are.
         ratios: patching ratios to report, with a patcher.
@@ -209,6 +212,8 @@ class RetrievalTester:
             "patching_ratio": ratio if self.patcher else None,
             **{f"t2v_{k}": v for k, v in compute_retrieval_scores(of_texts, known).items()},
             **{f"v2t_{k}": v for k, v in compute_retrieval_scores(of_videos, done).items()},
+            "t2v_ranks": count_ranks(of_texts, known),
+            "v2t_ranks": count_ranks(of_videos, done),
             "examples": self._find_examples(
                 of_texts.where(known, 0), of_videos.where(done, 0), videos, texts, done
             ),
@@ -246,7 +251,7 @@ class RetrievalTester:
         """Log the numbers and write the results."""
         self.output_dir.mkdir(parents=True, exist_ok=True)
         for row in results["results"]:
-            shown = {k: v for k, v in row.items() if v is not None and k != "examples"}
+            shown = {k: v for k, v in row.items() if v is not None and not isinstance(v, dict)}
             log_json_stats({"_type": "test_final", "task": "retrieval", **shown}, self.output_dir)
         for line in format_scores(results["results"]):
             logger.info(line)
@@ -256,6 +261,11 @@ class RetrievalTester:
                 len(results["failed"]), results["videos"],
             )
         write_json(self.output_dir / "results.json", results)
+        write_report(
+            self.output_dir / "report.html",
+            lambda: build_retrieval_details(results, self.pairs.videos, self.loader.dataset),
+            kind="retrieval",
+        )
         logger.info("wrote %s", self.output_dir / "results.json")
 
 

@@ -35,7 +35,7 @@ from openvclip.models.build import build_classifier, build_model, resolve_clip
 from openvclip.models.text_choices import build_text_choice
 from openvclip.models.video_clip import VideoCLIP
 from openvclip.report.details import build_details
-from openvclip.report.html import write_html
+from openvclip.report.html import write_report
 from openvclip.report.metrics import compute_mean_average_precision, compute_scores
 from openvclip.report.results import name_predictions, name_top1, write_per_class
 from openvclip.report.sweeps import write_test_sweep
@@ -198,18 +198,10 @@ class Tester:
     def _write_report(
         self, results: dict[str, Any], found: dict[float, Predictions], labels: torch.Tensor
     ) -> None:
-        path = self.output_dir / "report.html"
-        try:
-            columns = [(predictions.scores, predictions.complete) for predictions in found.values()]
-            write_html(path, build_details(
-                results, self.class_names, labels, columns, self.loader.dataset,
-                self._clips_in_score,
-            ))
-            logger.info("wrote %s", path)
-        # Whatever it is: the numbers are written, and a test of hours must not end as failed.
-        except Exception as error:
-            logger.warning("could not write %s (%s: %s); the numbers are in results.json",
-                           path, type(error).__name__, error)
+        columns = [(predictions.scores, predictions.complete) for predictions in found.values()]
+        write_report(self.output_dir / "report.html", lambda: build_details(
+            results, self.class_names, labels, columns, self.loader.dataset, self._clips_in_score,
+        ))
 
     def _write_per_class(self, found: dict[float, Predictions], labels: torch.Tensor) -> None:
         columns = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -55,20 +55,37 @@ def build_details(
         for row, (scores, done) in zip(tested, columns, strict=True):
             row["mistakes"] = _list_mistakes(scores, labels, done, dataset, clips)
     totals = labels.sum(dim=0) if several else torch.bincount(labels, minlength=len(class_names))
+    order = [tested[best], *tested]  # of pictures: those of the ratio that is shown first
+    rows = [mistake["row"] for row in order for mistake in row.get("mistakes", ())]
     return {
+        **describe_run(results, ", and are left out" if several else "; they count as wrong"),
         "title": f"openvclip test of {results.get('list', 'a list')}",
-        "short": _say_protocol(results),
         "headline": _say_headline(tested[best], several),
-        "date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M UTC%z"),
         "several": several,
         "metric": metric,
+        "metrics": [["mAP", metric]] if several else [["top-1", "top1"], ["top-5", "top5"]],
+        "best_by": "mAP" if several else "top-1",
         "classes": list(class_names),
         "totals": totals.long().tolist(),
-        "videos": results["videos"],
-        "failed": {"count": len(results["failed"]), "shown": results["failed"][:MAX_FAILED]},
         "tested": tested,
         "best": best,
-        "pictures": _make_pictures(tested, best, dataset),
+        "pictures": make_pictures(rows, dataset),
+    }
+
+
+def describe_run(results: Mapping[str, Any], failures: str) -> dict[str, Any]:
+    """Return what a report shows of any test, whatever its task is.
+
+    Args:
+        results: the content of ``results.json``.
+        failures: what becomes of the videos that could not be evaluated, as the end of a sentence.
+    """
+    failed = results["failed"]
+    return {
+        "short": _say_protocol(results),
+        "date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M UTC%z"),
+        "videos": results["videos"],
+        "failed": {"count": len(failed), "shown": failed[:MAX_FAILED], "effect": failures},
         "protocol": describe_protocol(results),
         "loaded": describe_loaded(results),
     }
@@ -100,13 +117,12 @@ def _list_mistakes(
     ]
 
 
-def _make_pictures(tested: list[dict[str, Any]], best: int, dataset: Any) -> dict[str, str]:
-    """Return row -> picture of the mistakes; those of the ratio that is shown first come first."""
+def make_pictures(rows: Iterable[int], dataset: Any) -> dict[str, str]:
+    """Return row -> picture of the first :data:`MAX_DECODED` different rows, see
+    :func:`build_details`; those that cannot be read are left out."""
     if dataset is None:
         return {}
-    order = [tested[best], *tested]
-    rows = dict.fromkeys(m["row"] for row in order for m in row.get("mistakes", ()))
-    made = make_thumbnails(list(rows)[:MAX_DECODED], dataset.frames)
+    made = make_thumbnails(list(dict.fromkeys(rows))[:MAX_DECODED], dataset.frames)
     return {str(row): picture for row, picture in made.items()}
 
 
@@ -120,13 +136,15 @@ def _say_headline(row: Mapping[str, Any], several: bool) -> str:
 
 def _say_protocol(results: Mapping[str, Any]) -> str:
     """Return the protocol on a line, or nothing where it is not known."""
-    if not {"frames", "sampling_rate", "views", "crops", "ensemble", "prompts"} <= set(results):
+    if not {"frames", "sampling_rate", "views", "crops", "ensemble"} <= set(results):
         return ""
-    return (
+    line = (
         f"{results['frames']} frames at sampling rate {results['sampling_rate']}, "
-        f"{results['views']} x {results['crops']} views x crops ({results['ensemble']}), "
-        f"{results['prompts']['count']} prompts"
+        f"{results['views']} x {results['crops']} views x crops ({results['ensemble']})"
     )
+    texts = [f", {results[name]['count']} {name}" for name in ("prompts", "captions")
+             if name in results]
+    return line + "".join(texts)
 
 
 def describe_protocol(results: Mapping[str, Any]) -> list[list[str]]:
@@ -138,6 +156,14 @@ def describe_protocol(results: Mapping[str, Any]) -> list[list[str]]:
     }
     lines = [[name, str(results[key])] for key, name in names.items() if key in results]
     prompts, classes = results.get("prompts"), results.get("label_set")
+    captions = results.get("captions")
+    if captions:
+        lines += [["captions", str(captions["count"])],
+                  ["split", captions["split"] or "none: the whole list"],
+                  ["pairs repeated", str(captions["repeated"])],
+                  ["captions of several videos", str(captions["shared"])],
+                  ["captions cut off", str(captions["truncated"])],
+                  ["SHA-256 of the pairs", captions["sha256"]]]
     if prompts:
         lines += [["prompts", f"{prompts['count']} templates"],
                   ["SHA-256 of the prompts", prompts["sha256"]]]

@@ -12,6 +12,8 @@ from openvclip.utils.errors import DataError
 KS = (1, 5, 10)
 # Cosines closer than this are ties: what rounding in fp32 makes of equal embeddings is less.
 TIE = 1e-6
+# Bins of ranks that a test's results count, with the highest rank that each has.
+BINS = {"1": 1, "2-5": 5, "6-10": 10, "11-50": 50, "51-100": 100, "over 100": float("inf")}
 CHUNK_BYTES = 256 * 2**20
 
 
@@ -115,6 +117,20 @@ def compute_retrieval_scores(ranks: Tensor, done: Tensor) -> dict[str, float]:
     scores = {f"r{k}": float(((ranks <= k) & done).double().mean()) * 100 for k in KS}
     middle = ranks.double().sort().values[[(len(ranks) - 1) // 2, len(ranks) // 2]]
     return {**scores, "median_rank": float(middle.mean()), "mean_rank": float(ranks.mean())}
+
+
+def count_ranks(ranks: Tensor, done: Tensor) -> dict[str, int]:
+    """Count the queries whose rank is in each bin of :data:`BINS`; the last, ``failed``, has those
+    that are not ``done``. Half ranks are of the bin above: 1.5 is of ``2-5``.
+
+    Args:
+        ranks: (queries,), as :func:`compute_ranks` gives.
+        done: bool (queries,).
+    """
+    uppers = torch.tensor(list(BINS.values()), dtype=torch.float64)
+    places = torch.bucketize(ranks[done].double(), uppers)
+    counts = torch.bincount(places, minlength=len(BINS)).tolist()
+    return {**dict(zip(BINS, counts, strict=True)), "failed": int((~done).sum())}
 
 
 def find_worst(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 
 import pytest
@@ -90,6 +91,22 @@ def test_numbers_follow_from_the_saved_embeddings(tiny, pairs, tmp_path, empty_c
                    for entry in row["examples"]["text_to_video"])
     log = capfd.readouterr().out
     assert "1 of 9 videos could not be evaluated" in log and "T2V R@1" in log
+    check_report(tmp_path, results)
+
+
+def check_report(out, results):
+    """The page has the numbers of the results, and pictures of all videos that it shows."""
+    page = (out / "report.html").read_text()
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])
+    assert data["best"] == max((0, 1), key=lambda i: (data["tested"][i]["mean_r1"], -i))
+    for shown, row in zip(data["tested"], results["results"], strict=True):
+        numbers = [key for key in row if key.startswith(("t2v_", "v2t_"))]
+        assert len(numbers) == 12 and all(shown[key] == row[key] for key in numbers)
+        assert sum(row["t2v_ranks"].values()) == 15 and sum(row["v2t_ranks"].values()) == 9
+        assert row["v2t_ranks"]["failed"] == 1
+        assert row["t2v_ranks"]["1"] == pytest.approx(15 * row["t2v_r1"] / 100)
+    assert data["rows"] and {str(row) for row in data["rows"].values()} == set(data["pictures"])
+    assert data["failed"]["count"] == 1 and DAMAGED not in data["rows"].values()
 
 
 def test_embeddings_are_the_models_own(tiny, pairs, tmp_path, in_process, empty_cfg):

@@ -9,6 +9,9 @@ NASTY = ('</script><script>alert(1)</script>', 'quo"te \'s & <b>bold</b>', "√ún√
          "line\u2028separator", "no text \udcff", "a" * 60)
 
 
+HOSTILE = 'a "caption" with </script><script>alert(1)</script> & <b>more</b>'
+
+
 class Videos:
     """Stands for a dataset: grey frames, and one video that does not decode any more."""
 

@@ -206,5 +206,6 @@ def test_page_is_installed_with_the_package(repo, tmp_path):
         [sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(tmp_path)],
         cwd=repo, check=True, capture_output=True,
     )
-    for name in ("report.html", "report.css", "report.js", "matrix.js"):
+    for name in ("report.html", "report.css", "report.js", "classes.html", "matrix.js",
+                 "classes.js", "retrieval.html", "retrieval.js"):
         assert (tmp_path / "openvclip" / "report" / "page" / name).is_file()

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest_html import NASTY, Videos, make_scores
+from conftest_html import HOSTILE, NASTY, Videos, make_scores
 
 from openvclip.report.details import build_details
 from openvclip.report.html import write_html
+from openvclip.report.retrieval_details import build_retrieval_details
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 if not (BROWSER and DRIVER):
@@ -255,3 +256,43 @@ def test_pictures_are_drawn_and_missing_ones_said(reader, make_details, tmp_path
     widths = reader.driver.execute_async_script(script)
     assert widths and set(widths) == {484}
     assert all(reader.run("[...document.images].map((x) => x.alt.length > 20)"))
+
+
+@pytest.mark.parametrize("width", [PHONE, WIDE])
+def test_retrieval_by_ratio(reader, make_retrieval, tmp_path, width):
+    results, paths = make_retrieval()
+    found = build_retrieval_details(results, paths, Videos(gone=58))
+    write_html(tmp_path / "report.html", found, "retrieval")
+    reader.open(tmp_path / "report.html", width, dark=width == PHONE)
+    best, other = found["tested"][1], found["tested"][2]
+    assert "0.5 has the best mean of T2V and V2T R@1" in reader.text("#ratio-note")
+    assert reader.texts("#numbers dd") == [f"{best['t2v_r1']:.2f}%", f"{best['v2t_r1']:.2f}%",
+                                           "60", "60", "1"]
+    assert reader.texts("#directions tr:nth-child(2) td") == [
+        *(f"{best[f'v2t_r{k}']:.2f}%" for k in (1, 5, 10)),
+        *(f"{best[f'v2t_{name}_rank']:.1f}" for name in ("median", "mean"))]
+    counted = [f"{count} ({100 * count / 60:.1f}%)" for count in best["t2v_ranks"].values()]
+    assert reader.texts("#rank-table td:nth-child(2)") == counted
+    assert reader.text("#text-cards q") == HOSTILE == reader.text("#video-cards q")
+    assert len(reader.texts("#text-cards figure:nth-child(1) img")) == 2
+    assert reader.texts("#text-cards figure:nth-child(2) .none") == ["no picture"]
+    assert reader.run("document.querySelectorAll('script').length") == 2
+    assert reader.run("document.documentElement.scrollWidth") <= width
+    reader.run("document.getElementById('ratio').focus()")
+    reader.press(Keys.ARROW_DOWN)  # to the ratio 1
+    assert reader.text("#numbers dd") == f"{other['t2v_r1']:.2f}%" != f"{best['t2v_r1']:.2f}%"
+    assert reader.texts("#rank-table td:nth-child(2)") != counted
+    assert reader.texts("#text-cards .role")[0].startswith("its video, at rank 60")
+    reader.press(Keys.TAB)
+    assert reader.run("document.activeElement.id") == "directions"
+
+
+def test_retrieval_without_mistakes_or_ratios(reader, make_retrieval, tmp_path):
+    results, paths = make_retrieval((None,))
+    results["failed"] = []
+    results["results"][0]["examples"] = {"text_to_video": [], "video_to_text": []}
+    write_html(tmp_path / "report.html", build_retrieval_details(results, paths), "retrieval")
+    reader.open(tmp_path / "report.html")
+    assert not reader.find("#choice").is_displayed() and not reader.find("#sweep").is_displayed()
+    assert reader.text("#text-cards") == "None: the right answer always came first."
+    assert "failed" not in reader.texts("#rank-table tbody th")

@@ -1,5 +1,3 @@
-"use strict";
-
 const NAMED = 12; // Least side of a cell, in pixels, for the classes' names to be drawn.
 const MOST_FONT = 13;
 const FONT = (size) => `${size}px system-ui, sans-serif`;
