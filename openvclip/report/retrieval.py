@@ -146,5 +146,7 @@ def find_worst(
     """
     order = ranks.argsort(descending=True, stable=True)[:count]
     order = order[ranks[order] > 1]
+    if not len(order):  # where every video failed there are no answers either
+        return []
     first = (queries[order] @ answers.T).argmax(dim=1)
     return list(zip(order.tolist(), first.tolist(), strict=True))

@@ -294,5 +294,5 @@ def test_retrieval_without_mistakes_or_ratios(reader, make_retrieval, tmp_path):
     write_html(tmp_path / "report.html", build_retrieval_details(results, paths), "retrieval")
     reader.open(tmp_path / "report.html")
     assert not reader.find("#choice").is_displayed() and not reader.find("#sweep").is_displayed()
-    assert reader.text("#text-cards") == "None: the right answer always came first."
+    assert reader.text("#text-cards") == "None: no query that was evaluated has a rank above 1."
     assert "failed" not in reader.texts("#rank-table tbody th")

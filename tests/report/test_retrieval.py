@@ -120,3 +120,12 @@ def test_the_worst_come_with_what_came_first():
     assert find_worst(ranks, texts, videos, 5) == [(2, 0), (1, 0)]
     assert find_worst(ranks, texts, videos, 1) == [(2, 0)]
     assert find_worst(torch.ones(3), texts, videos, 5) == []
+
+
+def test_no_query_went_worst_where_every_video_failed():
+    videos, texts, owner = torch.zeros(2, 4), torch.eye(4)[:3], torch.tensor([0, 1, 1])
+    done = torch.zeros(2, dtype=torch.bool)
+    ranks = compute_ranks(videos, texts, owner, done)
+    assert ranks.text_to_video.tolist() == [2] * 3 and ranks.video_to_text.tolist() == [3] * 2
+    unknown = ranks.text_to_video.where(done[owner], 0)
+    assert find_worst(unknown, texts, videos[done], 5) == []

@@ -62,7 +62,8 @@ function makeVideoCard({ caption, rank, video, first }) {
 
 function showCards(id, examples, makeCard) {
   find(id).replaceChildren(...(examples.length
-    ? examples.map(makeCard) : [make("p", { text: "None: the right answer always came first." })]));
+    ? examples.map(makeCard)
+    : [make("p", { text: "None: no query that was evaluated has a rank above 1." })]));
 }
 
 /* ---- All ------------------------------------------------------------------------------------- */
