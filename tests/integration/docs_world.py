@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
 import subprocess
 from pathlib import Path
 
+from conftest_captioners import write_tiny_models
 from conftest_integration import write_tiny_clip
 from conftest_protocols import Videos, make_datasets
 from docs_commands import find_pages
 from docs_python import start_server
+
+from openvclip.utils.torchvision_ops import import_torchvision
 
 COPIED = ("tools", "script", "configs", "openvclip", "label_db", "zs_label_db")
 ARCHIVES = ("ViT-B-32.pt", "ViT-B-16.pt", "ViT-L-14.pt", "ViT-L-14-336px.pt")
@@ -35,6 +39,9 @@ class World:
         copy_clone(repo, self.clone)
         make_datasets(root / "data", repo)
         make_other_datasets(root / "data", repo)
+        add_novel_class(root / "data")
+        make_msrvtt(root / "data/msrvtt")
+        write_captioners(root / "models")
         (root / "record").mkdir()
         for name in ("python", "python3"):
             (root / "record" / name).write_text(RECORDER)
@@ -90,6 +97,19 @@ class World:
         ckpt.save_file(run / "checkpoints/nonfinite_epoch_00004_iter_0000121.pth", {
             "model_state": {}, "processes": [], "nonfinite_gradients": []})
 
+    def make_captions(self) -> None:
+        """Captions of the lists' training videos, in the authors' form and prepared."""
+        import torch
+
+        folder, lists = "blip_llama2_caption", "label_db/weng_compress_full_splits/train.csv"
+        paths = [row.rpartition(",")[0]
+                 for row in (self.clone / lists).read_text("utf-8").splitlines()]
+        published = f"{folder}/refine_llama2_videocaption_noprioract.pt"
+        torch.save({path: f"a coloured square moves in {path}" for path in paths},
+                   self.clone / published)
+        self.need(f"python tools/prepare_captions.py --captions {published} "
+                  f"--output {folder}/k400.sqlite")
+
     def make_quickstart(self) -> None:
         """What script/quickstart.sh leaves, from a few steps of each of its stages."""
         out, data = "runs/quickstart", "runs/quickstart/data"
@@ -133,6 +153,41 @@ def copy_clone(repo: Path, clone: Path) -> None:
     for name in ("setup.py", "pyproject.toml", "constraints.txt", *find_pages(repo)):
         (clone / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(repo / name, clone / name)
+
+
+def make_msrvtt(root: Path) -> None:
+    """Three videos and their captions in the form of MSR-VTT's test list 1k-A."""
+    videos = Videos(root / "clips")
+    rows = ["key,vid_key,video_id,sentence"]
+    for number in range(3):
+        videos.put(root / f"videos/video{number}.mp4")
+        rows.append(f"ret{number},msr{number},video{number},a square of colour {number} moves")
+    (root / "MSRVTT_JSFUSION_test.csv").write_text("\n".join(rows) + "\n")
+
+
+def add_novel_class(data: Path) -> None:
+    """A class of UCF-101 that split 1 only tests: base-to-novel counts it among the novel ones."""
+    videos, name = Videos(data / "novel_clips"), "WritingOnBoard"
+    official = data / "ucfTrainTestlist"
+    video = f"{name}/v_{name}_g01_c01.avi"
+    videos.put(data / "UCF-101" / video)
+    rows = {"classInd": f"100 {name}", "testlist01": video,
+            "trainlist02": f"{video} 100", "trainlist03": f"{video} 100"}
+    for file, row in rows.items():
+        path = official / f"{file}.txt"
+        lines = [*path.read_text().splitlines(), row]
+        path.write_text("\n".join(sorted(lines)) + "\n")  # The order is that of the labels.
+
+
+def write_captioners(root: Path) -> None:
+    """Tiny models under the names of the large ones; none where transformers is not installed."""
+    if importlib.util.find_spec("transformers") is None:
+        return
+    import_torchvision()
+    root.mkdir()
+    write_tiny_models(root)
+    for name, tiny in (("blip2-opt-2.7b", "blip2"), ("Llama-2-7b-chat-hf", "gpt2")):
+        (root / tiny).rename(root / name)
 
 
 def make_other_datasets(data: Path, repo: Path) -> None:

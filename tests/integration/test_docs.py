@@ -6,6 +6,7 @@ small goes into SMALL; what cannot run goes into NOT_RUN, with the reason.
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 import subprocess
@@ -33,13 +34,16 @@ SMALL: dict[str, tuple[str, dict[str, object]]] = {
     r"run_net\.py --cfg configs/Synthetic/": ("DATA_LOADER.NUM_WORKERS 0", {}),
     r"run_net\.py --cfg configs/FewShot/": (
         f"{TINY} {CPU} SOLVER.MAX_EPOCH 1 SOLVER.WARMUP_EPOCHS 0.0 TRAIN.BATCH_SIZE 4", {}),
-    r"run_net\.py --cfg configs/Kinetics/": (f"{TINY} {CPU}", {}),
+    r"run_net\.py --cfg configs/BaseToNovel/": (
+        f"{TINY} {CPU} TRAIN.BATCH_SIZE 4 TRAIN.EVAL_PERIOD 12 TRAIN.CHECKPOINT_PERIOD 12", {}),
+    r"run_net\.py --cfg configs/(Kinetics|Supervised)/": (f"{TINY} {CPU}", {}),
     r"script/training/\w+/train_": (
         f"{TINY} SOLVER.WARMUP_EPOCHS 0.0 TRAIN.AUTO_RESUME False TEST.ENABLE False",
         {"EPOCHS": 1, "BATCH_SIZE": 4}),
     r"script/testing/": (TINY, {}),
     r"prepare_labels\.py few-shot": ("--allow-fewer", {}),
     r"prepare_labels\.py base-to-novel": ("--allow-fewer", {}),
+    r"make_captions\.py": ("--device cpu", {}),
 }
 
 # Scripts that are run up to their calls of python, whose configs are then checked: they differ from
@@ -60,6 +64,8 @@ NOT_RUN = {
     r"my_clip\.mp4": "stands for somebody's own files",
     r"benchmark\.py data --generate": "measures for minutes; test_benchmark.py runs it",
 }
+if importlib.util.find_spec("transformers") is None:
+    NOT_RUN[r"make_captions\.py|(mine|part_\*)\.jsonl"] = "needs transformers"
 
 # What is put before the blocks of Python that a pattern finds.
 BEFORE_BLOCK = {
@@ -83,13 +89,14 @@ def world(tmp_path_factory) -> World:
         "folders --videos /data/mine --name mine",
     ):
         world.need(placed(f"python tools/prepare_labels.py {line}", world))
+    world.make_captions()
     yield world
     world.close()
 
 
 def placed(text: str, world: World) -> str:
-    """The command with the world's /data; everything else is found by HOME and the folder."""
-    return re.sub(r"(?<![\w./])/data\b", str(world.root / "data"), text)
+    """The command with the world's /data and /models; HOME and the folder have the rest."""
+    return re.sub(r"(?<![\w./])/(data|models)\b", rf"{world.root}/\1", text)
 
 
 def finish(finished: subprocess.CompletedProcess[str], command: Command) -> str:
@@ -109,6 +116,15 @@ def run_command(command: Command, world: World) -> None:
                     command)
     else:
         finish(world.run(text, **env), command)
+
+
+def run_block(block: Command, world: World) -> None:
+    """Run a block of Python as a program."""
+    before = next((code for pattern, code in BEFORE_BLOCK.items()
+                   if re.search(pattern, block.text)), "")
+    file = world.root / "block.py"
+    file.write_text(before + placed(block.text, world))
+    finish(world.run(f"python {file}"), block)
 
 
 def check_calls(shown: str, command: Command) -> None:
@@ -146,20 +162,12 @@ def check_command(command: Command, world: World) -> None:
 @pytest.mark.parametrize("name", [n for n, page in PAGES.items() if page.commands or page.blocks])
 def test_what_a_page_says_works(name, world):
     page = PAGES[name]
-    for command in page.commands:
-        if command.text in world.done:
-            continue
-        world.done.add(command.text)
-        if reason_not_to_run(command.text):
-            check_command(command, world)
-        else:
-            run_command(command, world)
-    for block in page.blocks:
-        before = next((code for pattern, code in BEFORE_BLOCK.items()
-                       if re.search(pattern, block.text)), "")
-        file = world.root / "block.py"
-        file.write_text(before + placed(block.text, world))
-        finish(world.run(f"python {file}"), block)
+    for step in sorted(page.commands + page.blocks, key=lambda step: step.line):
+        if step in page.blocks:
+            run_block(step, world)
+        elif step.text not in world.done:
+            world.done.add(step.text)
+            (check_command if reason_not_to_run(step.text) else run_command)(step, world)
 
 
 @pytest.mark.parametrize("table", [SMALL, NOT_RUN, UP_TO_PYTHON, BEFORE_BLOCK],
