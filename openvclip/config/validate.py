@@ -309,7 +309,6 @@ def _captions(cfg: CfgNode) -> Iterator[str]:
     without = {
         "MIXUP.ENABLE": (False, "a mixed video has no caption"),
         "AUG.NUM_SAMPLE": (1, "a video would meet its own caption as another's"),
-        "TRAIN.GRAD_ACCUM_STEPS": (1, "a video meets the captions of the whole batch"),
         "TRAIN.LINEAR_CONNECT_PER_RANK": (False, "all processes' embeddings meet in one loss"),
     }
     if caption.TEXT_TOWER == "trainable":

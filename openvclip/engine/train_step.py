@@ -6,7 +6,7 @@ the parameters and says what was seen. Clipping and the optimizer belong to the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openvclip.engine.contrastive import contrastive_loss
+from openvclip.engine.contrastive import Pull, compute_pulls, contrastive_loss, pull
 from openvclip.engine.losses import Loss
 from openvclip.engine.setup import unwrap
 from openvclip.interpolation import WeightInterpolator, draw_ratio
@@ -73,8 +73,7 @@ class PlainStep:
         autocast: makes the context of the forward passes (mixed precision).
         scaler: gradient scaler; a disabled one outside fp16.
         accumulate: number of parts that a batch is cut into to save memory. The gradient is that
-            of the whole batch, whatever the number. 1 with captions, which are told apart from
-            those of the whole batch.
+            of the whole batch, whatever the number. With captions the parts run forward twice.
         caption_ratio: weight of the contrastive loss of a batch that comes with captions.
     """
 
@@ -121,36 +120,59 @@ class PlainStep:
 
         Processes exchange gradients once, in the last backward pass, and only if ``reduce``.
         """
-        if captions is None:
-            return self._backward_parts(video, label, weight=weight, reduce=reduce)
-        with self._no_sync(not reduce):
-            with self.autocast():
-                output = self.model(video, *captions)
-                loss = self.loss(output.logits, label)
-            caption = contrastive_loss(output.video, output.text, output.scale)
-            self.scaler.scale((loss + self.caption_ratio * caption) * weight).backward()
-        return StepResult(
-            loss=loss.detach(), logits=output.logits.detach().float(),
-            caption_loss=caption.detach(),
-        )
-
-    def _backward_parts(
-        self, video: Tensor, label: Tensor, *, weight: float, reduce: bool
-    ) -> StepResult:
-        """Forward and backward of the classification loss, part by part."""
-        parts = list(zip(video.chunk(self.accumulate), label.chunk(self.accumulate), strict=True))
-        total, logits = video.new_zeros((), dtype=torch.float32), []
-        for i, (part, target) in enumerate(parts):
+        parts = self._cut(video, label, captions)
+        pulls = None
+        total, logits, caption = 0.0, [], None
+        if captions is not None and len(parts) > 1:
+            caption, pulls = self._pull_captions(parts)
+        for i, (part, target, texts) in enumerate(parts):
             exchange = reduce and i == len(parts) - 1
             with self._no_sync(not exchange):
                 with self.autocast():
-                    output = self.model(part)
-                    loss = self.loss(output, target)
-                share = len(part) / len(video)
-                self.scaler.scale(loss * (weight * share)).backward()
-            total += loss.detach() * share
-            logits.append(output.detach().float())
-        return StepResult(loss=total, logits=torch.cat(logits))
+                    output = self.model(part, *(texts or ()))
+                    found = output if texts is None else output.logits
+                    loss = self.loss(found, target) * (len(part) / len(video))
+                objective = loss
+                if pulls is not None:
+                    objective = loss + self.caption_ratio * pull(output, pulls[i])
+                elif texts is not None:
+                    caption = contrastive_loss(output.video, output.text, output.scale)
+                    objective = loss + self.caption_ratio * caption
+                self.scaler.scale(objective * weight).backward()
+            total = total + loss.detach()
+            logits.append(found.detach().float())
+        return StepResult(loss=total, logits=torch.cat(logits),
+                          caption_loss=None if caption is None else caption.detach())
+
+    def _cut(
+        self, video: Tensor, label: Tensor, captions: Captions | None
+    ) -> list[tuple[Tensor, Tensor, Captions | None]]:
+        """Cut a batch into parts."""
+        videos, labels = video.chunk(self.accumulate), label.chunk(self.accumulate)
+        if captions is None:
+            return [(part, target, None) for part, target in zip(videos, labels, strict=True)]
+        parts, first = [], 0
+        for part, target in zip(videos, labels, strict=True):
+            own = (captions.videos >= first) & (captions.videos < first + len(part))
+            texts = Captions(captions.tokens[own], captions.videos[own] - first)
+            parts.append((part, target, texts))
+            first += len(part)
+        return parts
+
+    @torch.no_grad()
+    def _pull_captions(
+        self, parts: Sequence[tuple[Tensor, Tensor, Captions]]
+    ) -> tuple[Tensor, list[Pull]]:
+        """Compute the contrastive loss of a batch in parts, and its gradient at their outputs.
+
+        The loss needs all embeddings at once, so they are computed once without a gradient, and
+        once more part by part with one (Gao et al. 2021, arXiv 2101.06983).
+        """
+        outputs = []
+        for part, _, texts in parts:
+            with self.autocast():
+                outputs.append(self.model(part, *texts))
+        return compute_pulls([(found.video, found.text, found.scale) for found in outputs])
 
     def _no_sync(self, enabled: bool):
         if enabled and isinstance(self.model, nn.parallel.DistributedDataParallel):

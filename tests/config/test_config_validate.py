@@ -164,7 +164,6 @@ CAPTIONS = ["TRAIN.CAPTION.ENABLE", "True", "TRAIN.CAPTION.FILE", "captions.sqli
     (["TRAIN.CAPTION.LOSS_RATIO", "0.0"], "TRAIN.CAPTION.LOSS_RATIO is 0.0"),
     (["MIXUP.ENABLE", "True", "MODEL.LOSS_FUNC", "soft_cross_entropy"], "MIXUP.ENABLE is True"),
     (["AUG.NUM_SAMPLE", "2"], "AUG.NUM_SAMPLE is 2"),
-    (["TRAIN.GRAD_ACCUM_STEPS", "2"], "TRAIN.GRAD_ACCUM_STEPS is 2"),
     (["TRAIN.LINEAR_CONNECT_PER_RANK", "True"], "TRAIN.LINEAR_CONNECT_PER_RANK is True"),
     (["TUNE_HEAD", "True", "TRAIN.CAPTION.TEXT_TOWER", "trainable"], "TUNE_HEAD is True"),
     (["TRAIN.CAPTION.TEXT_TOWER", "train"], "TRAIN.CAPTION.TEXT_TOWER is 'train'.*trainable"),

@@ -140,6 +140,26 @@ def test_the_interpolated_step_mixes_both_towers_and_the_classifier():
         torch.testing.assert_close(parameter.grad, gradient, msg=lambda m, n=name: f"{n}: {m}")
 
 
+@pytest.mark.parametrize("parts", [2, 3, 4])
+@pytest.mark.parametrize("train_text", [False, True])
+def test_parts_of_a_batch_meet_the_captions_of_all(parts, train_text):
+    """One of the four videos has no caption; the scale trains, too."""
+    video, label, captions = batch()
+    results, gradients = [], []
+    for accumulate in (1, parts):
+        model = make_model(train_text)
+        step = PlainStep(model, cross_entropy, accumulate=accumulate, caption_ratio=0.7)
+        results.append(step(video, label, 0, captions))
+        gradients.append({n: p.grad for n, p in model.named_parameters() if p.requires_grad})
+    for name, loss in results[0].losses().items():
+        torch.testing.assert_close(results[1].losses()[name], loss, atol=1e-9, rtol=0,
+                                   check_dtype=False)
+    assert gradients[0]["model.logit_scale"].abs() > 1e-4
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, atol=1e-9, rtol=0,
+                                   msg=lambda m, n=name: f"{n}: {m}")
+
+
 def test_a_batch_without_captions_gives_the_text_tower_a_gradient_of_zero():
     model, (video, label, _) = make_model(True), batch()
     none = Captions(torch.zeros(0, 77, dtype=torch.int64), torch.zeros(0, dtype=torch.int64))
