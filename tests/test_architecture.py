@@ -75,6 +75,14 @@ def test_the_front_door_opens_at_first_use_only():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT.parent).returncode == 0
 
 
+def test_runs_do_not_wait_for_what_they_may_not_need():
+    code = ("import sys, openvclip.engine.run; "
+            "sys.exit(' '.join({'matplotlib', 'open_clip', 'transformers'} & set(sys.modules)) or 0)")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT.parent, capture_output=True,
+                          text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_config_needs_no_torch():
     code = "import sys, openvclip.config; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT.parent).returncode == 0

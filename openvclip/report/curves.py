@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from openvclip.report.plots import draw_training, save_or_warn
 from openvclip.utils.logging import get_logger
 
 logger = get_logger(__name__)
@@ -79,6 +78,8 @@ def write_curves(output_dir: str | Path) -> Path | None:
         return None
     if not curves.train_iter and not curves.train_epoch:
         return None
+    from openvclip.report.plots import draw_training, save_or_warn  # matplotlib takes a second
+
     path = save_or_warn(Path(output_dir) / PICTURE, lambda: draw_training(curves.points))
     if path is not None:
         logger.info("wrote %s", path)

@@ -12,6 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from conftest_integration import make_dataset
+from served_python import start_server
 
 
 @pytest.fixture(scope="session")
@@ -20,13 +21,23 @@ def tiny(tmp_path_factory) -> Path:
     return make_dataset(tmp_path_factory.mktemp("tiny"))
 
 
+@pytest.fixture(scope="session")
+def python(repo, tmp_path_factory):
+    """The path of a python whose processes begin with torch imported, see served_python.py."""
+    folder = tmp_path_factory.mktemp("python")
+    server = start_server(repo, folder)
+    yield folder / "bin" / "python"
+    server.terminate()
+    server.wait()
+
+
 @pytest.fixture
-def tool(repo):
+def tool(repo, python):
     """Start ``tools/NAME.py`` in a process of its own; returns the finished process."""
 
     def start(name: str, *args: object, check: int | None = 0, timeout: float = 120):
         finished = subprocess.run(
-            [sys.executable, str(repo / "tools" / f"{name}.py"), *map(str, args)],
+            [python, str(repo / "tools" / f"{name}.py"), *map(str, args)],
             capture_output=True, text=True, timeout=timeout, cwd=repo,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )

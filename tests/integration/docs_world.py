@@ -13,7 +13,7 @@ from conftest_captioners import write_tiny_models
 from conftest_integration import write_tiny_clip
 from conftest_protocols import Videos, make_datasets
 from docs_commands import find_pages
-from docs_python import start_server
+from served_python import start_server
 
 from openvclip.utils.torchvision_ops import import_torchvision
 

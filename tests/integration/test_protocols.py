@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -30,12 +29,12 @@ SMALL = [
 class World:
     """The small datasets, their lists and a tiny CLIP; runs scripts on them."""
 
-    def __init__(self, root: Path, repo: Path) -> None:
-        self.root, self.repo = root, repo
+    def __init__(self, root: Path, repo: Path, python: Path) -> None:
+        self.root, self.repo, self.python = root, repo, str(python)
         make_datasets(root, repo)
         write_tiny_clip(root / "clip.pt")
         self.env = {
-            **os.environ, "OMP_NUM_THREADS": "1", "PYTHON": sys.executable, "NUM_GPUS": "0",
+            **os.environ, "OMP_NUM_THREADS": "1", "PYTHON": self.python, "NUM_GPUS": "0",
             "LISTS": str(root / "lists"), "CLIP": str(root / "clip.pt"),
         }
 
@@ -48,7 +47,7 @@ class World:
 
     def prepare(self, dataset: str, *args: object) -> str:
         (self.root / "lists").mkdir(exist_ok=True)
-        command = [sys.executable, self.repo / "tools/prepare_labels.py", dataset, *args,
+        command = [self.python, self.repo / "tools/prepare_labels.py", dataset, *args,
                    "--root", self.root / "lists"]
         finished = subprocess.run([str(x) for x in command], text=True, capture_output=True)
         assert finished.returncode == 0, finished.stdout + finished.stderr
@@ -67,8 +66,8 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory, repo) -> World:
-    world = World(tmp_path_factory.mktemp("world"), repo)
+def world(tmp_path_factory, repo, python) -> World:
+    world = World(tmp_path_factory.mktemp("world"), repo, python)
     root = world.root
     world.prepare("ucf101", "--videos", root / "UCF-101", "--annotations",
                   root / "ucfTrainTestlist")

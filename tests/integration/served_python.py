@@ -1,4 +1,4 @@
-"""A python for the commands of the documentation that need not import torch each time.
+"""A python for programs that tests start, which need not import torch each time.
 
 The server imports it once and forks a process for each program; the ``python`` that is put into
 PATH hands the server its arguments, folder, environment and files, and leaves with the program's
@@ -46,7 +46,7 @@ def start_server(clone: Path, folder: Path) -> subprocess.Popen:
 
 def serve(path: str) -> None:
     # Dynamo is what the first step of an optimizer imports.
-    for module in ("torch._dynamo", "openvclip.engine.build", "openvclip.engine.tester"):
+    for module in ("torch._dynamo", "openvclip.engine.run", "openvclip.report.plots"):
         importlib.import_module(module)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     listener = socket.socket(socket.AF_UNIX)
