@@ -43,8 +43,18 @@ MODULES: dict[str, dict[str, str]] = {
         "models.video_clip": "",
         "models.build": "build_model build_classifier load_model_weights resolve_clip",
     },
-    "Videos and lists": {"data.labels": "", "data.sampling": "", "data.video_io": ""},
-    "Evaluation": {"engine.evaluate": "", "report.metrics": ""},
+    "Videos, lists and captions": {
+        "data.labels": "", "data.sampling": "", "data.video_io": "",
+        "data.captions": "CaptionFile CaptionMatch draw_caption write_captions caption_key",
+    },
+    "Training": {
+        "engine.train_step": "PlainStep InterpolatedStep StepResult Captions",
+        "engine.contrastive": "contrastive_loss gather_rows",
+    },
+    "Evaluation": {
+        "engine.evaluate": "", "report.metrics": "",
+        "report.retrieval": "compute_ranks compute_retrieval_scores",
+    },
 }
 SECTIONS = ("Args", "Attributes", "Returns", "Yields", "Raises")
 ITEM = re.compile(r"^(\*{0,2}\w[\w.]*(?:, \*{0,2}\w[\w.]*)*): (.*)$")
