@@ -21,7 +21,8 @@ def find_training(checkpoint: str | Path | None) -> dict[str, Any] | None:
 
     Returns:
         The training list, the SHA-256 of its label set, its draw, whether training was
-        interpolated, and its seed; None where no config of a training lies there.
+        interpolated, what the text tower did if there were captions, and its seed; None where no
+        config of a training lies there.
     """
     if checkpoint is None:
         return None
@@ -31,6 +32,7 @@ def find_training(checkpoint: str | Path | None) -> dict[str, Any] | None:
     if not isinstance(data, dict) or not isinstance(train, dict) or not train.get("ENABLE"):
         return None
     lists = Path(str(data.get("PATH_TO_DATA_DIR")))
+    caption = train.get("CAPTION") or {}
     try:
         labels = LabelSpace.from_json(str(data.get("INDEX_LABEL_MAPPING_FILE"))).digest()
     except DataError:  # The map has gone, or is relative to another folder.
@@ -44,5 +46,6 @@ def find_training(checkpoint: str | Path | None) -> dict[str, Any] | None:
         "label_set": labels,
         "draw": draw and asdict(draw),
         "interpolated": bool(train.get("LINEAR_CONNECT_CLIMB")),
+        "captions": caption.get("TEXT_TOWER") if caption.get("ENABLE") else None,
         "seed": config.get("RNG_SEED"),
     }

@@ -35,7 +35,8 @@ def _table(section: Section) -> list[list[str]]:
     rows = [["dataset", "backbone", "method", "tested with", *section.columns.values(), "seeds"]]
     for line in section.lines:
         seeds = ", ".join(seed for seed in line.seeds if seed != CLIP) or "-"
-        rows.append([line.dataset, line.backbone, line.method, line.setup,
+        backbone = "unknown" if line.backbone == "?" else line.backbone
+        rows.append([line.dataset, backbone, line.method, line.setup,
                      *(_cell(line, column) for column in section.columns), seeds])
     return rows
 

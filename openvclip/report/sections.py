@@ -249,6 +249,8 @@ def _name_method(
     method = Path(str(checkpoint.get("file"))).name if checkpoint else CLIP
     if checkpoint and trained.get("interpolated") is False:
         method += ", plain"
+    if checkpoint and trained.get("captions"):
+        method += f", captions ({trained['captions']} text tower)"
     if checkpoint and ratio is not None:  # CLIP patched with CLIP is CLIP.
         method += f", ratio {ratio:g}"
     texts = content.get("prompts") or {}

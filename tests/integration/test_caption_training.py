@@ -90,6 +90,8 @@ def test_frozen_text_tower_stays_and_gets_captions(tiny, captions, tmp_path, emp
     state = torch.load(run / "checkpoints/checkpoint_epoch_00002.pyth", weights_only=True)
     clip = torch.load(tiny / "clip.pt", weights_only=True)
     assert "classifier" not in state
+    results = json.loads((run / "results.json").read_text())
+    assert results["trained_on"]["captions"] == "frozen"
     for name, tensor in clip.items():
         same = torch.equal(state["model_state"][f"model.{name}"], tensor)
         assert same == (not name.startswith("visual.") and name != "logit_scale"), name

@@ -193,12 +193,14 @@ def test_methods_are_told_apart(write, table):
     write("a", {0.0: 60.0, 0.5: 62.0}, **given)
     write("b", 61.0, draw=own, trained_on=training(own, interpolated=False))
     write("c", 63.0, **given, prompts={"name": "action16", "count": 16, "sha256": "1"})
+    write("f", 62.0, draw=own, trained_on=training(own, captions="trainable"))
     write("d", 64.0, **given, views=3)
     write("e", 65.0, **given, temporal_modeling="channel_shift", views=3)
     found = {line.method for line in table().sections[0].lines}
     assert found == {
         "swa.pth, plain", "swa.pth, ratio 0", "swa.pth, ratio 0.5", "swa.pth, prompts action16",
         "swa.pth, expand_temporal_view", "swa.pth, channel_shift",
+        "swa.pth, captions (trainable text tower)",
     }
 
 
