@@ -103,10 +103,10 @@ def load_model(
 ) -> VideoClassifier:
     """Load CLIP, or a fine-tuned and patched checkpoint, for predicting on any video.
 
-    What the model expects of a clip is read from ``config``, else from the config that a training
-    checkpoint carries or that lies beside averaged weights (``config.yaml``), else it is that of
-    the shipped Kinetics recipe (expand_temporal_view, 8 frames, every 16th at 30 frames a second).
-    Without a checkpoint frames do not see each other.
+    What the model expects of a clip is read from ``config``, else from the config that the
+    checkpoint carries or that lies beside it (``config.yaml``), else it is that of the shipped
+    Kinetics recipe (expand_temporal_view, 8 frames, every 16th at 30 frames a second). Without a
+    checkpoint frames do not see each other.
 
     Args:
         clip: the original CLIP: a file, a name that open_clip lists, or vitb32, vitb16, vitl14 or

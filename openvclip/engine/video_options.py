@@ -99,9 +99,9 @@ def find_video_options(
 ) -> VideoOptions:
     """Return the options of ``config``, or find those that the checkpoint was trained with.
 
-    A training checkpoint carries its config. Averaged weights do not: ``config.yaml`` beside them
-    is taken if it is of a training, else the defaults are. The original CLIP, without checkpoint
-    and config, has frames that do not see each other.
+    Checkpoints of a training and averages of them carry its config. For weights of others
+    ``config.yaml`` beside them is taken if it is of a training, else the defaults are. The original
+    CLIP, without checkpoint and config, has frames that do not see each other.
 
     Raises:
         ConfigError: the config file cannot be used.
@@ -119,7 +119,7 @@ def find_video_options(
     if text is None:
         options = VideoOptions()
         logger.warning(
-            "%s carries no config (averaged weights have none) and no config.yaml of a training "
+            "%s carries no config (published weights have none) and no config.yaml of a training "
             "lies beside it: %s, %d frames, sampling rate %g are assumed", checkpoint,
             options.temporal_type, options.num_frames, options.sampling_rate,
         )
