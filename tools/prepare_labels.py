@@ -79,8 +79,8 @@ def _add_dataset_options(command: argparse.ArgumentParser, name: str) -> None:
                              help="what the folders directly in --videos are (default: by their "
                                   "names)")
         command.add_argument("--val-share", type=float, default=0.0, metavar="F",
-                             help="share of each class for val.csv, the rest for train.csv; "
-                                  "test.csv has all")
+                             help="share of each class for val.csv and test.csv, the rest for "
+                                  "train.csv")
         command.add_argument("--seed", type=int, default=1, help="of that draw (default: 1)")
 
 

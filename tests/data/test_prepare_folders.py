@@ -221,14 +221,40 @@ def test_a_share_of_each_class_for_validation(tmp_path):
     videos = touch(tmp_path / "v", [f"{c}/{i}.mp4" for c in "abc" for i in range(10)] + ["d/1.mp4"])
 
     def draw(seed: int) -> dict[str, list]:
-        lists = plan_folders(videos, "mine", tmp_path, val_share=0.2, seed=seed).lists
-        return {found.path.name: found.rows for found in lists}
+        plan = plan_folders(videos, "mine", tmp_path, val_share=0.2, seed=seed)
+        assert any("test.csv is the validation set" in note for note in plan.notes)
+        return {found.path.name: found.rows for found in plan.lists}
 
     first = draw(1)
-    assert len(first["test.csv"]) == 31
+    everything = plan_folders(videos, "mine", tmp_path).lists[0].rows
     assert [label for _, label in first["val.csv"]] == [0, 0, 1, 1, 2, 2]
-    assert sorted(first["train.csv"] + first["val.csv"]) == sorted(first["test.csv"])
+    assert sorted(first["train.csv"] + first["val.csv"]) == sorted(everything)
+    assert first["test.csv"] == first["val.csv"] and not set(first["test.csv"]) & set(
+        first["train.csv"])
     assert draw(1) == first and draw(2) != first
+
+
+def test_draws_of_lists_that_share_videos_are_refused(tmp_path):
+    source, label_map = make_source(tmp_path / "s", {0: 5, 1: 5, 2: 5})
+    with open(source / "test.csv", "a") as file:
+        file.write("./0/3, x.mp4,0\n")
+    for plan in (plan_few_shot, plan_base_to_novel):
+        with pytest.raises(DataError, match=r"1 of the 4 videos of .*test.csv are in its train.csv "
+                                            r"too, the first ./0/3, x.mp4"):
+            plan(source, label_map, tmp_path / "out", **(
+                {"shots": [2]} if plan is plan_few_shot else {"shots": 2}))
+
+
+def test_draws_of_a_validation_share_test_no_training_video(tmp_path):
+    videos = touch(tmp_path / "v", [f"{c}/{i}.mp4" for c in "ab" for i in range(8)])
+    write_preparation(plan_folders(videos, "mine", tmp_path, val_share=0.5))
+    source, label_map = tmp_path / "zs_label_db/mine", tmp_path / "zs_label_db/mine-index2cls.json"
+    write_preparation(plan_few_shot(source, label_map, tmp_path / "few", shots=[2]))
+    write_preparation(plan_base_to_novel(source, label_map, tmp_path / "half", shots=2))
+    for folder in (tmp_path / "few/shots_2", tmp_path / "half/base", source):
+        trained, tested = ({path for path, _ in read_rows(folder / name)}
+                           for name in ("train.csv", "test.csv"))
+        assert trained and tested and not trained & tested
 
 
 @pytest.mark.parametrize("options", [{"name": "a/b"}, {"name": ""}, {"val_share": 1.0}])

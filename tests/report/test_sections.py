@@ -250,9 +250,9 @@ def test_names_of_datasets(name, shown):
 
 def make_source(folder):
     folder.mkdir(parents=True)
-    rows = "".join(f"{label}/{i}.mp4,{label}\n" for label in range(4) for i in range(4))
     for name in ("train", "test"):
-        (folder / f"{name}.csv").write_text(rows)
+        rows = (f"{name}/{label}/{i}.mp4,{label}\n" for label in range(4) for i in range(4))
+        (folder / f"{name}.csv").write_text("".join(rows))
     label_map = folder / "x-index2cls.json"
     label_map.write_text('{"0": "a", "1": "b", "2": "c", "3": "d"}')
     return folder, label_map

@@ -25,16 +25,17 @@ def plan_folders(
     """Plan ``zs_label_db/NAME/*.csv`` and ``zs_label_db/NAME-index2cls.json``.
 
     ``split/class/video`` gives a list a split; where there is no test split, ``test.csv`` is the
-    validation set. ``class/video`` gives a ``test.csv`` of all. Classes are the folder names, with
-    spaces for underscores, sorted.
+    validation set. ``class/video`` gives a ``test.csv`` of all or, with ``val_share``, a
+    ``train.csv`` and the rest as both ``val.csv`` and ``test.csv``: no video that is trained on is
+    tested on. Classes are the folder names, with spaces for underscores, sorted.
 
     Args:
         videos: the dataset's folder; videos may lie deeper in a class folder.
         name: what to call the dataset.
         root: folder with ``zs_label_db``.
         label_map: take these classes instead of the folders' names.
-        val_share: share of each class for ``val.csv``, the rest for ``train.csv``, where there are
-            no splits.
+        val_share: share of each class for ``val.csv`` and ``test.csv``, the rest for ``train.csv``,
+            where there are no splits.
         seed: of that draw.
         layout: ``classes`` or ``splits`` where ``auto`` would take one for the other.
 
@@ -61,7 +62,9 @@ def plan_folders(
     else:
         rows = {"test": reader.by_folder("")}
         if val_share:
-            rows |= _draw_val(rows["test"], space, val_share, seed)
+            rows = _draw_val(rows["test"], space, val_share, seed)
+            preparation.notes.append("test.csv is the validation set: the videos that are not "
+                                     "trained on")
     preparation.unplaced.extend(describe_outside(reader.outside, space))
     lists = preparation.add_lists(preparation.folder, rows, space)
     preparation.counted.append(lists)
@@ -144,13 +147,16 @@ def _add_map(preparation: Preparation, root: Path, name: str, space: LabelSpace)
 def _draw_val(
     rows: Sequence[Row], space: LabelSpace, share: float, seed: int
 ) -> dict[str, list[Row]]:
-    """Draw the share of each class, from a generator of its own; one video stays on each side."""
+    """Draw the share of each class, from a generator of its own; one video stays on each side.
+
+    A class of a single video has it in the training list only.
+    """
     chosen: set[str] = set()
     for label, videos in group_by_label(rows).items():
         count = min(max(round(share * len(videos)), 1), len(videos) - 1)
         draws = random.Random(f"{seed}:{space.names[label]}")
         chosen.update(path for path, _ in draws.sample(videos, count))
+    held_out = [row for row in rows if row[0] in chosen]
     return {
-        "train": [row for row in rows if row[0] not in chosen],
-        "val": [row for row in rows if row[0] in chosen],
+        "train": [row for row in rows if row[0] not in chosen], "val": held_out, "test": held_out,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +34,7 @@ def plan_few_shot(
 
     Raises:
         ConfigError: a number of shots is not above 0.
-        DataError: a list is missing or malformed, or a class has too few videos.
+        DataError: a list is missing or malformed, the two share videos, or a class has too few.
     """
     space, train, test = _read_source(source, label_map, shots)
     preparation = Preparation(f"few-shot lists of {source}")
@@ -70,7 +71,7 @@ def plan_base_to_novel(
 
     Raises:
         ConfigError: the number of shots is not above 0.
-        DataError: a list is missing or malformed, or a class has too few videos.
+        DataError: a list is missing or malformed, the two share videos, or a class has too few.
     """
     space, train, test = _read_source(source, label_map, [shots])
     preparation = Preparation(f"base-to-novel lists of {source}")
@@ -135,7 +136,21 @@ def _read_source(
         for name in ("train.csv", "test.csv")
     )
     train, test = (list(zip(x.paths, x.labels.tolist(), strict=True)) for x in lists)
+    _require_disjoint(train, test, source)
     return space, train, test
+
+
+def _require_disjoint(train: Sequence[Row], test: Sequence[Row], source: Path) -> None:
+    """Refuse lists whose test would be on videos that were trained on."""
+    trained = {os.path.normpath(path) for path, _ in train}
+    shared = [path for path, _ in test if os.path.normpath(path) in trained]
+    if shared:
+        raise DataError(
+            f"{len(shared):,} of the {len(test):,} videos of {source / 'test.csv'} are in its "
+            f"train.csv too, the first {shared[0]}: a test would be on what was trained on; take "
+            "them out of one of the lists (tools/prepare_labels.py folders --val-share makes lists "
+            "that share none)"
+        )
 
 
 def _name(source: Path) -> str:
