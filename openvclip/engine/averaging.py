@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
-from openvclip.clip.weights import check_tensors
+from openvclip.clip.weights import check_tensors, find_not_finite
 from openvclip.engine import checkpoint as ckpt
 from openvclip.engine.setup import load_original_clip
 from openvclip.interpolation import StateDict, average_state_dicts
@@ -69,7 +70,8 @@ def average_checkpoints(
 
     Raises:
         ConfigError: the range is empty or negative, or ``clip`` is missing or has no use.
-        CheckpointError: a checkpoint is missing, damaged or of another shape.
+        CheckpointError: a checkpoint is missing, damaged, of other tensors or shapes than the
+            others, or holds NaN or infinity.
     """
     if start < 0 or end < start:
         raise ConfigError(f"--start {start} --end {end}: give 0 <= start <= end")
@@ -82,15 +84,17 @@ def average_checkpoints(
     names += [str(path) for path in paths.values()]
 
     def states() -> Iterator[StateDict]:
-        progress = Progress(len(names), "averaging", "checkpoints")
         if start == 0:
             yield load_original_clip(clip)
-            progress.update()
-        for path in paths.values():
-            yield load_model_state(path)
-            progress.update()
+        yield from map(load_model_state, paths.values())
 
-    average = average_state_dicts(states(), names=names.__getitem__)
+    progress = Progress(len(names), "averaging", "checkpoints")
+    average = average_state_dicts(
+        _count(states(), progress), names=names.__getitem__, clip_first=start == 0
+    )
+    broken = find_not_finite(average)
+    if broken:
+        _refuse_not_finite(zip(names, states(), strict=True), broken)
     content = {"model_state": average}
     config = ckpt.load_file(paths[end], verify=False).get("cfg") if paths else None
     if config is not None:  # What the weights were trained as, for whoever loads the file alone.
@@ -98,3 +102,29 @@ def average_checkpoints(
     ckpt.save_file(output, content)
     logger.info("wrote the mean of %d checkpoints (%d..%d) to %s", len(names), start, end, output)
     return Path(output)
+
+
+def _count(states: Iterable[StateDict], progress: Progress) -> Iterator[StateDict]:
+    for state in states:
+        yield state
+        progress.update()
+
+
+def _refuse_not_finite(states: Iterable[tuple[str, StateDict]], broken: Sequence[str]) -> NoReturn:
+    """Look for what made the tensors ``broken`` of a mean NaN or infinite, and raise.
+
+    Reading the files again costs time, but only here; looking at each while it is added would
+    cost all averages a third more.
+    """
+    for name, state in states:
+        found = find_not_finite({key: state[key] for key in broken if key in state})
+        if found:
+            others = f" and {len(found) - 1} more tensors" if len(found) > 1 else ""
+            raise CheckpointError(
+                f"cannot average: {name} holds NaN or infinity in {found[0]}{others}; leave it "
+                "out by --start and --end, or train that epoch again"
+            )
+    raise CheckpointError(
+        f"cannot average: the mean of {broken[0]} is not finite, although that of each checkpoint "
+        "is: its numbers are too large for fp32"
+    )

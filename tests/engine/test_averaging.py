@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch
 
 from openvclip.engine import checkpoint as ckpt
 from openvclip.engine.averaging import average_checkpoints
+from openvclip.engine.setup import load_weights
 from openvclip.utils.errors import CheckpointError, ConfigError
 
 
@@ -46,3 +49,59 @@ def test_ranges_and_clip_are_checked(run):
         average_checkpoints(run, start=0, end=3, output=run / "x.pth")
     with pytest.raises(ConfigError, match="--start 0 only"):
         average_checkpoints(run, start=1, end=3, output=run / "x.pth", clip="clip.pt")
+
+
+def write_epoch(folder, number, **tensors):
+    state = {f"model.{name}": tensor for name, tensor in tensors.items()}
+    ckpt.save_file(ckpt.checkpoint_path(folder, number), {"model_state": state})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_an_epoch_that_is_not_finite_is_named_with_its_tensor(tmp_path, value):
+    for number in range(1, 5):
+        v = torch.tensor([1.0, value if number >= 3 else 1.0])
+        write_epoch(tmp_path, number, w=torch.ones(2), v=v)
+    with pytest.raises(CheckpointError, match=r"epoch_00003.pyth holds NaN or inf.* model\.v;"):
+        average_checkpoints(tmp_path, start=1, end=4, output=tmp_path / "x.pth")
+    assert not (tmp_path / "x.pth").exists()
+    average_checkpoints(tmp_path, start=1, end=2, output=tmp_path / "x.pth")
+
+
+def test_numbers_too_large_for_fp32_are_said_to_be(tmp_path):
+    for number, sign in ((1, 1), (2, -1)):
+        write_epoch(tmp_path, number, w=torch.tensor([sign * 3e38]))
+    with pytest.raises(CheckpointError, match=r"model\.w is not finite, although"):
+        average_checkpoints(tmp_path, start=1, end=2, output=tmp_path / "x.pth")
+
+
+def test_an_epoch_with_other_tensors_is_named_with_the_tensor(tmp_path):
+    write_epoch(tmp_path, 1, w=torch.ones(2), v=torch.ones(2))
+    write_epoch(tmp_path, 2, w=torch.ones(2))
+    write_epoch(tmp_path, 3, w=torch.ones(2), u=torch.ones(2))
+    for first, message in (
+        (1, r"epoch_00002.pyth lacks model\.v, which .*epoch_00001.pyth has"),
+        (2, r"epoch_00003.pyth has model\.u, which .*epoch_00002.pyth lacks"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            average_checkpoints(tmp_path, start=first, end=3, output=tmp_path / "x.pth")
+    assert not (tmp_path / "x.pth").exists()
+
+
+@pytest.mark.parametrize("count", [6, 8, 21])
+def test_a_frozen_text_tower_stays_the_original_clips(tiny_video_clip, tmp_path, caplog, count):
+    """Of an fp32 CLIP: sums of OpenAI's fp16 numbers happen to be exact."""
+    caplog.set_level(logging.INFO, logger="openvclip")
+    model = tiny_video_clip
+    model.model.token_embedding.weight.data.zero_()  # 13 MB of no interest, in each of 21 files
+    state = {n: p.detach().clone() for n, p in model.named_parameters()
+             if n != "model.token_embedding.weight"}
+    table = {"model.token_embedding.weight": model.model.token_embedding.weight.detach()}
+    for number in range(1, count + 1):
+        moved = {n: t + 0.01 * number if ".visual." in n else t for n, t in state.items()}
+        write_epoch(tmp_path, number, **{n.removeprefix("model."): t for n, t in moved.items()})
+    path = average_checkpoints(tmp_path, start=1, end=count, output=tmp_path / "mean.pth")
+    mean = ckpt.load_file(path)["model_state"]
+    torch.save({"model_state": {**mean, **table}}, tmp_path / "whole.pth")
+    assert not load_weights(model, tmp_path / "whole.pth")
+    assert not torch.equal(mean["model.visual.proj"], state["model.visual.proj"])
+    assert "loaded the weights of" in caplog.text and "whose text tower" not in caplog.text
