@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import resource
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -11,6 +15,15 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parents[1]
+# What hostile files may take at most.
+MOST_MEMORY_KB = 1 << 20  # 1 GiB
+MOST_SECONDS = 20  # of the processor: what else runs on the machine does not count
+# ru_maxrss begins with the parent's size where a process was forked; VmHWM is the program's own.
+REPORT = """
+    with open("/proc/self/status") as _file:
+        _peak = next(line.split()[1] for line in _file if line.startswith("VmHWM"))
+    print("peak", _peak)
+"""
 
 
 @pytest.fixture(scope="session")
@@ -79,3 +92,23 @@ def tiny_clip_state(golden: Path):
     embedding = torch.zeros(49408, rows.shape[1])
     embedding[state.pop("token_embedding.ids").long()] = rows
     return {**state, "token_embedding.weight": embedding}
+
+
+@pytest.fixture
+def bounded():
+    """Run a program with arguments; return what it prints, unless it needs too much."""
+
+    def run(code: str, *argv: object) -> str:
+        code = textwrap.dedent(code) + textwrap.dedent(REPORT)
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
+               "PYTHONUTF8": "1"}
+        done = subprocess.run(
+            [sys.executable, "-c", code, *map(str, argv)], env=env, stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, encoding="utf-8", timeout=600,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (MOST_SECONDS, 25)))
+        assert done.returncode == 0, done.stderr
+        *lines, last = done.stdout.splitlines()
+        assert int(last.removeprefix("peak ")) < MOST_MEMORY_KB
+        return "\n".join(lines)
+
+    return run

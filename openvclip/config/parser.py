@@ -11,15 +11,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
 from fvcore.common.config import CfgNode
 
 from openvclip.config import upstream, values
 from openvclip.config.defaults import flatten, get_cfg
+from openvclip.config.safe_yaml import MOST_BYTES, load_yaml
 from openvclip.config.validate import find_problems
 from openvclip.utils.errors import ConfigError
+from openvclip.utils.files import read_text
 
 BASE_KEY = "_BASE_"
+MOST_BASES = 100  # that a file and its bases name, in all
 _FLAGS = ("--cfg", "--init_method", "--shard_id", "--num_shards")
 _PAIR = re.compile(r"^[A-Za-z_][\w.]*=")
 
@@ -115,45 +117,74 @@ def _flatten_yaml(tree: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def read_yaml(path: str, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read a settings file and the files that its ``_BASE_`` names, which it overrides.
 
     Args:
         path: the file; a ``_BASE_`` (one path or a list) is relative to the file that names it.
-        above: files that led here, to notice a circle.
 
     Returns:
         ``{"TRAIN.BATCH_SIZE": value, ...}``, values as yaml reads them.
 
     Raises:
-        ConfigError: no such file, or not yaml, or not a mapping, or a circle of bases.
+        ConfigError: no such file, no regular one, not yaml, not a mapping, or too much of it; a
+            ``_BASE_`` that is no path, a circle of them, or more than MOST_BASES in all.
     """
-    file = Path(os.path.expanduser(path)).resolve()
-    if file in above:
-        raise ConfigError(f"{path}: {BASE_KEY} leads back to the file itself")
+    return _BaseReader().read(str(path), ())
+
+
+class _BaseReader:
+    """Reads a file and its bases: each once, and no more than a person would write."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, dict[str, Any]] = {}
+        self._named = 0
+
+    def read(self, path: str, above: tuple[Path, ...]) -> dict[str, Any]:
+        """Return the settings of ``path``, to which the files ``above`` led."""
+        try:
+            file = Path(os.path.expanduser(path)).resolve()
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ConfigError(f"{path!r}: no config file can have this name: {error}") from None
+        if file in above:
+            raise ConfigError(f"{path}: {BASE_KEY} leads back to the file itself")
+        if file not in self._known:
+            tree = _read_tree(path, file)
+            bases = _list_bases(path, tree.pop(BASE_KEY, None))
+            settings: dict[str, Any] = {}
+            for base in bases:
+                self._named += 1
+                if self._named > MOST_BASES:
+                    raise ConfigError(f"{path}: its {BASE_KEY} and those of its bases name more "
+                                      f"than {MOST_BASES} files; write the settings into fewer")
+                name = str(file.parent / os.path.expanduser(base))
+                settings.update(self.read(name, (*above, file)))
+            self._known[file] = {**settings, **_flatten_yaml(tree)}
+        return self._known[file]
+
+
+def _read_tree(path: str, file: Path) -> dict[Any, Any]:
     try:
-        text = file.read_text(encoding="utf-8")
+        tree = load_yaml(read_text(file, most=MOST_BYTES))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such config file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as a config file: {error}") from error
-    try:
-        tree = yaml.load(text, values.SafeYaml)  # noqa: S506 - a subclass of the safe loader
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}{line}: {error.problem or error.context}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not a yaml file: {error}".replace("\n", " ")) from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: holds a {type(tree).__name__}, not KEY: value lines")
-    bases = tree.pop(BASE_KEY, [])
-    settings: dict[str, Any] = {}
-    for base in [bases] if isinstance(bases, str) else bases or []:
-        settings.update(read_yaml(str(file.parent / os.path.expanduser(str(base))), (*above, file)))
-    return {**settings, **_flatten_yaml(tree)}
+    return tree
+
+
+def _list_bases(path: str, bases: Any) -> list[str]:
+    found = [bases] if isinstance(bases, str) else [] if bases is None else bases
+    if not isinstance(found, list) or not all(isinstance(base, str) for base in found):
+        raise ConfigError(f"{path}: {BASE_KEY} is {_show(bases)}; give the path of a "
+                          "config file, or a list of such paths")
+    return found
 
 
 def _pair_up(opts: Sequence[str]) -> dict[str, str]:
@@ -181,6 +212,12 @@ def nearest_keys(key: str, known: Sequence[str]) -> list[str]:
     return list(dict.fromkeys([*exact, *same_name, *whole, *close_name, *loose]))[:3]
 
 
+def _show(value: Any) -> str:
+    """A value in a line of a message, however much there is of it."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
 def _upstream_problem(key: str, value: Any) -> str | None:
     """Check a key that only upstream reads; None if it may be dropped."""
     if key in upstream.INERT:
@@ -200,22 +237,22 @@ def _upstream_problem(key: str, value: Any) -> str | None:
         same = False
     if same:
         return None
-    return f"{key} is {value!r}: not built; only {off!r} is accepted"
+    return f"{key} is {_show(value)}: not built; only {off!r} is accepted"
 
 
 def _type_problem(key: str, value: Any, default: Any) -> str:
     found = values.parse_text(value) if isinstance(value, str) else value
     kind = type(found).__name__
-    return f"{key} is {value!r} ({kind}); {values.expected(key, default)} is expected"
+    return f"{key} is {_show(value)} ({kind}); {values.expected(key, default)} is expected"
 
 
 def _unknown_problem(key: str, value: Any, known: dict[str, Any]) -> str:
     section = key.split(".", 1)[0]
     if section in upstream.MODELS:
-        return f"{key} ({value!r}): belongs to a model of PySlowFast that is not built"
+        return f"{key} ({_show(value)}): belongs to a model of PySlowFast that is not built"
     near = nearest_keys(key, [*known, *upstream.OFF])
     hint = f"nearest: {', '.join(near)}" if near else "see openvclip/config/defaults.py"
-    return f"{key} ({value!r}) is not a known key; {hint}"
+    return f"{key} ({_show(value)}) is not a known key; {hint}"
 
 
 def _set(cfg: CfgNode, key: str, value: Any) -> None:
@@ -248,7 +285,7 @@ def merge(cfg: CfgNode, settings: dict[str, Any], where: str) -> list[str]:
             problem = _upstream_problem(key, value)
         elif key in sections or key in upstream.MODELS or key in upstream.SECTIONS:
             if value is not None:
-                problem = f"{key} is a section; give it keys, not {value!r}"
+                problem = f"{key} is a section; give it keys, not {_show(value)}"
         elif upstream.section_of(key) is None:
             problem = _unknown_problem(key, value, defaults)
         if problem:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from typing import Any
 
-import yaml
+from openvclip.config.safe_yaml import MOST_BYTES, load_yaml
 
 # Types of the keys whose default is None, and of the elements of lists that are empty by default.
 OPTIONAL: dict[str, type] = {
@@ -24,45 +24,17 @@ ELEMENTS: dict[str, type] = {
 _KINDS = {bool: "True or False", int: "an int", float: "a number", str: "a string"}
 
 
-class SafeYaml(yaml.SafeLoader):
-    """yaml's safe loader, refusing a key that is given twice with two values.
-
-    Twice with the same value, as in a published file, is no error.
-    """
-
-
-def _construct_mapping(loader: SafeYaml, node: yaml.MappingNode) -> dict[Any, Any]:
-    mapping: dict[Any, Any] = {}
-    loader.flatten_mapping(node)
-    for key_node, value_node in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        value = loader.construct_object(value_node, deep=True)
-        try:
-            repeated = key in mapping and mapping[key] != value
-        except TypeError:
-            raise yaml.constructor.ConstructorError(
-                None, None, "a key is not a name", key_node.start_mark
-            ) from None
-        if repeated:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"{key} is given twice, with different values", key_node.start_mark
-            )
-        mapping[key] = value
-    return mapping
-
-
-SafeYaml.add_constructor("tag:yaml.org,2002:map", _construct_mapping)
-
-
 def parse_text(text: str) -> Any:
     """Return what ``text`` says as a Python literal, else as yaml, else as itself."""
+    if len(text) > MOST_BYTES // 4:
+        return text  # no setting is that long, and Python's reader takes much memory
     try:
         return ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         pass
     try:
-        return yaml.load(text, SafeYaml)  # noqa: S506 - a subclass of the safe loader
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError):
+        return load_yaml(text)
+    except ValueError:
         return text
 
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import yaml
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
@@ -26,6 +25,7 @@ from openvclip.clip.weights import (
     load_clip,
     load_state_dict_file,
 )
+from openvclip.config.safe_yaml import load_yaml
 from openvclip.engine.checkpoint import load_file, verify_file
 from openvclip.interpolation import StateDict, WeightPatcher
 from openvclip.models.build import ARCH_SIZES
@@ -194,10 +194,10 @@ def check_finite(state: Mapping[str, torch.Tensor], where: str) -> None:
 def read_temporal_settings(path: str | Path) -> dict[str, str]:
     """Return TEMPORAL_KEYS of the config that our checkpoints carry; files of others carry none."""
     try:
-        config = yaml.safe_load(load_file(path, verify=False)["cfg"])
+        config = load_yaml(load_file(path, verify=False)["cfg"])
         keys = {key: key.split(".") for key in TEMPORAL_KEYS}
         return {key: str(config[group][name]) for key, (group, name) in keys.items()}
-    except (CheckpointError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+    except (CheckpointError, KeyError, TypeError, AttributeError, ValueError):
         return {}
 
 

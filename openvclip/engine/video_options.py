@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from openvclip.config import get_cfg, load_cfg
 from openvclip.config.parser import merge
-from openvclip.config.values import SafeYaml
+from openvclip.config.safe_yaml import MOST_BYTES, load_yaml
 from openvclip.data.dataset import Pixels
 from openvclip.data.sampling import PUBLISHED, Sampling
 from openvclip.engine.checkpoint import load_file
 from openvclip.utils.errors import CheckpointError, ConfigError
+from openvclip.utils.files import read_text
 from openvclip.utils.logging import get_logger
 
 logger = get_logger(__name__)
@@ -144,7 +143,7 @@ def _read_config_text(checkpoint: Path) -> str | None:
 def _read_training_config(path: Path) -> str | None:
     """Return the text of a config file if it is there and of a run that trained."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, most=MOST_BYTES)
     except (OSError, UnicodeDecodeError):
         return None
     train = _parse(text, str(path)).get("TRAIN")
@@ -153,11 +152,10 @@ def _read_training_config(path: Path) -> str | None:
 
 def _parse(text: str, where: str) -> dict:
     try:
-        tree = yaml.load(text, SafeYaml)  # noqa: S506 - a subclass of the safe loader
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        tree = load_yaml(text)
+    except ValueError as error:
         raise CheckpointError(
-            f"the config in {where} is not yaml: {error}; give another config file".replace(
-                "\n", " ")
+            f"the config in {where} is not yaml: {error}; give another config file"
         ) from error
     return tree if isinstance(tree, dict) else {}
 

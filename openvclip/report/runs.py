@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -12,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from openvclip.config.safe_yaml import MOST_BYTES, load_yaml
 from openvclip.data.protocols import Protocol, find_protocol
 from openvclip.report.retrieval_numbers import name_numbers
 from openvclip.utils.errors import DataError
+from openvclip.utils.files import MOST_JSON_BYTES, compute_file_hash, open_regular, read_text
 
 RESULTS = "results.json"
 CONFIG = "config.yaml"
@@ -62,7 +61,7 @@ def read_results(path: str | Path) -> dict[str, Any]:
         DataError: the file is missing or is not a test's results.
     """
     try:
-        content = json.loads(Path(path).read_text("utf-8"))
+        content = json.loads(read_text(path, most=MOST_JSON_BYTES))
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read {path}: {error}; run the test again") from error
     fault = _find_fault(content)
@@ -151,10 +150,10 @@ def _walk(folders: Sequence[str | Path]) -> Iterator[tuple[Path, set[str]]]:
 def read_config(folder: Path) -> dict[str, Any] | None:
     """Read a run's ``config.yaml``; {} if there is none, None if it cannot be read."""
     try:
-        content = yaml.safe_load((folder / CONFIG).read_text("utf-8"))
+        content = load_yaml(read_text(folder / CONFIG, most=MOST_BYTES))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError):
         return None
     if not isinstance(content, dict) or not isinstance(content.get("TEST", {}), dict):
         return None
@@ -166,7 +165,7 @@ def _is_outdated(folder: Path, content: dict[str, Any]) -> bool:
     wanted = content.get("config_sha256")
     if not wanted or "derived_from" in content:
         return False
-    if hashlib.sha256((folder / CONFIG).read_bytes()).hexdigest() == wanted:
+    if compute_file_hash(folder / CONFIG) == wanted:
         return False
     config = read_config(folder)
     return config is None or bool(config.get("TEST", {}).get("ENABLE"))
@@ -189,7 +188,7 @@ def _unfinished(folder: Path) -> list[Problem]:
 def _last_error(folder: Path) -> str:
     """Return the last error of the run's log as ``; its log says: ...``, or nothing."""
     try:
-        with open(folder / "stdout.log", "rb") as file:
+        with open_regular(folder / "stdout.log") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 65536))
             lines = file.read().decode("utf-8", "replace").splitlines()
     except OSError:

@@ -1,13 +1,117 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and files that are only read if they are files.
+
+What takes a file's place is written under a random name that nobody had: a link or a pipe that
+lies in wait under a name that could be guessed leads nowhere. What is read is a regular file of a
+bounded size: a pipe would never end, nor would some devices.
+"""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import secrets
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
+
+# Lists, label maps and captions are read at once; a list of a million videos has about 100 MB.
+MOST_BYTES = 256 << 20
+# JSON: the shortest objects take about twenty times the memory of their text.
+MOST_JSON_BYTES = 32 << 20
+_KINDS = {stat.S_IFIFO: "a pipe (FIFO)", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
+          stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
+
+
+class UnfitFileError(OSError):
+    """A path is a pipe, a device or a folder where a file is wanted, or the file is too large."""
+
+    def __init__(self, path: str | Path, what: str) -> None:
+        super().__init__(errno.EINVAL, what, str(path))
+
+
+def _refuse_others(path: str | Path, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "no file")
+        raise UnfitFileError(path, f"is {kind}, not a regular file")
+
+
+def open_regular(path: str | Path, most: int | None = None) -> BinaryIO:
+    """Open a regular file for reading, without ever waiting for what is none.
+
+    Args:
+        path: the file; links are followed.
+        most: bytes that it may have; None: any number.
+
+    Raises:
+        UnfitFileError: it is a pipe, a device or a folder, or larger.
+        OSError, ValueError: as ``open``.
+    """
+    _refuse_others(path, os.stat(path))  # before it is opened: some devices act on that
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        found = os.fstat(descriptor)
+        _refuse_others(path, found)
+        if most is not None and found.st_size > most:
+            raise UnfitFileError(
+                path, f"has {found.st_size:,} bytes; at most {most:,} are read of such a file")
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_bytes(path: str | Path, most: int = MOST_BYTES) -> bytes:
+    """Return what a regular file of at most ``most`` bytes holds; errors: see open_regular."""
+    with open_regular(path, most) as file:
+        return file.read(most)  # /proc and the like say 0 and hold more
+
+
+def read_text(path: str | Path, encoding: str = "utf-8", *, most: int = MOST_BYTES) -> str:
+    """Return a regular file's text, its line ends as ``open`` gives them.
+
+    Raises:
+        OSError, ValueError: see :func:`open_regular`; also a text of another encoding.
+    """
+    text = read_bytes(path, most).decode(encoding)
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+
+def open_append(path: str | Path) -> TextIO:
+    """Open a regular file to append UTF-8 text to, made if there is none.
+
+    Raises:
+        UnfitFileError: there is a pipe, a device or a folder of that name.
+        OSError, ValueError: as ``open``.
+    """
+    with suppress(FileNotFoundError):
+        _refuse_others(path, os.stat(path))
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        _refuse_others(path, os.fstat(descriptor))
+        return os.fdopen(descriptor, "a", newline="", encoding="utf-8")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def create_new(path: str | Path) -> BinaryIO:
+    """Create a file that was not there and open it for writing, as ``open`` would.
+
+    Raises:
+        FileExistsError: there is something of that name, be it a link that leads nowhere.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.fdopen(os.open(path, flags, 0o666), "wb")
+
+
+def temporary_name(path: str | Path) -> Path:
+    """Return a hidden, random name beside ``path``; short, however long that is."""
+    path = Path(path)
+    return path.with_name(f".{path.name[:50]}.{secrets.token_hex(8)}.tmp")
 
 
 @contextmanager
@@ -20,10 +124,15 @@ def replacing(path: str | Path) -> Iterator[TextIO]:
 
 @contextmanager
 def replacing_file(path: str | Path) -> Iterator[Path]:
-    """Give the name of a temporary file that takes the place of ``path`` once it is whole."""
+    """Give the name of a temporary file that takes the place of ``path`` once it is whole.
+
+    The file is there, empty, with the permissions that the umask leaves. It is gone after an
+    error.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = temporary_name(path)
+    create_new(temporary).close()
     try:
         yield temporary
         os.replace(temporary, path)
@@ -36,7 +145,7 @@ def compute_file_hash(path: str | Path) -> str | None:
     if not Path(path).is_file():
         return None
     digest, buffer = hashlib.sha256(), memoryview(bytearray(1 << 20))
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         while got := file.readinto(buffer):
             digest.update(buffer[:got])
     return digest.hexdigest()

@@ -1,0 +1,109 @@
+"""yaml that plain settings need, and no more: read at a bounded cost, whatever a file says.
+
+An alias stands for all that its anchor has, and an anchor may have aliases: a few hundred bytes
+can mean more values than any memory holds. So values are counted with aliases written out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+from yaml.constructor import ConstructorError
+
+# The largest config of the project has about 400 values, 3 deep, in 4 KB.
+MOST_BYTES = 256 << 10
+MOST_VALUES = 10_000
+MOST_DEPTH = 30
+# Longer numbers are none; some ways to write them take the square of their length to read.
+MOST_DIGITS = 400
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+
+
+class SafeYaml(yaml.SafeLoader):
+    """yaml's safe loader, refusing a key that is given twice with two values, and bounded.
+
+    Twice with the same value, as in a published file, is no error.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self._count = self._depth = 0
+        self._sizes: dict[str, int] = {}  # of what anchors stand for, aliases written out
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Compose what comes next, unless it makes too much."""
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor in self.anchors and event.anchor not in self._sizes:
+                self._refuse(f"*{event.anchor} stands for itself", event)
+            self._add(self._sizes.get(event.anchor, 1), event)
+            return super().compose_node(parent, index)
+        before = self._count
+        self._add(1, event)
+        self._depth += 1
+        if self._depth > MOST_DEPTH:
+            self._refuse(f"values lie more than {MOST_DEPTH} deep in one another", event)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if event.anchor:
+            self._sizes[event.anchor] = self._count - before
+        return node
+
+    def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
+        """Compose a single value, unless it is a number of very many digits."""
+        node = super().compose_scalar_node(anchor)
+        if node.tag in _NUMBERS and len(node.value) > MOST_DIGITS:
+            raise ConstructorError(
+                None, None, f"a number has more than {MOST_DIGITS} digits", node.start_mark)
+        return node
+
+    def _add(self, count: int, event: Any) -> None:
+        self._count += count
+        if self._count > MOST_VALUES:
+            self._refuse(f"there are more than {MOST_VALUES:,} values, aliases written out", event)
+
+    def _refuse(self, problem: str, event: Any) -> None:
+        raise ConstructorError(None, None, problem, event.start_mark)
+
+
+def _construct_mapping(loader: SafeYaml, node: yaml.MappingNode) -> dict[Any, Any]:
+    mapping: dict[Any, Any] = {}
+    loader.flatten_mapping(node)
+    for key_node, value_node in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        value = loader.construct_object(value_node, deep=True)
+        try:
+            repeated = key in mapping and mapping[key] != value
+        except TypeError:
+            raise ConstructorError(
+                None, None, "a key is not a name", key_node.start_mark
+            ) from None
+        if repeated:
+            raise ConstructorError(
+                None, None, f"{key} is given twice, with different values", key_node.start_mark
+            )
+        mapping[key] = value
+    return mapping
+
+
+SafeYaml.add_constructor("tag:yaml.org,2002:map", _construct_mapping)
+
+
+def load_yaml(text: str) -> Any:
+    """Return what ``text`` says: mappings, lists, texts, numbers, dates, None.
+
+    Raises:
+        ValueError: it is not yaml, or larger than settings can be; one line that says where.
+    """
+    size = len(text.encode("utf-8", "surrogatepass"))
+    if size > MOST_BYTES:
+        raise ValueError(f"{size:,} bytes are more than the {MOST_BYTES:,} that settings may have")
+    try:
+        return yaml.load(text, SafeYaml)  # noqa: S506 - a subclass of the safe loader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f"line {mark.line + 1}: " if mark else ""
+        raise ValueError(f"{line}{error.problem or error.context}") from None
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError, OverflowError) as error:
+        raise ValueError(" ".join(f"not a yaml file: {error}".split())[:300]) from None

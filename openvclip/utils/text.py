@@ -1,0 +1,78 @@
+"""Text of files, fit to be shown: in a terminal, in the log, in a spreadsheet.
+
+Class names, keys and paths come from files that others wrote. Some characters of theirs are
+commands to a terminal, turn what follows them around or cannot be seen; a spreadsheet computes
+cells that begin like formulas.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+# Control, format (directions, invisible), halves of characters, private, line and paragraph ends.
+_SHOWN_AS_CODES = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+# Joiners that some scripts and emoji are written with.
+_JOINERS = "\u200c\u200d"
+_NEW_LINE = re.compile(r"\n(?=\[\d)")
+_NAMES = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+_QUOTED = re.compile(r"'+[=+\-@\t\r]")
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?%?", re.ASCII)
+
+
+def _show(character: str) -> str:
+    if character in _JOINERS or unicodedata.category(character) not in _SHOWN_AS_CODES:
+        return character
+    code = ord(character)
+    if code < 0x100:
+        return _NAMES.get(character, f"\\x{code:02x}")
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def clean(text: str) -> str:
+    """Return one line in which every character can be seen: others are written as codes.
+
+    ``clean("a\\x1b[2J") == "a\\\\x1b[2J"``. Letters of every script stay as they are.
+    """
+    return text if text.isascii() and text.isprintable() else "".join(map(_show, text))
+
+
+def clean_lines(text: str) -> str:
+    """Clean text of several lines; its tabs and line ends stay.
+
+    A line after the first that begins as lines of the log do is set in, so that no name can pass
+    for one.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    lines = ("\t".join(map(clean, line.split("\t"))) for line in text.split("\n"))
+    return _NEW_LINE.sub("\n  ", "\n".join(lines))
+
+
+def guard_cell(value: Any) -> Any:
+    """Return a cell of a CSV file that no spreadsheet computes.
+
+    Texts that begin like a formula get an apostrophe, as typing them into a spreadsheet would;
+    numbers, written out or not, stay what they are. :func:`read_cell` takes it off again.
+    """
+    if isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value):
+        return f"'{value}"
+    return value
+
+
+def guard_row(row: Iterable[Any]) -> list[Any]:
+    """Return a row of which :func:`guard_cell` has seen every cell."""
+    return [guard_cell(value) for value in row]
+
+
+def guard_rows(rows: Iterable[Sequence[Any]]) -> Iterable[list[Any]]:
+    """Return rows of which :func:`guard_cell` has seen every cell."""
+    return map(guard_row, rows)
+
+
+def read_cell(text: str) -> str:
+    """Return what :func:`guard_cell` was given."""
+    return text[1:] if _QUOTED.match(text) else text

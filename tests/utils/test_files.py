@@ -1,0 +1,118 @@
+"""Files are read only if they are files, and written where nobody can have laid a trap."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+import pytest
+
+from openvclip.utils.files import (
+    UnfitFileError,
+    compute_file_hash,
+    create_new,
+    open_append,
+    open_regular,
+    read_bytes,
+    read_text,
+    replacing,
+    replacing_file,
+    temporary_name,
+)
+
+OPENERS = (open_regular, read_bytes, read_text, open_append)
+
+
+@pytest.mark.parametrize("opener", OPENERS)
+def test_pipes_devices_and_folders_are_refused_at_once(opener, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/zero")
+    for path, kind in ((tmp_path / "pipe", "a pipe"), ("/dev/zero", "a device"),
+                       (tmp_path / "link", "a device"), (tmp_path, "a folder")):
+        with pytest.raises(UnfitFileError, match=kind) as caught:
+            opener(path)
+        assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_pipe_that_somebody_writes_to_is_refused_too(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    end = os.open(tmp_path / "pipe", os.O_RDWR)
+    for opener in OPENERS:
+        with pytest.raises(UnfitFileError):
+            opener(tmp_path / "pipe")
+    os.close(end)
+
+
+def test_large_files_are_refused_before_they_are_read(tmp_path):
+    path = tmp_path / "large"
+    with open(path, "wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(UnfitFileError, match="1,099,511,627,776 bytes"):
+        read_bytes(path)
+    with pytest.raises(FileNotFoundError):
+        read_bytes(tmp_path / "none")
+    (tmp_path / "text").write_bytes("a\r\né\rb\n".encode())
+    assert read_text(tmp_path / "text") == (tmp_path / "text").read_text("utf-8") == "a\né\nb\n"
+
+
+def test_writing_follows_no_link_and_needs_no_free_name(tmp_path):
+    (tmp_path / "outside").write_text("mine")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in (".a.csv.tmp", "a.csv.part", f".a.csv.{os.getpid()}.tmp", "a.csv"):
+        (folder / name).symlink_to(tmp_path / "outside")
+    with replacing(folder / "a.csv") as file:
+        file.write("new")
+    assert (tmp_path / "outside").read_text() == "mine"
+    assert (folder / "a.csv").read_text() == "new" and not (folder / "a.csv").is_symlink()
+    assert len(list(folder.iterdir())) == 4
+
+
+def test_names_are_random_and_taken_by_nobody(tmp_path, monkeypatch):
+    assert temporary_name(tmp_path / "a") != temporary_name(tmp_path / "a")
+    monkeypatch.setattr("secrets.token_hex", lambda count: "known")
+    taken = temporary_name(tmp_path / "a")
+    taken.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(FileExistsError), replacing_file(tmp_path / "a"):
+        pass
+    with pytest.raises(FileExistsError):
+        create_new(taken)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_long_names_leave_room_for_the_temporary_one(tmp_path):
+    for name in ("x" * 255, "é" * 127, "\U0001f600" * 63):
+        with replacing(tmp_path / name) as file:
+            file.write(name)
+        assert (tmp_path / name).read_text("utf-8") == name
+
+
+def test_nothing_is_left_after_an_error(tmp_path):
+    (tmp_path / "a").write_text("old")
+    with pytest.raises(OSError), replacing(tmp_path / "a") as file:
+        file.write("new")
+        raise OSError(errno.ENOSPC, "full")
+    assert os.listdir(tmp_path) == ["a"] and (tmp_path / "a").read_text() == "old"
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_permissions_are_those_of_an_ordinary_file(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        with replacing(tmp_path / "a") as file:
+            file.write("x")
+        open_append(tmp_path / "b").close()
+        create_new(tmp_path / "c").close()
+    finally:
+        os.umask(before)
+    for name in "abc":
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o666 & ~mask
+
+
+def test_appending_goes_on_at_the_end(tmp_path):
+    for text in ("a\n", "é\n"):
+        with open_append(tmp_path / "log") as file:
+            file.write(text)
+    assert (tmp_path / "log").read_text("utf-8") == "a\né\n"
+    assert compute_file_hash(tmp_path / "log") and compute_file_hash("ViT-B-16") is None
