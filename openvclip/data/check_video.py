@@ -8,11 +8,12 @@ from typing import Any
 
 import av
 
+from openvclip.data.video_reader import irregular
+
 OK, DAMAGED, UNREADABLE = "ok", "damaged", "unreadable"
 # A video that gives less than this of what it declares is damaged; some declare a few too many.
 WHOLE = 0.9
-# Those of video_io (which needs torch, too much for a tool of lists) but for MemoryError, which
-# is not the file's fault.
+# Those of video_reader but for MemoryError, which is not the file's fault.
 READ_ERRORS = (av.FFmpegError, OSError, ValueError, ArithmeticError)
 
 
@@ -46,6 +47,9 @@ def check_video(path: str) -> dict[str, Any]:
         The fields of ``Record`` that the file's content decides; ``status`` is ``ok``,
         ``damaged`` or ``unreadable``.
     """
+    wrong = irregular(path)
+    if wrong:
+        return {"status": UNREADABLE, "reason": wrong}
     try:
         # "file:" keeps FFmpeg from taking a name with a colon for a protocol.
         with av.open(f"file:{path}", metadata_errors="ignore") as container:

@@ -1,32 +1,23 @@
-"""Videos that are in no list: found by name, read with times, and read as a stream of windows."""
+"""Videos that are in no list: found by name, and read with times."""
 
 from __future__ import annotations
 
 import glob
 import os
-from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import av
 import numpy as np
-import torch
-from av.video.reformatter import VideoReformatter
 from PIL import Image
 
-from openvclip.data.dataset import Pixels
 from openvclip.data.prepare.scan import scan_videos
-from openvclip.data.resample import cut, resample
 from openvclip.data.sampling import EXACT, ClipRequest, Sampling, clip_size
-from openvclip.data.video_io import Clips, VideoReader, convert_frame, open_video, read_clips
+from openvclip.data.video_io import Clips, read_clips
+from openvclip.data.video_reader import open_video
 from openvclip.utils.errors import DataError
-from openvclip.utils.logging import get_logger
-
-logger = get_logger(__name__)
 
 THUMBNAIL = 240  # Longest side of the small pictures, in pixels.
-ROUNDING = 1e-6  # Seconds by which sums of times may be off.
 
 
 def find_videos(names: Sequence[str]) -> list[str]:
@@ -127,131 +118,8 @@ def read_views(
     return clips, facts
 
 
-@dataclass(frozen=True)
-class Window:
-    """A clip of a stretch of a video.
-
-    Attributes:
-        start: seconds from the video's beginning.
-        end: likewise; where the video ends within the window, that.
-        clip: float32 (3, T, size, size), normalised.
-        picture: uint8 (h, w, 3), the frame in its middle, small.
-    """
-
-    start: float
-    end: float
-    clip: torch.Tensor
-    picture: np.ndarray
-
-
-@dataclass
-class _Open:
-    """A window that waits for more of its frames."""
-
-    start: float
-    frames: list[torch.Tensor] = field(default_factory=list)
-    picture: np.ndarray | None = None
-
-    def offer(self, shown: _Shown, until: float, step: float, num_frames: int) -> None:
-        """Take what is shown ``until`` then, as often as the window asks for it."""
-        while len(self.frames) < num_frames and (
-            self.start + len(self.frames) * step < until - ROUNDING
-        ):
-            self.frames.append(shown.image)
-            if len(self.frames) <= num_frames // 2 + 1:
-                self.picture = shown.small
-
-    def close(self, end: float, num_frames: int) -> Window:
-        missing = num_frames - len(self.frames)
-        clip = torch.stack(self.frames + self.frames[-1:] * missing, dim=1)
-        return Window(self.start, end, clip, self.picture)
-
-
-class _Shown:
-    """A decoded frame and, once something asks for it, what the model sees of it."""
-
-    def __init__(self, frame: av.VideoFrame, start: float, pixels: Pixels) -> None:
-        self.frame, self.start, self.pixels = frame, start, pixels
-
-    @cached_property
-    def rgb(self) -> np.ndarray:
-        """uint8 (H, W, 3)."""
-        rgb = np.empty((self.frame.height, self.frame.width, 3), np.uint8)
-        convert_frame(self.frame, VideoReformatter(), rgb)
-        return np.ascontiguousarray(np.rot90(rgb, count_turns(self.frame)))
-
-    @cached_property
-    def image(self) -> torch.Tensor:
-        """float32 (3, size, size)."""
-        (crop,) = self.pixels.fixed(*self.rgb.shape[:2], 1)
-        out = np.empty((1, 3, 1, crop.size, crop.size), np.float32)
-        resample(cut(self.rgb[None], crop), crop, self.pixels.normalisation(), [[(0, 0)]], out)
-        return torch.from_numpy(out[0, :, 0])
-
-    @cached_property
-    def small(self) -> np.ndarray:
-        """uint8 (h, w, 3), see :func:`shrink`."""
-        return shrink(self.rgb)
-
-
 def shrink(image: np.ndarray) -> np.ndarray:
     """Scale uint8 (H, W, 3) down until no side is longer than ``THUMBNAIL``."""
     picture = Image.fromarray(image)
     picture.thumbnail((THUMBNAIL, THUMBNAIL))
     return np.asarray(picture)
-
-
-def stream_windows(
-    path: str, pixels: Pixels, *, num_frames: int, window: float, stride: float
-) -> Iterator[Window]:
-    """Decode a video once, from its start, and yield a clip for every window.
-
-    Frame i of the window from ``s`` is the one that is shown at ``s + i * window / num_frames``. A
-    last window that the video's end cuts counts where half of it is there, its last frame repeated;
-    so does the first one, whatever there is of it. Only the frames of windows that are not complete
-    are held, ``window / stride * num_frames`` at most.
-
-    Args:
-        path: the file.
-        pixels: what becomes of the frames.
-        num_frames: frames of a clip (T).
-        window: seconds of a window.
-        stride: seconds from one window's start to the next.
-
-    Raises:
-        DataError: the file cannot be opened, or no frame can be decoded.
-    """
-    waiting: deque[_Open] = deque()
-    opened, step, until = 0, window / num_frames, 0.0
-    with open_video(path, True) as reader:
-        shown = None
-        for shown, until in _showings(reader, pixels):
-            while opened * stride < until - ROUNDING:
-                waiting.append(_Open(opened * stride))
-                opened += 1
-            for one in waiting:
-                one.offer(shown, until, step, num_frames)
-            while waiting and waiting[0].start + window < until + ROUNDING:
-                one = waiting.popleft()
-                yield one.close(one.start + window, num_frames)
-        if shown is None:
-            raise reader.failure("no frame can be decoded")
-        if reader.error:
-            logger.warning("%s: breaks off at %.1f s: %s", path, shown.start, reader.error)
-    for one in waiting:
-        if 2 * len(one.frames) >= num_frames or not one.start:
-            yield one.close(min(until, one.start + window), num_frames)
-
-
-def _showings(reader: VideoReader, pixels: Pixels) -> Iterator[tuple[_Shown, float]]:
-    """Yield each frame and the second until which it is shown; frames that go back are left out."""
-    held: _Shown | None = None
-    for stamp, frame in reader.frames():
-        now = (stamp - reader.start) * reader.tick
-        if held is not None and now <= held.start:
-            continue
-        if held is not None:
-            yield held, now
-        held = _Shown(frame, now, pixels)
-    if held is not None:
-        yield held, held.start + 1.0 / reader.fps

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from av.container import Flags
 
-from openvclip.data import video_io
+from openvclip.data import video_io, video_reader
 from openvclip.data.sampling import (
     PUBLISHED,
     ClipRequest,
@@ -107,7 +107,7 @@ def read_clips(
 def _read(
     path: str, requests: Sequence[ClipRequest], sampling: Sampling, multi_thread: bool
 ) -> Clips:
-    with video_io.open_video(path, multi_thread) as reader:
+    with video_reader.open_video(path, multi_thread) as reader:
         stamps = _packet_stamps(reader)
         clips = choose_frames(
             stamps, requests, sampling, count=reader.count, fps=reader.fps,
@@ -121,7 +121,7 @@ def _read(
     return Clips(frames, [tuple(place[position] for position in clip) for clip in clips])
 
 
-def _packet_stamps(reader: video_io.VideoReader) -> list[int]:
+def _packet_stamps(reader: video_reader.VideoReader) -> list[int]:
     """Return the sorted ticks of the file's packets, each of which is one frame."""
     codec = reader.stream.codec_context.codec.canonical_name
     if codec not in FRAME_CODECS:
@@ -136,7 +136,7 @@ def _packet_stamps(reader: video_io.VideoReader) -> list[int]:
             if packet.pts is None or packet.is_corrupt:
                 raise _Unsuitable("a packet is damaged or has no time")
             stamps.append(packet.pts)
-    except video_io.READ_ERRORS as error:
+    except video_reader.READ_ERRORS as error:
         raise _Unsuitable(f"cannot be read to its end: {error}") from error
     if not stamps or len(set(stamps)) != len(stamps):
         raise _Unsuitable("it has no packets, or several of the same time")

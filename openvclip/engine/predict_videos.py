@@ -172,12 +172,21 @@ class _Run:
             logger.warning("no timeline: %s", printable(str(error)))
             return
         picture = self._path(prediction, "_timeline.png")
-        save_figure(draw_timeline(found, self.note), picture)
+        name, end = printable(prediction.video), found.spans[-1][1]
+        if found.merged:
+            logger.info("%s: %d windows show the same frames as the one before and are part of it",
+                        name, found.merged)
+        if found.cut:
+            logger.warning("%s: its timeline ends at %.1f s, after %d windows; a longer --stride "
+                           "covers more", name, end, len(found.spans))
+        save_figure(draw_timeline(found, self.note + (f"; cut at {end:.1f} s" if found.cut else "")
+                                  ), picture)
         write_timeline(picture.with_suffix(".csv"), found)
         self._extra["timeline"] = {
             "figure": str(picture.relative_to(self.output)),
             "csv": str(picture.with_suffix(".csv").relative_to(self.output)),
-            "window": found.window, "stride": found.stride, "segments": found.segments(),
+            "window": found.window, "stride": found.stride, "merged": found.merged,
+            "cut_at": round(end, 3) if found.cut else None, "segments": found.segments(),
         }
 
     def add(self, prediction: Prediction, save_figures: bool) -> None:

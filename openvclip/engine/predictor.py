@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -20,8 +21,9 @@ from openvclip.clip.weights import (
     find_not_finite,
     load_clip,
 )
-from openvclip.data.own_video import Window, probe, read_views, shrink, stream_windows
+from openvclip.data.own_video import probe, read_views, shrink
 from openvclip.data.packing import Cut, PackedBatch, PackedClips
+from openvclip.data.windows import Window, stream_windows
 from openvclip.engine.setup import compute_amp_dtype, load_weights
 from openvclip.engine.video_options import VideoOptions, find_video_options
 from openvclip.interpolation import WeightPatcher
@@ -38,6 +40,8 @@ logger = get_logger(__name__)
 LABEL_SETS = 16  # Label sets whose embeddings are kept.
 MOST_OVERLAP = 16  # Windows of a timeline that may overlap: what bounds its memory.
 PICTURES = 24  # Most small pictures kept of a timeline.
+MOST_WINDOWS = 50_000  # Of a timeline: more than a day of them at what a clip covers in training.
+SHORTEST, LONGEST = 1e-3, 1e6  # Seconds of a timeline's window or stride.
 
 
 @dataclass(frozen=True)
@@ -386,24 +390,31 @@ class VideoClassifier:
             DataError: the video cannot be read, or a label is empty, double or too long.
         """
         texts = self.encode_text(labels)
+        _check_seconds(window, stride)
         if window is None:
-            window = min(self.options.seconds, probe(str(video)).seconds or self.options.seconds)
+            seconds = probe(str(video)).seconds or self.options.seconds
+            window = max(min(self.options.seconds, seconds), SHORTEST)
         window, stride = self.check_windows(window, stride)
         stream = stream_windows(str(video), self.pixels, num_frames=self.options.num_frames,
                                 window=window, stride=stride)
         spans: list[tuple[float, float]] = []
-        rows: list[list[float]] = []
+        # Plain numbers: small tensors that stay would pin the memory of the large ones between.
+        rows = array("f")
         pictures = _Pictures()
-        while batch := list(islice(stream, self.batch_size)):
-            for item in batch:
-                pictures.offer(len(spans), item)
-                spans.append((item.start, item.end))
-            clips = torch.stack([item.clip for item in batch]).to(self.device)
-            scores = self.logit_scale * self._encode_clips(clips) @ texts.T
-            # As numbers: small tensors that stay would pin the memory of the large ones between.
-            rows += scores.softmax(dim=1).tolist()
-        return Timeline(str(video), tuple(labels), window, stride, tuple(spans), torch.tensor(rows),
-                        pictures.kept)
+        merged = 0
+        with closing(stream):
+            while batch := list(islice(stream, min(self.batch_size, MOST_WINDOWS - len(spans)))):
+                for item in batch:
+                    pictures.offer(len(spans), item)
+                    spans.append((item.start, item.end))
+                    merged += item.count - 1
+                clips = torch.stack([item.clip for item in batch]).to(self.device)
+                scores = self.logit_scale * self._encode_clips(clips) @ texts.T
+                rows.extend(scores.softmax(dim=1).flatten().tolist())
+            cut = len(spans) == MOST_WINDOWS and next(stream, None) is not None
+        probabilities = torch.from_numpy(np.frombuffer(rows, np.float32).copy())
+        return Timeline(str(video), tuple(labels), window, stride, tuple(spans),
+                        probabilities.view(len(spans), len(labels)), pictures.kept, merged, cut)
 
     def check_windows(self, window: float | None, stride: float | None) -> tuple[float, float]:
         """Return the seconds of a timeline's windows and strides.
@@ -413,12 +424,21 @@ class VideoClassifier:
         """
         window = self.options.seconds if window is None else window
         stride = window / 2 if stride is None else stride
-        if not (window > 0 and window / MOST_OVERLAP <= stride):
+        _check_seconds(window, stride)
+        if not window / MOST_OVERLAP <= stride:
             raise ConfigError(
-                f"a timeline's window is {window:g} s and its stride {stride:g} s; give a window "
-                f"above 0 and a stride of at least a {MOST_OVERLAP}th of it"
+                f"a timeline's window is {window:g} s and its stride {stride:g} s; give a stride "
+                f"of at least a {MOST_OVERLAP}th of the window"
             )
         return window, stride
+
+
+def _check_seconds(window: float | None, stride: float | None) -> None:
+    for name, value, least in (("window", window, SHORTEST),
+                               ("stride", stride, SHORTEST / MOST_OVERLAP)):
+        if value is not None and not least <= value <= LONGEST:
+            raise ConfigError(
+                f"a timeline's {name} is {value:g} s; give {least:g} to {LONGEST:.0f} s")
 
 
 class _Pictures:

@@ -62,6 +62,8 @@ class Timeline:
         spans: seconds at which each of the W windows begins and ends.
         probabilities: (W, N), rows sum to 1.
         pictures: number of a window -> uint8 (h, w, 3), spread over the video.
+        merged: windows that are part of the one before, since they show the same frames.
+        cut: whether the video goes on after the last window, there being too many.
     """
 
     video: str
@@ -71,6 +73,8 @@ class Timeline:
     spans: tuple[tuple[float, float], ...]
     probabilities: Tensor
     pictures: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
+    merged: int = 0
+    cut: bool = False
 
     def segments(self) -> list[dict[str, Any]]:
         """Return the stretches in which one label is first: start, end, label, mean probability.
@@ -97,7 +101,10 @@ class Timeline:
             return self.spans[0][0]
         if number == len(self.spans):
             return self.spans[-1][1]
-        return (self.middle(number - 1) + self.middle(number)) / 2
+        # A long span stands for many windows: what counts is the middle of the outermost.
+        (start, before), (after, end) = self.spans[number - 1 : number + 1]
+        return (before - min(self.window, before - start) / 2
+                + after + min(self.window, end - after) / 2) / 2
 
     def middle(self, number: int) -> float:
         """Return the second in the middle of window ``number``."""
@@ -195,6 +202,7 @@ def write_timeline(path: str | Path, timeline: Timeline) -> None:
     rows = (
         [round(start, 3), round(end, 3), timeline.labels[max(range(len(row)), key=row.__getitem__)],
          *(round(value, 6) for value in row)]
-        for (start, end), row in zip(timeline.spans, timeline.probabilities.tolist(), strict=True)
+        for (start, end), row in zip(
+            timeline.spans, map(Tensor.tolist, timeline.probabilities), strict=True)
     )
     write_csv(path, ["start", "end", "first", *timeline.labels], rows)

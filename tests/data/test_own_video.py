@@ -1,4 +1,4 @@
-"""Videos that are in no list: found, read with times, streamed in windows."""
+"""Videos that are in no list: found, and read with times."""
 
 from __future__ import annotations
 
@@ -9,19 +9,10 @@ import numpy as np
 import pytest
 
 from openvclip.data import own_video
-from openvclip.data.dataset import Pixels
-from openvclip.data.own_video import find_videos, probe, read_views, stream_windows
+from openvclip.data.own_video import find_videos, probe, read_views
 from openvclip.data.sampling import ClipRequest, Sampling
 from openvclip.data.video_io import read_clips
 from openvclip.utils.errors import DataError
-
-# Frame i of these videos has the brightness 20 + 5 i.
-PLAIN = Pixels(scales=(48, 48), size=48, mean=(0, 0, 0), std=(1 / 255,) * 3)
-
-
-def numbers(clip) -> list[int]:
-    """Numbers of the frames of float (3, T, H, W), values 0 to 255."""
-    return [round((float(value) - 20) / 5) for value in clip.mean(dim=(0, 2, 3))]
 
 
 @pytest.mark.parametrize("name", ["bframes", "avi", "mkv", "ts", "raw", "opengop"])
@@ -60,8 +51,6 @@ def test_videos_stored_turned_are_turned_back(videos, monkeypatch):
     turned, facts = read_views(str(videos["bframes"]), sampling, views=1)
     assert facts.turns == 3
     assert np.array_equal(turned.frames, stored.frames[:, ::-1].transpose(0, 2, 1, 3))
-    window = next(stream_windows(str(videos["bframes"]), PLAIN, num_frames=2, window=1, stride=1))
-    assert window.picture.shape == (64, 48, 3)
     tested, _ = read_views(str(videos["bframes"]), sampling, views=1, as_tested=True)
     assert np.array_equal(tested.frames, stored.frames)
 
@@ -76,61 +65,10 @@ def test_one_frame_is_enough(videos):
     assert clips.indices == [(0,) * 8]
 
 
-@pytest.mark.parametrize("name", ["bframes", "mkv"])
-def test_windows_slide_and_each_frame_is_decoded_once(videos, name, monkeypatch):
-    counts = {"frames": 0, "opened": 0}
-    whole, opening = own_video.VideoReader.frames, own_video.open_video
-
-    def counting(self):
-        for item in whole(self):
-            counts["frames"] += 1
-            yield item
-
-    def noting(*args):
-        counts["opened"] += 1
-        return opening(*args)
-
-    monkeypatch.setattr(own_video.VideoReader, "frames", counting)
-    monkeypatch.setattr(own_video, "open_video", noting)
-    windows = list(stream_windows(str(videos[name]), PLAIN, num_frames=4, window=0.64, stride=0.32))
-    assert [window.start for window in windows] == pytest.approx([0, 0.32, 0.64, 0.96, 1.28])
-    assert [window.end for window in windows] == pytest.approx([0.64, 0.96, 1.28, 1.6, 1.6])
-    assert [numbers(window.clip) for window in windows] == [
-        [0, 4, 8, 12], [8, 12, 16, 20], [16, 20, 24, 28], [24, 28, 32, 36], [32, 36, 36, 36]]
-    assert windows[1].picture.shape == (48, 64, 3) and abs(windows[1].picture.mean() - 100) < 5
-    assert counts == {"frames": 40, "opened": 1}
-
-
-def test_what_waits_is_bounded_however_long_the_video(videos, monkeypatch):
-    most = 0
-    offer = own_video._Open.offer
-
-    def watching(self, *args):
-        nonlocal most
-        most = max(most, self.start)
-        offer(self, *args)
-
-    monkeypatch.setattr(own_video._Open, "offer", watching)
-    for window in stream_windows(str(videos["bframes"]), PLAIN, num_frames=2, window=0.2,
-                                 stride=0.2):
-        assert most - window.start < 0.41  # no more than the next one has been opened
-
-
-def test_a_video_shorter_than_a_window_is_one_window(videos):
-    (window,) = stream_windows(str(videos["short"]), PLAIN, num_frames=4, window=4, stride=2)
-    assert numbers(window.clip) == [0, 0, 0, 0]  # the second one would be at 1 s
-    assert window.end == pytest.approx(0.12)
-
-
-def test_broken_videos_give_what_they_have_or_say_why(videos, caplog):
-    windows = list(stream_windows(str(videos["cut.mkv"]), PLAIN, num_frames=2, window=0.2,
-                                  stride=0.2))
-    assert 1 < len(windows) < 8
-    for name in ("garbage", "empty", "audio", "missing"):
-        with pytest.raises(DataError, match=videos[name].name):
-            list(stream_windows(str(videos[name]), PLAIN, num_frames=2, window=1, stride=1))
-        with pytest.raises(DataError, match=videos[name].name):
-            probe(str(videos[name]))
+@pytest.mark.parametrize("name", ["garbage", "empty", "audio", "missing"])
+def test_what_is_no_video_says_so(videos, name):
+    with pytest.raises(DataError, match=videos[name].name):
+        probe(str(videos[name]))
 
 
 def test_files_folders_and_patterns_are_found_once(videos, tmp_path):
@@ -147,6 +85,7 @@ def test_files_folders_and_patterns_are_found_once(videos, tmp_path):
     assert set(find_videos([f"{root}/*"])) == {*everything, f"{root}/no.txt"}
     (tmp_path / "empty").mkdir()
     for wrong, said in (("nowhere.mp4", "does not exist"), (f"{root}/*.gif", "matches no file"),
-                        (f"{root}/empty", "has no videos")):
+                        (f"{root}/empty", "has no videos"), ("a\0b.mp4", "does not exist"),
+                        ("a\0*.mp4", "matches no file")):
         with pytest.raises(DataError, match=said):
             find_videos([root, wrong])

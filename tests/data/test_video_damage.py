@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+import os
 from contextlib import suppress
 
 import av
 import pytest
 
-from openvclip.data import video_io
+from openvclip.data import video_io, video_reader
+from openvclip.data.check_video import check_video
 from openvclip.data.sampling import ClipRequest
 from openvclip.data.video_io import read_clips
 from openvclip.utils.errors import DataError
@@ -76,15 +78,15 @@ def test_a_container_that_promises_too_much_is_counted(videos, monkeypatch):
 
 @pytest.mark.parametrize("size", [(64, 48), (128, 96)])
 def test_frames_that_are_too_large_are_not_decoded(tmp_path, size, monkeypatch):
-    monkeypatch.setattr(video_io, "MAX_PIXELS", 64 * 48 - 1)
-    monkeypatch.setitem(video_io.DECODER_OPTIONS, "max_pixels", str(64 * 48 - 1))
+    monkeypatch.setattr(video_reader, "MAX_PIXELS", 64 * 48 - 1)
+    monkeypatch.setitem(video_reader.DECODER_OPTIONS, "max_pixels", str(64 * 48 - 1))
     path = write_video(tmp_path / "v.mp4", 20, width=size[0], height=size[1])
     with pytest.raises(DataError, match=f"v.mp4: has frames of {size[0]}x{size[1]}, more than"):
         read_clips(str(path), VIEWS, SAMPLING)
 
 
 def test_frames_that_grow_too_large_end_the_video(tmp_path, monkeypatch):
-    monkeypatch.setitem(video_io.DECODER_OPTIONS, "max_pixels", str(64 * 48))
+    monkeypatch.setitem(video_reader.DECODER_OPTIONS, "max_pixels", str(64 * 48))
     small = write_video(tmp_path / "a.h264", 20).read_bytes()
     large = write_video(tmp_path / "b.h264", 20, width=128, height=96).read_bytes()
     path = tmp_path / "v.h264"
@@ -103,3 +105,17 @@ def test_readers_and_frames_are_freed_at_once(videos, name):
         assert not [thing for thing in gc.get_objects() if type(thing) in kinds]
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "folder", "device", "NUL"])
+def test_what_is_no_regular_file_is_a_line_and_does_not_hang(kind, tmp_path):
+    path = {"device": "/dev/zero", "NUL": f"{tmp_path}/a\0b.mp4"}.get(kind, str(tmp_path / "a.mp4"))
+    if kind == "FIFO":
+        os.mkfifo(path)
+    elif kind == "folder":
+        os.mkdir(path)
+    said = "null" if kind == "NUL" else f"it is a {kind}"
+    with pytest.raises(DataError, match=said) as caught:
+        read_clips(path, VIEWS, SAMPLING)
+    assert str(caught.value).isprintable()
+    assert said in check_video(path)["reason"]

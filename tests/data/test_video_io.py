@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from av.video.reformatter import VideoReformatter
 
-from openvclip.data import video_io
+from openvclip.data import video_io, video_reader
 from openvclip.data.sampling import ClipRequest, Sampling
 from openvclip.data.video_io import read_clips
 from tests.data.conftest import write_video
@@ -90,9 +90,9 @@ def test_seeking_changes_neither_the_choice_nor_a_pixel(videos, name, monkeypatc
     for draw in np.linspace(0, 0.999, 12):
         request = [ClipRequest(draw=float(draw))]
         with monkeypatch.context() as patch:
-            patch.setattr(video_io, "SEEK_MARGIN", 0)
+            patch.setattr(video_reader, "SEEK_MARGIN", 0)
             near = read_clips(str(videos[name]), request, SAMPLING)
-            patch.setattr(video_io, "SEEK_MARGIN", 10**6)
+            patch.setattr(video_reader, "SEEK_MARGIN", 10**6)
             whole = read_clips(str(videos[name]), request, SAMPLING)
         np.testing.assert_array_equal(near.frames, whole.frames)
         assert near.indices == whole.indices
@@ -223,7 +223,7 @@ def test_views_are_decoded_once_and_only_their_frames_are_converted(
 
 def test_distant_views_are_reached_by_seeking(videos, monkeypatch):
     monkeypatch.setattr(video_io, "GAP_FRAMES", 0)
-    monkeypatch.setattr(video_io, "SEEK_MARGIN", 1)
+    monkeypatch.setattr(video_reader, "SEEK_MARGIN", 1)
     sampling = Sampling(num_frames=2, sampling_rate=2, target_fps=25)
     pts = [512 * i for i in range(40)]
     expected = published(pts, 40, 25.0, 512 * 40, sampling=sampling)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,11 +15,15 @@ from openvclip.engine import predictor
 from openvclip.engine.checkpoint import save_file
 from openvclip.engine.video_options import VideoOptions, find_video_options
 from openvclip.utils.errors import CheckpointError, ConfigError, DataError
+from tests.data.conftest import write_video
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "integration"))
 from conftest_integration import COLOURS, write_clip, write_tiny_clip  # noqa: E402
 
 LABELS = ["red moving", "green resting", "blue blinking"]
+WINDOWS_THAT_CANNOT_BE = [
+    {"window": value} for value in (0, -1, 1e-9, 1e7, float("nan"), float("inf"))
+] + [{"stride": value} for value in (0, -1, 1e-9, 1e300, float("nan"), float("inf"))]
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +148,36 @@ def test_pictures_of_a_timeline_stay_few(world, model):
     assert numbers == list(range(0, len(found.spans), 2))
 
 
+def test_a_timeline_has_a_bound_and_says_that_it_was_cut(world, model, monkeypatch):
+    whole = model.timeline(world / "videos/0.mp4", LABELS, window=0.2, stride=0.1)
+    assert not whole.cut and whole.merged == 0
+    monkeypatch.setattr(predictor, "MOST_WINDOWS", 11)  # No multiple of the batch size.
+    found = model.timeline(world / "videos/0.mp4", LABELS, window=0.2, stride=0.1)
+    assert found.cut and found.spans == whole.spans[:11]
+    assert torch.allclose(found.probabilities, whole.probabilities[:11], atol=1e-6)
+    monkeypatch.setattr(predictor, "MOST_WINDOWS", len(whole.spans))
+    assert not model.timeline(world / "videos/0.mp4", LABELS, window=0.2, stride=0.1).cut
+
+
+def test_windows_with_the_same_frames_are_encoded_once(world, model, tmp_path, monkeypatch):
+    shown_at = [i if i < 20 else i + 86400 * 25 for i in range(40)]
+    path = write_video(tmp_path / "gap.mp4", 40, shown_at=shown_at)
+    encoded = []
+    whole = model._encode_clips
+    monkeypatch.setattr(model, "_encode_clips", lambda clips: encoded.append(len(clips)) or
+                        whole(clips))
+    found = model.timeline(path, LABELS)
+    assert sum(encoded) == len(found.spans) < 20
+    assert found.merged > 86400 / model.options.seconds and not found.cut
+    segments = found.segments()
+    assert segments[0]["start"] == 0 and segments[-1]["end"] == pytest.approx(86401.6)
+
+
+def test_a_duration_of_nothing_is_not_the_callers_fault(world, model, monkeypatch):
+    monkeypatch.setattr(predictor, "probe", lambda path: SimpleNamespace(seconds=1e-9))
+    assert model.timeline(world / "videos/0.mp4", LABELS, stride=1.0).window == predictor.SHORTEST
+
+
 def test_a_head_tuned_for_other_classes_is_left_out(world, tmp_path, caplog):
     state = torch.load(world / "tuned.pth", weights_only=True)["model_state"]
     save_file(tmp_path / "head.pth", {"model_state": {**state, "head": torch.eye(5, 32)}})
@@ -225,7 +260,8 @@ def test_what_cannot_be_predicted_is_refused_before_videos_are_read(model):
         (lambda: model.predict("nowhere.mp4", "archery"), DataError),
         (lambda: model.predict("nowhere.mp4", ["a", "A"]), DataError),
         (lambda: model.predict("nowhere.mp4", LABELS, top_k=0), ConfigError),
-        (lambda: model.timeline("nowhere.mp4", LABELS, window=0), ConfigError),
+        *((lambda given=given: model.timeline("nowhere.mp4", LABELS, **given), ConfigError)
+          for given in WINDOWS_THAT_CANNOT_BE),
         (lambda: model.timeline("nowhere.mp4", LABELS, window=4, stride=0.1), ConfigError),
     ):
         with pytest.raises(kind) as error:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
 
 import pytest
 import torch
 from conftest_integration import CLASSES, options
+
+from tests.data.conftest import write_video
 
 OPTIONS = ("--sampling-rate", 6, "--num-frames", 4)
 
@@ -119,6 +122,34 @@ def test_a_timeline_or_a_folder_that_fails_is_a_line(tiny, predict, tmp_path, mo
     (tmp_path / "out/figures").write_text("a file in the way")
     code, said = predict(*given, "--save-figure")
     assert code == 2 and said.count("ERROR") == 1 and "cannot write to --output" in said
+
+
+def test_a_gap_of_a_day_is_said_and_what_was_cut_too(tiny, predict, tmp_path, monkeypatch):
+    from openvclip.engine import predictor
+
+    gap = [i if i < 20 else i + 86400 * 25 for i in range(40)]
+    video = write_video(tmp_path / "gap.mp4", 40, shown_at=gap)
+    given = ("--video", video, "--labels", "a, b", "--clip", tiny / "clip.pt", "--timeline",
+             "--window", 0.4, *OPTIONS)
+    code, said = predict(*given)
+    (found,) = read_json(tmp_path)["videos"]
+    assert code == 0 and "show the same frames as the one before" in said
+    assert found["timeline"]["merged"] > 400_000 and found["timeline"]["cut_at"] is None
+    rows = (tmp_path / "out" / found["timeline"]["csv"]).read_text().splitlines()
+    assert len(rows) < 25
+    monkeypatch.setattr(predictor, "MOST_WINDOWS", 3)
+    code, said = predict(*given)
+    (found,) = read_json(tmp_path)["videos"]
+    assert code == 0 and "ends at 0.8 s, after 3 windows; a longer --stride" in said
+    assert found["timeline"]["cut_at"] == pytest.approx(0.8)
+
+
+def test_what_is_no_file_is_a_line_each_and_nothing_hangs(tiny, predict, tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    code, said = predict("--video", tmp_path / "pipe.mp4", "/dev/zero", tiny / VIDEO, "--labels",
+                         "a, b", "--clip", tiny / "clip.pt", "--timeline", *OPTIONS)
+    assert code == 0 and said.count("skipped:") == 2
+    assert "it is a FIFO" in said and "it is a device" in said
 
 
 VIDEO = "videos/test/red moving/0.mp4"

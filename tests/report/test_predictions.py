@@ -107,6 +107,13 @@ def test_segments_cover_the_video_without_gap(tmp_path):
     assert rows[3] == ["2.0", "4.0", "b", "0.2", "0.8"]
 
 
+def test_a_long_window_speaks_from_the_first_middle_that_it_stands_for_to_the_last():
+    values = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.9, 0.1]])
+    spans = ((0.0, 2.0), (1.0, 1001.0), (1000.0, 1001.5))
+    found = Timeline("v.mp4", ("a", "b"), 2.0, 1.0, spans, values)
+    assert [found.edge(i) for i in range(4)] == [0, 1.5, (1000 + 1000.75) / 2, 1001.5]
+
+
 def test_labels_of_a_timeline_that_matter_come_first_by_time():
     values = np.array([[0.0, 0.0, 0.01], [0.1, 0.2, 0.9], [0.9, 0.7, 0.05], [0.0, 0.1, 0.04]])
     assert order_rows(values) == [2, 3, 1, 0]
