@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from openvclip.clip.weights import check_tensors, find_not_finite
 from openvclip.engine import checkpoint as ckpt
+from openvclip.engine.provenance import VIDEOS
 from openvclip.engine.setup import load_original_clip
 from openvclip.interpolation import StateDict, average_state_dicts
 from openvclip.utils.errors import CheckpointError, ConfigError
@@ -59,7 +60,7 @@ def average_checkpoints(
 ) -> Path:
     """Write the mean of the checkpoints ``start`` .. ``end`` as ``{"model_state": ...}``.
 
-    Beside it ``"cfg"``, the config of the last one, if that has it.
+    Beside it the config and the names of the training videos of the last one, if that has them.
 
     Args:
         source: as for :func:`find_checkpoints`.
@@ -96,9 +97,9 @@ def average_checkpoints(
     if broken:
         _refuse_not_finite(zip(names, states(), strict=True), broken)
     content = {"model_state": average}
-    config = ckpt.load_file(paths[end], verify=False).get("cfg") if paths else None
-    if config is not None:  # What the weights were trained as, for whoever loads the file alone.
-        content["cfg"] = config
+    last = ckpt.load_file(paths[end], verify=False) if paths else {}
+    # What the weights were trained as, and on, for whoever loads the file alone.
+    content.update({key: last[key] for key in ("cfg", VIDEOS) if last.get(key) is not None})
     ckpt.save_file(output, content)
     logger.info("wrote the mean of %d checkpoints (%d..%d) to %s", len(names), start, end, output)
     return Path(output)

@@ -17,6 +17,7 @@ from openvclip.engine import checkpoint as ckpt
 from openvclip.engine.captions import build_captions
 from openvclip.engine.losses import build_loss
 from openvclip.engine.optim import build_optimizer, build_schedule
+from openvclip.engine.provenance import describe_videos
 from openvclip.engine.setup import (
     build_label_space,
     build_precision,
@@ -211,6 +212,8 @@ def build_trainer(cfg) -> Trainer:
         seed=cfg.RNG_SEED,
         device=device,
         config=cfg.dump(),
+        train_videos=describe_videos(train_loader.dataset.videos.paths, cfg.DATA.PATH_PREFIX)
+        if train_loader and distributed.is_main() else None,
         checkpoint_period=cfg.TRAIN.CHECKPOINT_PERIOD,
         eval_period=cfg.TRAIN.EVAL_PERIOD,
         log_period=cfg.LOG_PERIOD,

@@ -311,7 +311,7 @@ def build_retrieval(cfg, output_dir: str | Path) -> RetrievalTester:
         "task": "retrieval",
         "list": pairs.source,
         "captions": describe_pairs(pairs, captions),
-        **collect_setup(cfg, checkpoint, device),
+        **collect_setup(cfg, checkpoint, device, pairs.videos),
     }
     path = cfg.TEST.SAVE_RESULTS_PATH
     return RetrievalTester(

@@ -23,7 +23,7 @@ from openvclip.data.draws import read_draw
 from openvclip.data.loader import build_loader
 from openvclip.engine import checkpoint as ckpt
 from openvclip.engine.evaluate import Predictions, describe_failures, predict_ratios
-from openvclip.engine.provenance import find_training
+from openvclip.engine.provenance import find_overlap, find_training
 from openvclip.engine.setup import (
     build_label_space,
     build_precision,
@@ -257,7 +257,9 @@ def build_patcher(cfg, model: nn.Module, checkpoint: str | None) -> tuple[Any, l
     return patcher, ratios
 
 
-def collect_facts(cfg, labels, checkpoint: str | None, device: torch.device) -> dict[str, Any]:
+def collect_facts(
+    cfg, labels, checkpoint: str | None, device: torch.device, paths: Sequence[str]
+) -> dict[str, Any]:
     """What a reader of the results needs to compare them: protocol, label set, weights."""
     name = "test_openset.csv" if cfg.TEST.OPENSET else "test.csv"
     draw = read_draw(cfg.DATA.PATH_TO_DATA_DIR)
@@ -270,12 +272,17 @@ def collect_facts(cfg, labels, checkpoint: str | None, device: torch.device) -> 
             "sha256": labels.digest(),
         },
         "prompts": build_text_choice(cfg, labels.names).facts(),
-        **collect_setup(cfg, checkpoint, device),
+        **collect_setup(cfg, checkpoint, device, paths),
     }
 
 
-def collect_setup(cfg, checkpoint: str | None, device: torch.device) -> dict[str, Any]:
-    """What :func:`collect_facts` says of any test: weights, sampling, versions."""
+def collect_setup(
+    cfg, checkpoint: str | None, device: torch.device, paths: Sequence[str]
+) -> dict[str, Any]:
+    """What :func:`collect_facts` says of any test: weights, sampling, versions.
+
+    ``paths`` are those of the tested videos, to say which of them were trained on.
+    """
     source = resolve_clip(cfg)
     return {
         "arch": cfg.MODEL.ARCH,
@@ -283,6 +290,8 @@ def collect_setup(cfg, checkpoint: str | None, device: torch.device) -> dict[str
         "checkpoint": checkpoint
         and {"file": checkpoint, "sha256": compute_file_hash(checkpoint)},
         "trained_on": find_training(checkpoint),
+        "tested_on_training": find_overlap(checkpoint, paths, cfg.DATA.PATH_PREFIX)
+        if distributed.is_main() else None,
         "temporal_modeling": cfg.MODEL.TEMPORAL_MODELING_TYPE,
         "frames": cfg.DATA.NUM_FRAMES,
         "sampling_rate": cfg.DATA.SAMPLING_RATE,
@@ -305,7 +314,7 @@ NOT_IN_SCORES = ("DATA.CACHE_", "DATA.MAX_BAD_FRACTION", "TEST.BATCH_SIZE", "TES
                  "TEST.SAVE_RESULTS_PATH", "TEST.NUM_TEMPORAL_CLIPS")
 
 # Facts that scores do not depend on.
-NO_CAUSE = ("config_sha256", "draw", "trained_on")
+NO_CAUSE = ("config_sha256", "draw", "trained_on", "tested_on_training")
 
 
 def describe_scores(cfg, facts: dict[str, Any], loader: Any, ratios: list[float]) -> dict[str, Any]:
@@ -371,7 +380,7 @@ def build_tester(cfg, output_dir: str | Path) -> Tester:
         model.set_classifier(embed_classes(model.model))
     patcher, ratios = build_patcher(cfg, model, checkpoint)
     autocast, _ = build_precision(cfg, device)
-    facts = collect_facts(cfg, labels, checkpoint, device)
+    facts = collect_facts(cfg, labels, checkpoint, device, loader.dataset.videos.paths)
     return Tester(
         model=model,
         loader=loader,

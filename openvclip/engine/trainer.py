@@ -33,6 +33,7 @@ from openvclip.engine.progress import (
     stop_at_nonfinite,
     validation_missed,
 )
+from openvclip.engine.provenance import VIDEOS
 from openvclip.engine.setup import unwrap
 from openvclip.engine.train_step import Captions, PlainStep, StepResult
 from openvclip.engine.validation import Validator
@@ -62,6 +63,8 @@ class Trainer:
         seed: the run's seed.
         device: where the model is.
         config: text of the resolved config, kept in checkpoints.
+        train_videos: what they keep of the training list, see
+            :func:`openvclip.engine.provenance.describe_videos`; or None.
         checkpoint_period, eval_period, log_period: in epochs, epochs, iterations.
         checkpoint_iters: iterations between states written inside epochs; 0: none.
         keep: which epoch checkpoints stay when a newer one is written.
@@ -87,6 +90,7 @@ class Trainer:
         seed: int,
         device: torch.device,
         config: str = "",
+        train_videos: Tensor | None = None,
         checkpoint_period: int = 1,
         eval_period: int = 1,
         log_period: int = 10,
@@ -106,7 +110,7 @@ class Trainer:
         self.train_loader, self.validator = train_loader, validator
         self.output_dir = Path(output_dir)
         self.max_epoch, self.seed, self.device = max_epoch, seed, device
-        self.config = config
+        self.config, self.train_videos = config, train_videos
         self.checkpoint_period, self.eval_period = checkpoint_period, eval_period
         self.log_period = log_period
         self.checkpoint_iters, self.keep = checkpoint_iters, keep or ckpt.Keep()
@@ -391,6 +395,8 @@ class Trainer:
             "skipped_steps": int(self.skipped_steps),
             "cfg": self.config,
         }
+        if self.train_videos is not None:
+            content[VIDEOS] = self.train_videos
         if self.embed_classes is not None:  # that of the epoch's beginning, for going on inside it
             content["classifier"] = unwrap(self.model).classifier
 

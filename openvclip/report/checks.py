@@ -14,7 +14,7 @@ from openvclip.report.published import PUBLISHED_PROMPTS_SHA256, PUBLISHED_SETUP
 from openvclip.utils.errors import DataError
 
 # Kind of note -> sign behind the numbers that it is about, in the order in which they are shown.
-MARKS = {"partial": "†", "failed": "‡", "rows": "§", "setup": "¶"}
+MARKS = {"partial": "†", "failed": "‡", "rows": "§", "setup": "¶", "seen": "‖"}
 
 
 @dataclass(frozen=True)
@@ -104,11 +104,25 @@ def _draw_number(protocol: Protocol) -> int:
     return int(re.search(r"\d+$", protocol.name)[0])
 
 
+def count_trained(content: dict[str, Any]) -> int:
+    """Return how many of the tested videos are known to have been trained on."""
+    found = content.get("tested_on_training")
+    count = found.get("videos") if isinstance(found, dict) else 0
+    return count if isinstance(count, int) else 0
+
+
+def say_trained(content: dict[str, Any]) -> str:
+    """Say how many of the tested videos were trained on."""
+    return (f"{count_trained(content):,} of {content['videos']:,} videos are in the list that the "
+            "weights were trained on")
+
+
 def mark_result(content: dict[str, Any], protocol: Protocol, faults: tuple[Fault, ...]) -> str:
     """Return the signs to show behind the numbers of these results."""
     holds = {
         "failed": bool(content["failed"]),
         "rows": protocol.rows is not None and content["videos"] != protocol.rows,
         "setup": bool(faults),
+        "seen": bool(count_trained(content)),
     }
     return "".join(mark for kind, mark in MARKS.items() if holds.get(kind))

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from openvclip.report.checks import count_trained, say_trained
 from openvclip.report.metrics import (
     compute_average_precision,
     compute_confusion_pairs,
@@ -83,6 +84,8 @@ def describe_run(results: Mapping[str, Any], failures: str) -> dict[str, Any]:
     failed = results["failed"]
     return {
         "short": _say_protocol(results),
+        "caution": f"{say_trained(results)}: this is no test on new videos."
+        if count_trained(results) else "",
         "date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M UTC%z"),
         "videos": results["videos"],
         "failed": {"count": len(failed), "shown": failed[:MAX_FAILED], "effect": failures},

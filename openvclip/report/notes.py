@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from openvclip.data.protocols import PROTOCOLS
-from openvclip.report.checks import MARKS, Fault, SetupCheck
+from openvclip.report.checks import MARKS, Fault, SetupCheck, say_trained
 from openvclip.report.columns import COLUMN_OF, Column, name_protocols
 from openvclip.report.rows import Result, Row
 from openvclip.report.runs import Problem, Run
@@ -20,6 +20,8 @@ HEADINGS = {
     "failed": f"{MARKS['failed']} Videos that could not be decoded; they count as wrong",
     "rows": f"{MARKS['rows']} Other videos than on the published list",
     "setup": f"{MARKS['setup']} Not tested as the protocol says",
+    "seen": f"{MARKS['seen']} Tested on videos that were trained on; not comparable with other "
+            "numbers",
     "training": "Trained on something else",
     "unchecked": "Not checked",
     "replaced": "Several results for one cell",
@@ -98,7 +100,7 @@ def _notes_of_row(row: Row, columns: Sequence[Column]) -> Iterator[Note]:
                 f"{cell.column.title}: {len(cell.members)} of {len(cell.column.protocols)}; "
                 f"missing: {', '.join(p.name for p in cell.missing)}", about,
             )
-    for kind, say in (("failed", _say_failed), ("rows", _say_rows)):
+    for kind, say in (("failed", _say_failed), ("rows", _say_rows), ("seen", _say_seen)):
         found = _say_each(row, kind, say)
         if found:
             yield Note(kind, found, about)
@@ -138,6 +140,10 @@ def _say_each(row: Row, kind: str, say: Callable[[str, Result], str]) -> str:
 def _say_failed(name: str, result: Result) -> str:
     content = result.run.content
     return f"{name}: {len(content['failed']):,} of {content['videos']:,}"
+
+
+def _say_seen(name: str, result: Result) -> str:
+    return f"{name}: {say_trained(result.run.content)}"
 
 
 def _say_rows(name: str, result: Result) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openvclip.report.checks import MARKS
+from openvclip.report.checks import MARKS, count_trained, say_trained
 from openvclip.report.retrieval_numbers import DIRECTIONS, TITLES, name_numbers
 from openvclip.report.rows import Result, Row, identify, sort_and_label
 from openvclip.report.runs import Run
@@ -44,7 +44,8 @@ class RetrievalRow:
         content = self.result.run.content
         texts = (content.get("captions") or {}).get("count")
         shown = f"{content['videos']:,} x " + ("?" if texts is None else f"{texts:,}")
-        return shown + (MARKS["failed"] if content["failed"] else "")
+        return shown + (MARKS["failed"] if content["failed"] else "") + (
+            MARKS["seen"] if count_trained(content) else "")
 
     @property
     def numbers(self) -> list[float]:
@@ -102,6 +103,9 @@ def collect_retrieval_notes(rows: Sequence[RetrievalRow]) -> list[str]:
                 f"{content['videos']:,} videos could not be decoded; they and their texts have the "
                 "last rank"
             )
+        if count_trained(content):
+            notes.append(f"{MARKS['seen']} {line.row.name}, {line.list}: {say_trained(content)}; "
+                         "not comparable with other numbers")
         if line.replaced:
             notes.append(f"{line.row.name}, {line.list}: shown is {line.result.run.folder} "
                          f"(newer), left out {', '.join(line.replaced)}")

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from openvclip.data.draws import parse_draw
+from openvclip.report.checks import count_trained, say_trained
 from openvclip.report.notes import Note
 from openvclip.report.rows import CLIP
 from openvclip.report.sections import SHOTS, Line, Section, Test, find_draw
@@ -181,6 +182,8 @@ def _of_tests(line: Line) -> Iterator[tuple[str, str]]:
         failed = len(test.run.content["failed"])
         if failed:
             yield "failed", f"{folder}: {failed:,} of {test.run.content['videos']:,}"
+        if count_trained(test.run.content):
+            yield "seen", f"{folder}: {say_trained(test.run.content)}"
         said = _say_training(test)
         if said:
             yield "training", f"{folder}: {said}"

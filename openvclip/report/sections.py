@@ -10,7 +10,7 @@ from typing import Any
 
 from openvclip.data.draws import Draw, parse_draw
 from openvclip.data.protocols import PROTOCOLS
-from openvclip.report.checks import MARKS, name_prompts
+from openvclip.report.checks import MARKS, count_trained, name_prompts
 from openvclip.report.columns import DATASETS
 from openvclip.report.published import PUBLISHED_PROMPTS_SHA256
 from openvclip.report.rows import CLIP, backbone_place
@@ -101,6 +101,8 @@ class Line:
             marks += MARKS["partial"]
         if any(test.run.content["failed"] for test in tests):
             marks += MARKS["failed"]
+        if any(count_trained(test.run.content) for test in tests):
+            marks += MARKS["seen"]
         return marks
 
     def add(self, column: str, test: Test) -> None:

@@ -241,6 +241,7 @@ def derive_subset(full: FullRun, protocol: Protocol, root: str | Path) -> Subset
         "label_set": {"file": str(label_map), "classes": len(space), "sha256": space.digest()},
         "videos": len(rows),
         "failed": _pick_failures(full, rows),
+        **_pick_trained(full, rows),
         "seconds": 0.0,
         "results": [
             {"patching_ratio": row.get("patching_ratio"), **compute_scores(each, labels, done)}
@@ -272,6 +273,16 @@ def _pick_failures(full: FullRun, rows: Sequence[int]) -> list[dict[str, Any]]:
     return [
         {**failures[row], "row": place} for place, row in enumerate(rows) if row in failures
     ]
+
+
+def _pick_trained(full: FullRun, rows: Sequence[int]) -> dict[str, Any]:
+    """Say which of ``rows`` of the full list were trained on, as far as its results do."""
+    found = full.content.get("tested_on_training")
+    if not isinstance(found, dict) or not isinstance(found.get("rows"), list):
+        return {}
+    trained = {row for row in found["rows"] if isinstance(row, int)}
+    places = [place for place, row in enumerate(rows) if row in trained]
+    return {"tested_on_training": {"videos": len(places), "rows": places}}
 
 
 def derive_all(

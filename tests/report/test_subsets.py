@@ -143,6 +143,15 @@ def test_derived_results_have_the_fields_of_a_direct_run(full):
     assert read(full, "ucf101_half0")["label_set"]["sha256"] == LabelSpace(names).digest()
 
 
+def test_videos_that_were_trained_on_are_those_of_the_subset(full):
+    elsewhere = min(set(range(64)) - set(full.split))
+    rows = sorted([full.split[1], full.split[4], elsewhere])
+    (full.folder / "results.json").write_text(json.dumps({
+        **full.content, "tested_on_training": {"videos": 3, "rows": rows}}))
+    full.derive("ucf101_split1")
+    assert read(full, "ucf101_split1")["tested_on_training"] == {"videos": 2, "rows": [1, 4]}
+
+
 def test_per_class_table_is_that_of_a_direct_run(full):
     full.derive("ucf101_half0")
     with open(full.out / "ucf101_half0" / "per_class.csv", newline="") as file:

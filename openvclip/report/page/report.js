@@ -22,6 +22,8 @@ const ratioName = (row) => (row.patching_ratio === null ? "" : String(row.patchi
 function showFacts() {
   find("about").textContent = `${data.title}, ${data.date}`;
   find("short").textContent = data.short;
+  find("caution").textContent = data.caution;
+  find("caution").hidden = !data.caution;
   for (const id of ["protocol", "loaded"]) {
     for (const [name, value] of data[id]) {
       const hash = name.startsWith("SHA-256") ? "hash" : "";
