@@ -132,8 +132,9 @@ _C.TRAIN.CHECKPOINT_KEEP_RANGE = []
 _C.TRAIN.AUTO_RESUME = True  # Continue from the last checkpoint in OUTPUT_DIR.
 _C.TRAIN.CHECKPOINT_FILE_PATH = ""  # Start from this checkpoint, with its optimizer and epoch.
 _C.TRAIN.CHECKPOINT_EPOCH_RESET = False  # Take only the weights of CHECKPOINT_FILE_PATH.
-_C.TRAIN.MIXED_PRECISION = False  # Compute in AMP_DTYPE where that is safe.
-# Ours. auto, bfloat16, float16; auto: bfloat16 where the device computes in it, else float16.
+_C.TRAIN.MIXED_PRECISION = False  # Compute training in AMP_DTYPE where that is safe.
+# Ours. auto, bfloat16, float16; auto: bfloat16 where the device computes in it, else float16. Also
+# what TEST.MIXED_PRECISION computes in.
 _C.TRAIN.AMP_DTYPE = "auto"
 # Ours. Parts that a process's share of a batch is computed in, one after another, to save memory.
 # BATCH_SIZE, the gradients and so the learning rate stay what they are.
@@ -194,6 +195,9 @@ _C.TEST.CLIP_ORI_PATH = None  # The original CLIP for patching.
 # Ours. Keep a journal of what is scored in OUTPUT_DIR/resume, and go on with what a killed run of
 # the same test left there; see docs/distributed.md.
 _C.TEST.RESUME = False
+# Ours. Compute tests and validation in TRAIN.AMP_DTYPE; published ones compute in fp32 always,
+# whatever TRAIN.MIXED_PRECISION says, and scores differ.
+_C.TEST.MIXED_PRECISION = False
 _C.TEST.UPDATE_STATE = False  # False only; published code does nothing with it.
 
 # ---- Optimizer ---------------------------------------------------------------------------------

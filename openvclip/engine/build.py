@@ -21,6 +21,7 @@ from openvclip.engine.provenance import describe_videos
 from openvclip.engine.setup import (
     build_label_space,
     build_precision,
+    build_test_precision,
     copy_text_tower,
     load_original_clip,
     load_weights,
@@ -102,7 +103,7 @@ def build_validator(
         loader=loader,
         num_classes=cfg.MODEL.NUM_CLASSES,
         device=device,
-        autocast=step.autocast,
+        autocast=build_test_precision(cfg, device),
         output_dir=cfg.OUTPUT_DIR,
         max_epoch=cfg.SOLVER.MAX_EPOCH,
         multi_label=cfg.DATA.MULTI_LABEL,

@@ -17,7 +17,7 @@ from openvclip.clip.tokenizer import count_tokens, tokenize
 from openvclip.data.loader import build_loader
 from openvclip.data.retrieval import RetrievalList, build_retrieval_list
 from openvclip.engine.evaluate import Predictions, describe_failures, predict_ratios
-from openvclip.engine.setup import build_precision
+from openvclip.engine.setup import build_test_precision
 from openvclip.engine.tester import (
     build_patcher,
     collect_setup,
@@ -304,7 +304,7 @@ def build_retrieval(cfg, output_dir: str | Path) -> RetrievalTester:
     checkpoint, _ = load_tested_weights(cfg, model)
     model = model.to(device)
     patcher, ratios = build_patcher(cfg, model, checkpoint)
-    autocast, _ = build_precision(cfg, device)
+    autocast = build_test_precision(cfg, device)
     length = min(cfg.MODEL.CONTEXT_LENGTH, model.model.context_length)
     captions = Captions(pairs.captions, length)
     facts = {

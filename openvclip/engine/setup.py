@@ -48,18 +48,45 @@ def compute_amp_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def build_precision(cfg, device: torch.device) -> tuple[Callable, torch.amp.GradScaler]:
-    """Return the maker of the forward passes' context, and the gradient scaler.
+    """Return the maker of training's forward passes' context, and the gradient scaler.
 
     Gradients are scaled for fp16 only: bf16 has fp32's range.
     """
-    if not cfg.TRAIN.MIXED_PRECISION:
-        return nullcontext, torch.amp.GradScaler(device.type, enabled=False)
+    dtype = _amp_dtype(cfg, "TRAIN", device)
+    scaled = dtype == torch.float16
+    return _autocast(dtype, device), torch.amp.GradScaler(device.type, enabled=scaled)
+
+
+def build_test_precision(cfg, device: torch.device) -> Callable:
+    """Return the maker of the context that tests and validation compute in.
+
+    That is fp32, as published, unless ``TEST.MIXED_PRECISION``; training's has no say in it.
+    """
+    return _autocast(_amp_dtype(cfg, "TEST", device), device)
+
+
+def name_test_precision(cfg, device: torch.device) -> str:
+    """Return ``float32``, or the dtype that tests compute in where that is safe."""
+    mixed = cfg.TEST.MIXED_PRECISION
+    return _name(compute_amp_dtype(cfg.TRAIN.AMP_DTYPE, device) if mixed else torch.float32)
+
+
+def _amp_dtype(cfg, section: str, device: torch.device) -> torch.dtype | None:
+    """The dtype that ``section`` computes in where that is safe; None: fp32."""
+    if not cfg[section].MIXED_PRECISION:
+        return None
     dtype = compute_amp_dtype(cfg.TRAIN.AMP_DTYPE, device)
-    logger.info("mixed precision: %s on %s", str(dtype).removeprefix("torch."), device.type)
-    return (
-        partial(torch.autocast, device.type, dtype=dtype),
-        torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
-    )
+    logger.info("mixed precision in %s: %s on %s", "training" if section == "TRAIN"
+                else "tests and validation", _name(dtype), device.type)
+    return dtype
+
+
+def _autocast(dtype: torch.dtype | None, device: torch.device) -> Callable:
+    return nullcontext if dtype is None else partial(torch.autocast, device.type, dtype=dtype)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def load_weights(model: VideoCLIP, path: str | Path, *, leave_head: bool = False) -> bool:

@@ -26,9 +26,10 @@ from openvclip.engine.evaluate import Predictions, describe_failures, predict_ra
 from openvclip.engine.provenance import find_overlap, find_training
 from openvclip.engine.setup import (
     build_label_space,
-    build_precision,
+    build_test_precision,
     load_original_clip,
     load_weights,
+    name_test_precision,
 )
 from openvclip.interpolation import WeightPatcher
 from openvclip.models.build import build_classifier, build_model, resolve_clip
@@ -37,12 +38,12 @@ from openvclip.models.video_clip import VideoCLIP
 from openvclip.report.details import build_details
 from openvclip.report.html import write_report
 from openvclip.report.metrics import compute_mean_average_precision, compute_scores
+from openvclip.report.predictions_file import save_predictions
 from openvclip.report.results import name_predictions, name_top1, write_per_class
 from openvclip.report.sweeps import write_test_sweep
 from openvclip.report.writers import (
     TensorboardWriter,
     build_tensorboard,
-    save_predictions,
     write_json,
 )
 from openvclip.utils import distributed
@@ -300,6 +301,7 @@ def collect_setup(
         "ensemble": cfg.DATA.ENSEMBLE_METHOD,
         "config_sha256": hashlib.sha256(cfg.dump().encode()).hexdigest(),
         "seed": cfg.RNG_SEED,
+        "precision": name_test_precision(cfg, device),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "versions": {
             "openvclip": __version__,
@@ -329,7 +331,7 @@ def describe_scores(cfg, facts: dict[str, Any], loader: Any, ratios: list[float]
     return {
         "facts": {name: value for name, value in facts.items() if name not in NO_CAUSE},
         "keys": keys,
-        "precision": [cfg.TRAIN.MIXED_PRECISION, cfg.TRAIN.AMP_DTYPE, cfg.MODEL.COMPILE],
+        "compiled": cfg.MODEL.COMPILE,
         "rows": hashlib.sha256(rows.encode("utf-8", "surrogateescape")).hexdigest(),
         "group": loader.sampler.group,
         "ratios": ratios,
@@ -379,7 +381,7 @@ def build_tester(cfg, output_dir: str | Path) -> Tester:
     if embed_classes is not None:
         model.set_classifier(embed_classes(model.model))
     patcher, ratios = build_patcher(cfg, model, checkpoint)
-    autocast, _ = build_precision(cfg, device)
+    autocast = build_test_precision(cfg, device)
     facts = collect_facts(cfg, labels, checkpoint, device, loader.dataset.videos.paths)
     return Tester(
         model=model,

@@ -186,7 +186,7 @@ def describe_loaded(results: Mapping[str, Any]) -> list[list[str]]:
         elif key in results:
             lines.append([name, "none: the untouched CLIP"])
     names = {"arch": "architecture", "temporal_modeling": "temporal modelling", "seed": "seed",
-             "config_sha256": "SHA-256 of the config", "device": "device",
+             "config_sha256": "SHA-256 of the config", "precision": "precision", "device": "device",
              "seconds": "seconds that it took"}
     lines += [[name, str(results[key])] for key, name in names.items() if key in results]
     versions = results.get("versions", {})

@@ -62,7 +62,7 @@ def compute_ranks(
     done = torch.ones(count, dtype=torch.bool, device=videos.device) if done is None else done
     if not (videos[done].isfinite().all() and texts.isfinite().all()):
         raise DataError("embeddings of videos or texts hold NaN or infinity, which have no ranks; "
-                        "try TRAIN.MIXED_PRECISION False, or other weights")
+                        "try TEST.MIXED_PRECISION False, or other weights")
     gallery = videos[done].double()  # (V', D)
     known = done[owner]  # (N,)
     place = (done.cumsum(0) - 1)[owner[known]]  # of these texts' videos in the gallery

@@ -19,10 +19,11 @@ from torch import Tensor
 from openvclip.data.labels import LabelSpace, read_list
 from openvclip.data.protocols import PROTOCOLS, Protocol, find_protocol
 from openvclip.report.metrics import compute_scores
+from openvclip.report.predictions_file import load_predictions
 from openvclip.report.results import name_predictions, name_top1, write_per_class
 from openvclip.report.runs import RESULTS, find_arch, read_results
 from openvclip.report.writers import write_json
-from openvclip.utils.errors import ConfigError, DataError, first_line
+from openvclip.utils.errors import ConfigError, DataError
 from openvclip.utils.logging import get_logger
 
 logger = get_logger(__name__)
@@ -161,17 +162,13 @@ def _load_scores(
     path: Path, row: dict[str, Any], labels: Tensor, done: Tensor, classes: int
 ) -> Tensor:
     """Read the scores (N, C) of one patching ratio and check that they are the results'."""
-    try:
-        scores, saved = torch.load(path, map_location="cpu", weights_only=True)
-        fits = scores.shape == (len(labels), classes) and torch.equal(saved, labels)
-    except FileNotFoundError as error:
+    if not path.is_file():
         raise DataError(
             f"no predictions {path}: run the full test with TEST.SAVE_RESULTS_PATH, "
             "or name its file with --predictions"
-        ) from error
-    except Exception as error:  # torch.load raises whatever a damaged archive leads to
-        raise DataError(f"cannot read the predictions {path}: {first_line(error)}") from error
-    if not fits:
+        )
+    scores, saved = load_predictions(path)
+    if scores.shape != (len(labels), classes) or not torch.equal(saved, labels):
         raise DataError(
             f"{path} has scores of shape {tuple(scores.shape)} that do not belong to the list of "
             f"{len(labels)} videos and {classes} classes; run the full test again"

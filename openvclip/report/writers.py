@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from openvclip.report.metrics import (
@@ -150,10 +149,3 @@ def read_class_names(path: str | Path, count: int) -> list[str]:
             f"TENSORBOARD.CLASS_NAMES_PATH {path} must be a JSON object of name -> index for "
             f"all {count} classes: {type(error).__name__}: {error}"
         ) from error
-
-
-def save_predictions(path: str | Path, scores: Tensor, labels: Tensor) -> None:
-    """Write ``[scores (N, C), labels (N,)]`` with ``torch.save``, as PySlowFast's tools read it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save([scores, labels], path)

@@ -12,6 +12,7 @@ from openvclip.config import load_cfg
 from openvclip.data.captions import write_captions
 from openvclip.engine.tester import build_tester
 from openvclip.models.prompts import class_embeddings
+from openvclip.report.predictions_file import load_predictions
 from openvclip.utils.errors import DataError
 
 # The tiny dataset's videos are called 0 to 3 in every class; the fourth has no caption.
@@ -56,9 +57,9 @@ def test_train_average_patch_and_test_both_towers(tiny, captions, tmp_path, empt
                                   TEST__SAVE_RESULTS_PATH="p.pt", **weights))
     in_process(empty_cfg, options(tiny, raw, TRAIN__ENABLE=False, TEST__SAVE_RESULTS_PATH="p.pt"))
     assert "whose text tower is not the original CLIP's" in (tested / "stdout.log").read_text()
-    scores = {ratio: torch.load(tested / f"p_ratio{ratio:.2f}.pt", weights_only=True)[0]
+    scores = {ratio: load_predictions(tested / f"p_ratio{ratio:.2f}.pt")[0]
               for ratio in (0.0, 0.5, 1.0)}
-    at_clip = torch.load(raw / "p.pt", weights_only=True)[0]
+    at_clip = load_predictions(raw / "p.pt")[0]
     torch.testing.assert_close(scores[1.0], at_clip, atol=1e-4, rtol=0)
 
     # Ratio by ratio with towers that are patched by hand.

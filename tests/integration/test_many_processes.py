@@ -19,6 +19,7 @@ from openvclip.config import load_cfg
 from openvclip.data.loader import build_loader
 from openvclip.engine import tester
 from openvclip.engine.journal import FRAME, read_records
+from openvclip.report.predictions_file import load_predictions
 from openvclip.utils.errors import DataError
 
 VIDEOS, VIEWS, DAMAGED = 101, 3, 37
@@ -76,7 +77,7 @@ def test_the_same_floats_on_1_2_3_and_4_processes(many, tmp_path, empty_cfg, rep
     first = results[1]
     assert first["videos"] == VIDEOS
     assert [entry["row"] for entry in first["failed"]] == [DAMAGED]
-    scores = [torch.load(tmp_path / "on1" / f"preds_ratio{r}.pt", weights_only=True)[0]
+    scores = [load_predictions(tmp_path / "on1" / f"preds_ratio{r}.pt")[0]
               for r in ("0.00", "0.50")]
     assert scores[0].shape == (VIDEOS, len(CLASSES)) and not torch.equal(*scores)
     # Rows of different videos differ, so that scores given to another row would be seen.

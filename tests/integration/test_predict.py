@@ -8,9 +8,9 @@ import os
 import sys
 
 import pytest
-import torch
 from conftest_integration import CLASSES, options
 
+from openvclip.report.predictions_file import load_predictions
 from tests.data.conftest import write_video
 
 OPTIONS = ("--sampling-rate", 6, "--num-frames", 4)
@@ -69,7 +69,7 @@ def test_scores_are_those_of_a_test(tiny, predict, in_process, empty_cfg, tmp_pa
     opts = options(tiny, tmp_path / "tested", TRAIN__ENABLE=False, TEST__SAVE_RESULTS_PATH="s.pkl",
                    DATA__SAMPLING_RATE=6, DATA__TRAIN_JITTER_SCALES="[32,32]")
     in_process(empty_cfg, opts)
-    scores, _ = torch.load(tmp_path / "tested/s.pkl", weights_only=True)
+    scores, _ = load_predictions(tmp_path / "tested/s.pkl")
     rows = (tiny / "test.csv").read_text().splitlines()
     paths = [tiny / "videos" / row.rpartition(",")[0] for row in rows]
     code, _ = predict(

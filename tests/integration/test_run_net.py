@@ -5,18 +5,22 @@ from __future__ import annotations
 import csv
 import json
 import os
+import pickle
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 
 import pytest
 import torch
 from conftest_integration import CLASSES, INTERPOLATED, options
 
 from openvclip.config import load_cfg
+from openvclip.engine.build import build_trainer
+from openvclip.report.predictions_file import load_predictions
 
 
 def read_stats(output, kind):
@@ -66,7 +70,8 @@ def test_train_then_test_leaves_everything(tiny, tool, tmp_path, empty_cfg):
     assert results["checkpoint"]["file"].endswith("checkpoint_epoch_00002.pyth")
     assert len(results["checkpoint"]["sha256"]) == 64
     (row,) = results["results"]
-    preds, labels = torch.load(out / "preds.pt", weights_only=True)
+    with open(out / "preds.pt", "rb") as file:
+        preds, labels = pickle.load(file)
     assert preds.shape == (9, 3)
     assert row["top1"] == pytest.approx(100 * float((preds.argmax(1) == labels).float().mean()))
     with open(out / "per_class.csv", newline="") as file:
@@ -131,8 +136,8 @@ def test_kill_resume_average_patch_test(tiny, tool, tmp_path, empty_cfg, repo):
     tool("run_net", "--cfg", empty_cfg, "--opts", *options(
         tiny, raw, TRAIN__ENABLE=False, TEST__SAVE_RESULTS_PATH="preds.pt"))
     for path, ratio in ((single, 0.3), (raw, 1.0)):
-        ours = torch.load(path / "preds.pt", weights_only=True)[0]
-        swept = torch.load(tested / f"preds_ratio{ratio:.2f}.pt", weights_only=True)[0]
+        ours = load_predictions(path / "preds.pt")[0]
+        swept = load_predictions(tested / f"preds_ratio{ratio:.2f}.pt")[0]
         torch.testing.assert_close(ours, swept, atol=1e-5, rtol=0)
 
 
@@ -172,17 +177,18 @@ def test_two_processes_train_and_test_like_one(tiny, tmp_path, empty_cfg, repo, 
     for out, share in ((alone, 6), (both, 4)):
         log = (out / "stdout.log").read_text()
         assert f"validation after epoch 1: {share}/{share} videos" in log
-    preds = [torch.load(d / "preds.pt", weights_only=True) for d in (alone, both)]
+    preds = [load_predictions(d / "preds.pt") for d in (alone, both)]
     torch.testing.assert_close(preds[0][0], preds[1][0], atol=1e-3, rtol=0)
     assert torch.equal(preds[0][1], preds[1][1])
 
 
 @pytest.mark.parametrize("changes", [
-    {"TRAIN__MIXED_PRECISION": True, "TRAIN__AMP_DTYPE": "bfloat16"},
-    {"TRAIN__MIXED_PRECISION": True, "TRAIN__AMP_DTYPE": "float16"},
+    {"TRAIN__MIXED_PRECISION": True, "TRAIN__AMP_DTYPE": "bfloat16", "TEST__MIXED_PRECISION": True},
+    {"TRAIN__MIXED_PRECISION": True, "TRAIN__AMP_DTYPE": "float16", "TEST__MIXED_PRECISION": True},
     {"TRAIN__GRAD_ACCUM_STEPS": 2, "MODEL__USE_CHECKPOINT": True},
     pytest.param({"MODEL__COMPILE": True, "MODEL__USE_CHECKPOINT": True,
-                  "TRAIN__MIXED_PRECISION": True, "TRAIN__AMP_DTYPE": "bfloat16"},
+                  "TRAIN__MIXED_PRECISION": True, "TRAIN__AMP_DTYPE": "bfloat16",
+                  "TEST__MIXED_PRECISION": True},
                  marks=pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")),
     {"AUG__ENABLE": True, "AUG__NUM_SAMPLE": 2, "MIXUP__ENABLE": True,
      "MODEL__LOSS_FUNC": "soft_cross_entropy"},
@@ -200,6 +206,37 @@ def test_options_run_to_the_end(tiny, tmp_path, empty_cfg, changes, in_process):
     assert found == wanted
     reports = sorted(p.parent.name for p in (tmp_path / "run").rglob("report.html"))
     assert reports == wanted
+
+
+def test_tests_and_validation_compute_in_fp32_whatever_training_does(
+    tiny, tmp_path, empty_cfg, in_process
+):
+    def run(name, **changes):
+        out = tmp_path / name
+        in_process(empty_cfg, options(tiny, out, TRAIN__ENABLE=False, TRAIN__AMP_DTYPE="bfloat16",
+                                      TEST__SAVE_RESULTS_PATH="p.pkl", **changes))
+        in_process(empty_cfg, options(tiny, out, VAL_MODE=True, TRAIN__AMP_DTYPE="bfloat16",
+                                      **changes))
+        results = json.loads((out / "results.json").read_text())
+        return load_predictions(out / "p.pkl")[0], results["precision"]
+
+    plain, precision = run("plain")
+    published, same = run("published", TRAIN__MIXED_PRECISION=True)
+    mixed, other = run("mixed", TEST__MIXED_PRECISION=True)
+    assert torch.equal(plain, published) and not torch.equal(plain, mixed)
+    assert (precision, same, other) == ("float32", "float32", "bfloat16")
+
+
+def test_validation_takes_the_tests_precision(tiny, tmp_path, empty_cfg):
+    def build(*changes):
+        cfg = load_cfg(str(empty_cfg), [*options(tiny, tmp_path, VAL_MODE=True), *changes])
+        return build_trainer(cfg)
+
+    mixed = ["TRAIN.MIXED_PRECISION", "True", "TRAIN.AMP_DTYPE", "bfloat16"]
+    trainer = build(*mixed)
+    assert trainer.validator.autocast is nullcontext and trainer.step.autocast is not nullcontext
+    trainer = build("TEST.MIXED_PRECISION", "True")
+    assert trainer.validator.autocast is not nullcontext and trainer.step.autocast is nullcontext
 
 
 def test_val_mode_validates_and_stops(tiny, tmp_path, empty_cfg, in_process):
