@@ -11,8 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.children import default_signals
+
 # One thread each: the models here are too small to share, and several tests start processes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Several tests send signals, to themselves or to processes that they start.
+default_signals()
 
 ROOT = Path(__file__).resolve().parents[1]
 # What hostile files may take at most.

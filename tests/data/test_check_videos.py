@@ -345,8 +345,6 @@ def test_a_stopped_check_leaves_no_process_and_goes_on(folder, tmp_path, repo, k
     process = subprocess.Popen(
         [sys.executable, str(script)], start_new_session=True, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        # Tests that a shell runs in the background inherit an ignored SIGINT.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not partial_table.exists() or partial_table.read_bytes().count(b"\n") < 4:
