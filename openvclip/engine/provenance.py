@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
-from openvclip.config.values import SafeYaml
+from openvclip.config.safe_yaml import MOST_BYTES, load_yaml
 from openvclip.data.draws import read_draw
 from openvclip.data.labels import LabelSpace
 from openvclip.data.overlap import find_shared, hash_videos, read_paths
@@ -126,8 +125,8 @@ def _find_videos(checkpoint: Path) -> np.ndarray | None:
 
 def _parse_config(text: Any) -> Any:
     try:
-        return yaml.load(text, SafeYaml) if isinstance(text, str) else None  # noqa: S506 - is safe
-    except (yaml.YAMLError, ValueError, RecursionError):
+        return load_yaml(text) if isinstance(text, str) and len(text) <= MOST_BYTES else None
+    except ValueError:
         return None
 
 
