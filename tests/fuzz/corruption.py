@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 Draws = np.random.Generator
+Kinds = dict[str, Callable[[bytes, bytes, Draws], bytes]]
 # Structures whose size stands beside their name: before it in MP4, after it in AVI and Matroska.
 BOXES = re.compile(
     rb"ftyp|moov|mvhd|trak|tkhd|edts|elst|mdia|mdhd|hdlr|minf|stbl|stsd|avc1|avcC|hvcC|mp4v|esds"
@@ -55,14 +56,25 @@ class Case:
     def file_name(self) -> str:
         return f"{self.seed:06d}-{self.kind}-{self.source}"
 
+    def renamed(self, kind: str) -> Case:
+        """Return the case under another name of its kind."""
+        return replace(self, kind=kind)
 
-def make_case(seed: int, sources: list[Source]) -> Case:
-    """Return the case of a seed: the source, the kind and the damage are drawn from it."""
+
+def make_case(seed: int, sources: list[Source], kinds: Kinds | None = None) -> Case:
+    """Return the case of a seed: the source, the kind and the damage are drawn from it.
+
+    Args:
+        seed: of all draws.
+        sources: what there is to damage.
+        kinds: damages, ``KINDS`` unless given; one more changes what seeds mean.
+    """
+    kinds = kinds or KINDS
     draws = np.random.default_rng(seed)
     source = sources[draws.integers(len(sources))]
     other = sources[draws.integers(len(sources))]
-    kind = list(KINDS)[draws.integers(len(KINDS))]
-    data = KINDS[kind](source.data, other.data, draws)
+    kind = list(kinds)[draws.integers(len(kinds))]
+    data = kinds[kind](source.data, other.data, draws)
     return Case(seed, kind, source.name, data, float(draws.random()))
 
 
@@ -183,7 +195,7 @@ def _write_numbers(
     return bytes(damaged)
 
 
-KINDS: dict[str, Callable[[bytes, bytes, Draws], bytes]] = {
+KINDS: Kinds = {
     "few_bits": _few_bits,
     "many_bits": _many_bits,
     "header_bits": _header_bits,

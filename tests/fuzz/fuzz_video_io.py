@@ -5,7 +5,9 @@ Each damaged file is read as three test views and as a random training clip, by 
 are watched. Reading must give frames or one DataError of one line. A crash, a hang, another
 exception or too much memory makes the exit code 1, and the files stay in ``--keep``; each is
 made again, and read again, by ``--only SEED``. ``--leak`` reads undamaged files again and again
-and compares the memory early with the memory at the end.
+and compares the memory early with the memory at the end. ``--through`` takes the files, half of
+them with other times, through items of training and testing and through ``predict --timeline``
+with a tiny model instead.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--videos", nargs="+", type=Path, metavar="PATH",
-                        help="files or folders to damage; small ones are made without it")
+                        help="files or folders to damage; small ones are made without it, and with "
+                        "--through in any case")
     parser.add_argument("--count", type=int, help="damaged files, 10000; or reads of --leak, 2000")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first damaged file")
     parser.add_argument("--only", type=int, nargs="+", metavar="SEED", help="only these seeds")
@@ -46,6 +49,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
                         help="memory that a process may have more at the end of --leak")
     parser.add_argument("--keep", type=Path, help="folder of the files that did harm")
     parser.add_argument("--output", type=Path, help="JSON file for the summary")
+    parser.add_argument("--through", action="store_true",
+                        help="take files through training, testing and predict --timeline, which "
+                        "also have their times damaged")
     parser.add_argument("--leak", action="store_true", help="look for leaks instead")
     return parser.parse_args(argv)
 
@@ -54,6 +60,9 @@ def fuzz(args: argparse.Namespace, paths: list[Path], keep: Path) -> dict:
     """Read all damaged files; return the summary."""
     from openvclip.data.check_pool import run_isolated
     from tests.fuzz.reading import read_case
+
+    if args.through:
+        from tests.fuzz.pipelines import read_case_through as read_case
 
     seeds = args.only or range(args.seed, args.seed + (args.count or 10_000))
     # A file that lies there already means, to read_case, that a process died of it in this run.
@@ -103,6 +112,7 @@ def summarise(results: list[dict]) -> dict:
         "bad": [r for r in results if r["result"] in BAD],
         "slowest": timed[:5],
         "greediest": greedy[:5],
+        "most_mb": max((r["most_mb"] for r in results if "most_mb" in r), default=0.0),
         "memory_mb": memory_by_tenth(results),
     }
 
@@ -137,6 +147,7 @@ def show(summary: dict) -> None:
         print(f"{kind:14s}" + "".join(f"{counts.get(name, 0):11d}" for name in columns))
     for title, key in (("slowest", "seconds"), ("greediest", "peak_mb")):
         print(f"{title}: " + ", ".join(f"{r['file']} {r[key]:.1f}" for r in summary[title]))
+    print(f"most memory that a process held: {summary['most_mb']:.0f} MB")
     for process, tenths in summary["memory_mb"].items():
         print(f"memory of process {process} in MB, by tenths of its files: {tenths}")
 
@@ -146,7 +157,9 @@ def run(args: argparse.Namespace, folder: Path) -> bool:
     from tests.fuzz.reading import find_leak
     from tests.fuzz.sources import make_sources
 
-    paths = args.videos or make_sources(folder)
+    paths = args.videos or []
+    if args.through or not paths:
+        paths = [*paths, *make_sources(folder)]
     if args.leak:
         summary = find_leak(paths, args.count or 2000, SETTLED)
         print("memory of the process: {early_mb:.1f} MB after {early} videos, {late_mb:.1f} MB "

@@ -7,7 +7,7 @@ import itertools
 import os
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,26 +16,42 @@ from openvclip.data.sampling import ClipRequest, Sampling
 from openvclip.data.video_io import read_clips
 from openvclip.utils.errors import DataError
 from openvclip.utils.logging import Progress
-from tests.fuzz.corruption import Source, make_case, read_sources
+from tests.fuzz.corruption import Case, Source, make_case, read_sources
 
 SAMPLING = Sampling(num_frames=8, sampling_rate=16, target_fps=30.0, use_offset=True)
 VIEWS = [ClipRequest(view, 3) for view in range(3)]
 
 
 @functools.lru_cache(maxsize=1)
-def _sources(paths: tuple[Path, ...]) -> list[Source]:
+def load_sources(paths: tuple[Path, ...]) -> list[Source]:
     return read_sources(list(paths))
 
 
 def read_case(paths: Sequence[Path], keep: Path, max_memory: int, item: str) -> dict:
-    """Read the case of the seed ``item``; its file stays in ``keep`` if it does harm.
+    """Read the case of the seed ``item`` as three views and as a training clip; see
+    :func:`try_case`."""
+    case = make_case(int(item), load_sources(tuple(paths)))
+    return try_case(case, keep, max_memory, lambda path: [
+        outcome(path, VIEWS), outcome(path, [ClipRequest(draw=case.draw)])])
+
+
+def try_case(
+    case: Case, keep: Path, max_memory: int, ways: Callable[[Path], list[tuple[str, str]]]
+) -> dict:
+    """Write a damaged file and do with it what ``ways`` does; it stays in ``keep`` if it does harm.
+
+    Args:
+        case: the damaged file.
+        keep: folder that it is written into.
+        max_memory: MB that may be taken on top of what is held before.
+        ways: gives the outcomes of a file, one for each way of reading it, see :func:`outcome`.
 
     Returns:
         kind, file, result (frames; partly, where only one way of reading gave frames; error;
         exception; memory; crash, where another process died of it), reason, seconds, peak_mb
-        (memory that reading took on top), rss_mb (held afterwards) and the process.
+        (memory that reading took on top), rss_mb (held afterwards), most_mb (most held) and the
+        process.
     """
-    case = make_case(int(item), _sources(tuple(paths)))
     path = keep / case.file_name
     report = {"kind": case.kind, "file": path.name, "process": os.getpid()}
     if path.exists() and path.stat().st_size == len(case.data):
@@ -43,9 +59,10 @@ def read_case(paths: Sequence[Path], keep: Path, max_memory: int, item: str) -> 
     path.write_bytes(case.data)
     before = reset_peak()
     start = time.perf_counter()
-    found = [outcome(path, VIEWS), outcome(path, [ClipRequest(draw=case.draw)])]
+    found = ways(path)
     seconds = time.perf_counter() - start
-    peak = memory("VmHWM") - before
+    most = memory("VmHWM")
+    peak = most - before
     kinds = {kind for kind, _ in found}
     report |= {
         "result": next(
@@ -53,7 +70,7 @@ def read_case(paths: Sequence[Path], keep: Path, max_memory: int, item: str) -> 
             if kind in kinds or (kind == "partly" and len(kinds) > 1)
         ),
         "reason": "; ".join(reason for kind, reason in found if kind != "frames"),
-        "seconds": round(seconds, 3), "peak_mb": round(peak, 1),
+        "seconds": round(seconds, 3), "peak_mb": round(peak, 1), "most_mb": round(most, 1),
         "rss_mb": round(memory("VmRSS"), 1),
     }
     if peak > max_memory:
@@ -68,9 +85,7 @@ def outcome(path: Path, requests: Sequence[ClipRequest]) -> tuple[str, str]:
     try:
         clips = read_clips(str(path), requests, SAMPLING)
     except DataError as error:
-        text = str(error)
-        fine = path.name in text and "\n" not in text and text.isprintable()
-        return ("error", text) if fine else ("exception", f"unfit message: {text!r}")
+        return judge(path, str(error))
     except Exception:
         return "exception", traceback.format_exc()
     count = len(clips.frames)
@@ -80,6 +95,12 @@ def outcome(path: Path, requests: Sequence[ClipRequest]) -> tuple[str, str]:
     if not (shapes and lengths and places == set(range(count))):
         return "exception", f"unfit clips: {clips.frames.shape}, {clips.indices}"
     return "frames", ""
+
+
+def judge(path: Path, text: str) -> tuple[str, str]:
+    """Return (error, its text), or (exception, why) where the text is not one line on the file."""
+    fine = path.name in text and "\n" not in text and text.isprintable()
+    return ("error", text) if fine else ("exception", f"unfit message: {text!r}")
 
 
 def find_leak(paths: Sequence[Path], count: int, settled: int) -> dict:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import gc
 import json
 from collections import Counter
+from contextlib import suppress
 
 import pytest
 
-from tests.fuzz import fuzz_video_io, reading
+from openvclip.utils.errors import DataError
+from tests.fuzz import fuzz_video_io, pipelines, reading
 from tests.fuzz.corruption import KINDS, make_case, read_sources
 from tests.fuzz.sources import FORMATS, make_sources
+from tests.fuzz.times import CAMPAIGN, find_times
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +90,45 @@ def test_the_script_replays_seeds_and_fails_where_their_files_do_harm(folder, tm
     kinds = Counter(case.kind for case in cases)
     assert summary["table"] == {kind: {"memory": count} for kind, count in kinds.items()}
     assert {path.name for path in keep.iterdir()} == {case.file_name for case in cases}
+
+
+def test_damaged_files_pass_training_testing_and_the_timeline(folder, tmp_path):
+    reports = [pipelines.read_case_through([folder], tmp_path, 500, str(seed))
+               for seed in range(25)]
+    assert [report for report in reports if report["result"] in fuzz_video_io.BAD] == []
+    counts = Counter(report["result"] for report in reports)
+    assert counts["frames"] > 10 and counts["error"] > 2
+    assert sum(report["kind"] == "times" for report in reports) > 5
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_times_are_found_in_every_container(folder):
+    for source in read_sources([folder]):
+        found = find_times(source.data)
+        assert len(found) >= 5, source.name
+        assert all(place + width <= len(source.data) for place, width, _ in found), source.name
+    videos = [make_case(seed, read_sources([folder]), {"times": CAMPAIGN["times1"]})
+              for seed in range(20)]
+    whole = {source.name: source.data for source in read_sources([folder])}
+    assert sum(case.data != whole[case.source] for case in videos) >= 18
+    assert all(len(case.data) == len(whole[case.source]) for case in videos)
+
+
+def test_a_gap_made_by_damage_makes_windows_that_are_merged(folder, tmp_path):
+    """What the campaign is for must occur in it."""
+    merged = 0
+    for seed in range(60):
+        case = make_case(seed, read_sources([folder]), {"times": CAMPAIGN["times1"]})
+        path = tmp_path / case.source
+        path.write_bytes(case.data)
+        with suppress(DataError):
+            found = pipelines.model().timeline(path, pipelines.LABELS)
+            merged += found.merged > 1000
+    assert merged >= 3
+
+
+@pytest.mark.parametrize("name", ["dataset_item", "predicted", "timeline"])
+def test_an_exception_on_any_way_through_is_harm(folder, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(pipelines, name, fail)
+    report = pipelines.read_case_through([folder], tmp_path, 500, "3")
+    assert report["result"] == "exception" and "KeyError" in report["reason"]

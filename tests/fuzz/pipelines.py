@@ -1,0 +1,105 @@
+"""What the fuzz script does with ``--through``: a damaged file through all that uses videos."""
+
+from __future__ import annotations
+
+import functools
+import io
+import tempfile
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from openvclip.data.dataset import Pixels, VideoDataset
+from openvclip.data.labels import VideoList
+from openvclip.data.video_io import read_clips
+from openvclip.engine.predictor import VideoClassifier, load_model
+from openvclip.report.prediction_plots import draw_timeline
+from openvclip.report.predictions import describe, write_timeline
+from openvclip.utils.errors import DataError
+from tests.fuzz.corruption import make_case
+from tests.fuzz.reading import SAMPLING, judge, load_sources, try_case
+from tests.fuzz.times import CAMPAIGN
+from tests.integration.conftest_integration import write_tiny_clip
+
+PIXELS = Pixels(scales=(32, 40), size=32)
+LABELS = ("red bar", "green cross", "blue ring")
+SIDE = 32
+# Every so many a timeline is drawn, too, which takes longer than all the rest.
+DRAWN = 20
+
+
+def read_case_through(paths: Sequence[Path], keep: Path, max_memory: int, item: str) -> dict:
+    """Read the case of the seed ``item`` in training, in testing and by ``predict --timeline``.
+
+    Returns:
+        As :func:`tests.fuzz.reading.try_case`.
+    """
+    case = make_case(int(item), load_sources(tuple(paths)), CAMPAIGN)
+    case = case.renamed(case.kind.rstrip("0123456789"))
+    model()  # Not while the file's time and memory are measured.
+    return try_case(case, keep, max_memory, lambda path: [
+        attempt(path, lambda: dataset_item(path, "train", case.seed)),
+        attempt(path, lambda: dataset_item(path, "test", case.seed)),
+        attempt(path, lambda: predicted(path)),
+        attempt(path, lambda: timeline(path, case.seed % DRAWN == 0)),
+    ])
+
+
+def attempt(path: Path, way: Callable[[], None]) -> tuple[str, str]:
+    """Return (frames, ""), (error, its text) or (exception, what is wrong)."""
+    try:
+        way()
+    except DataError as error:
+        return judge(path, str(error))
+    except Exception:
+        return "exception", traceback.format_exc()
+    return "frames", ""
+
+
+@functools.lru_cache(maxsize=1)
+def model() -> VideoClassifier:
+    """A CLIP of random weights, so small that decoding takes the time."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clip.pt"
+        write_tiny_clip(path)
+        found = load_model(path, temporal_type="expand_temporal_view")
+    found.encode_text(LABELS)
+    return found
+
+
+def dataset_item(path: Path, mode: str, seed: int) -> None:
+    """Make the item of a list of one video."""
+    videos = VideoList([str(path)], np.zeros(1, np.int64), "fuzz")
+    data = VideoDataset(mode, videos, num_classes=3, sampling=SAMPLING, pixels=PIXELS, views=3,
+                        crops=3, seed=seed, reader=read_clips)
+    item = data[0]
+    if item["bad"]:  # In training a bad video that cannot be replaced is an error already.
+        raise DataError(item["bad"][0][1])
+    clips = 1 if mode == "train" else 9
+    assert item["video"].shape == (clips, 3, SAMPLING.num_frames, SIDE, SIDE)
+    assert torch.isfinite(item["video"]).all()
+
+
+def predicted(path: Path) -> None:
+    """Predict three views with pictures, as the tool does."""
+    (found,) = model().predict_many([path], LABELS, keep_frames=True)
+    if found.error:
+        raise DataError(found.error)
+    assert abs(sum(row.probability for row in found.ranking) - 1) < 1e-4
+    assert describe(found)["clips"] and len(found.frames) == len(found.times)
+
+
+def timeline(path: Path, drawn: bool) -> None:
+    """Make the labels over time with the default window, their file and at times their picture."""
+    found = model().timeline(path, LABELS)
+    assert torch.isfinite(found.probabilities).all() and len(found.spans) == len(
+        found.probabilities)
+    segments = found.segments()
+    assert segments[0]["start"] <= segments[-1]["end"]
+    with tempfile.TemporaryDirectory() as folder:
+        write_timeline(Path(folder) / "timeline.csv", found)
+    if drawn:
+        draw_timeline(found, "fuzz").savefig(io.BytesIO(), format="png")
