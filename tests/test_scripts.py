@@ -215,15 +215,63 @@ def test_the_suite_names_what_it_lacks(fake):
 
 def test_the_suite_tests_a_dataset_once_and_derives_the_rest(fake):
     suite = SCRIPT / "testing/zero_shot_suite.sh"
-    fake["UCF"] = fake["K600"] = fake["DATA"]
+    fake["UCF"] = fake["HMDB"] = fake["K600"] = fake["DATA"]
     shown = bash(suite, **fake).stdout
     ran = [Path(line).name for line in re.findall(r"OUTPUT_DIR\n(.+)", shown)]
-    assert ran == ["ucf101_full", "k600_union"]
-    assert len(re.findall("derive_results.py", shown)) == 2
+    assert ran == ["ucf101_full", "hmdb_union", "k600_union"]
+    # The lists are compared before anything is tested.
+    assert re.findall(r"--check-lists\n(.+)", shown[:shown.index("run_net.py")]) == ran
+    assert [Path(line).name for line in re.findall(r"--from\n(.+)", shown)] == ran
+    assert len(re.findall("derive_results.py", shown)) == 6
     assert shown.rstrip().splitlines()[-2:] == [f"{ROOT}/tools/summarize.py", str(fake["OUT"])]
     each = [Path(line).name for line in
             re.findall(r"OUTPUT_DIR\n(.+)", bash(suite, **fake, EACH=1).stdout)]
-    assert each == [n for n in PROTOCOLS if n.startswith(("ucf101", "k600_split"))]
+    assert each == [n for n in PROTOCOLS
+                    if n.startswith(("ucf101", "hmdb", "k600")) and not n.endswith("union")]
+
+
+def failing(fake, pattern: str, code: int) -> dict[str, object]:
+    """Settings whose python leaves with ``code`` where its arguments match a pattern of bash."""
+    text = fake["PYTHON"].read_text()
+    line = f'case "$*" in {pattern}) exit {code} ;; esac\n'
+    fake["PYTHON"].write_text(text.replace("case", f"{line}case", 1))
+    return fake
+
+
+@pytest.mark.parametrize("pattern, lost, table", [
+    ("*run_net*hmdb_union*", ["hmdb_union", "hmdb_full", "hmdb_split1", "hmdb_half9"], True),
+    ("*--from*hmdb_union*", ["hmdb_full", "hmdb_split1", "hmdb_half9"], True),
+    ("*--from*ucf101_full*", ["ucf101_split1", "ucf101_half9"], True),
+    ("*run_net*k600_union*", ["k600_union", "k600_split1", "k600_split3"], True),
+    ("*summarize*", ["the table"], False),
+])
+def test_what_fails_in_the_suite_does_not_take_the_others_with_it(fake, pattern, lost, table):
+    suite = SCRIPT / "testing/zero_shot_suite.sh"
+    fake["UCF"] = fake["HMDB"] = fake["K600"] = fake["DATA"]
+    finished = bash(suite, **failing(fake, pattern, 2))
+    assert finished.returncode == 1
+    said = finished.stderr.rstrip().splitlines()[-1]
+    assert said.startswith("zero_shot_suite.sh: failed, see above: ")
+    failed = said.split(": ", 2)[2].split(", ")
+    assert set(lost) <= set(failed)
+    assert len({name.split("_")[0] for name in failed}) == 1, "the others are not named"
+    assert table == ("summarize.py" in finished.stdout)
+    ran = [Path(line).name for line in re.findall(r"OUTPUT_DIR\n(.+)", finished.stdout)]
+    assert ran == [n for n in ("ucf101_full", "hmdb_union", "k600_union") if n not in failed]
+
+
+def test_a_suite_that_lists_do_not_fit_goes_on_with_the_others(fake):
+    fake["UCF"] = fake["HMDB"] = fake["DATA"]
+    finished = bash(SCRIPT / "testing/zero_shot_suite.sh", **failing(fake, "*--check-lists*", 2))
+    assert finished.returncode == 0  # Here the fake python derives everything all the same.
+    assert finished.stderr.count("going on without these") == 2
+
+
+@pytest.mark.parametrize("code", [75, 130, 143])
+def test_a_suite_that_is_told_to_stop_stops(fake, code):
+    fake["UCF"] = fake["HMDB"] = fake["DATA"]
+    finished = bash(SCRIPT / "testing/zero_shot_suite.sh", **failing(fake, "*run_net*", code))
+    assert finished.returncode == code and "summarize" not in finished.stdout
 
 
 def test_no_script_names_somebodys_machine():

@@ -2,7 +2,8 @@
 """Results of splits and halves from the saved predictions of the full list, without a new test.
 
 ``derive_results.py --from OUT/ucf101_full --protocol all --output OUT`` writes
-OUT/ucf101_split1/results.json and so on. K600's splits follow from a test of k600_union.
+OUT/ucf101_split1/results.json and so on. HMDB-51's lists follow from a test of hmdb_union, K600's
+splits from one of k600_union. ``--check-lists hmdb_union`` compares the lists before that test.
 """
 
 from __future__ import annotations
@@ -22,24 +23,34 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--from", dest="source", required=True, metavar="DIR",
-                        help="OUTPUT_DIR of the full list's test, with results and predictions")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--from", dest="source", metavar="DIR",
+                      help="OUTPUT_DIR of the full list's test, with results and predictions")
+    what.add_argument("--check-lists", metavar="NAME",
+                      help="only compare lists: whether that of protocol NAME has all videos and "
+                           "classes of those that follow from it; needs no test")
     parser.add_argument("--protocol", nargs="+", default=["all"], metavar="NAME",
                         help="such as ucf101_split1; all (default): whatever follows from it")
-    parser.add_argument("--output", required=True, metavar="DIR",
+    parser.add_argument("--output", metavar="DIR",
                         help="folder in which a folder is made for each protocol")
     parser.add_argument("--root", default=str(ROOT), metavar="DIR",
                         help="folder with label_db and zs_label_db; default: this clone")
     parser.add_argument("--predictions", default="predictions.pth", metavar="NAME",
                         help="TEST.SAVE_RESULTS_PATH of that test (default: %(default)s)")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.source and not args.output:
+        parser.error("--from needs --output")
+    return args
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
+    from openvclip.report.subset_lists import compare_lists
     from openvclip.report.subsets import derive_all
 
     setup_logging()
+    if args.check_lists:
+        return report_errors(lambda: compare_lists(args.check_lists, args.root))
     return report_errors(
         lambda: derive_all(
             args.source, args.protocol, root=args.root, output=args.output,

@@ -7,6 +7,7 @@ differ a little, as videos vanish from the net; UCF-101 and HMDB-51 should not d
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,14 +25,15 @@ class Protocol:
     Attributes:
         name: such as ``ucf101_split1``; what results are grouped and derived by.
         dataset: such as ``ucf101``.
-        kind: ``full``, ``split``, ``half`` or ``union``. Splits and halves are reported as mean and
-            standard deviation over the dataset's members of that kind.
+        kind: ``full``, ``split``, ``half`` or ``union`` (all that the others test, in one list that
+            no number is published of). Splits and halves are reported as mean and standard
+            deviation over the dataset's members of that kind.
         folder: folder of ``test.csv``, below the folder that has ``label_db`` and ``zs_label_db``.
         label_map: its ``index2cls.json``, likewise.
         classes: number of classes.
         rows: rows of the published ``test.csv``; None where none was published.
-        of: the protocol whose predictions contain this one's, if there is one: the same videos
-            against a superset of the classes.
+        of: the nearest protocol whose predictions contain this one's, if there is one: the same
+            videos against a superset of the classes.
     """
 
     name: str
@@ -46,15 +48,24 @@ class Protocol:
 
 def _video_protocols(
     dataset: str, stem: str, classes: int, half: int, full_rows: int,
-    split_rows: tuple[int, ...], half_rows: tuple[int, ...],
+    split_rows: tuple[int, ...], half_rows: tuple[int, ...], *, full_has: tuple[int, ...],
 ) -> list[Protocol]:
-    """UCF-101 and HMDB-51: all videos, three official splits, ten draws of half the classes."""
+    """UCF-101 and HMDB-51: all videos, three official splits, ten draws of half the classes.
+
+    ``full_has`` are the splits whose test videos the full list has; where it lacks those of some,
+    a union has all.
+    """
     label_map, full = f"zs_label_db/{stem}-index2cls.json", f"{stem}_full"
-    found = [Protocol(full, dataset, "full", f"zs_label_db/{full}", label_map, classes, full_rows)]
+    union = None if len(full_has) == len(split_rows) else f"{stem}_union"
+
+    def one(name: str, kind: str, rows: int | None, of: str | None) -> Protocol:
+        return Protocol(name, dataset, kind, f"zs_label_db/{name}", label_map, classes, rows, of)
+
+    found = [] if union is None else [one(union, "union", None, None)]
+    found.append(one(full, "full", full_rows, union))
     for number, rows in enumerate(split_rows, 1):
-        name = f"{stem}_split{number}"
-        folder = f"zs_label_db/{name}"
-        found.append(Protocol(name, dataset, "split", folder, label_map, classes, rows, full))
+        found.append(one(f"{stem}_split{number}", "split", rows,
+                         full if number in full_has else union))
     for draw, rows in enumerate(half_rows):
         folder = f"zs_label_db/{stem}_half_test/{draw}"
         found.append(
@@ -82,8 +93,10 @@ def _k600_protocols() -> list[Protocol]:
 _ALL = [
     Protocol("kinetics400", "kinetics400", "full", "label_db/weng_compress_full_splits",
              "label_db/k400-index2cls.json", 400, 19761),
-    *_video_protocols("ucf101", "ucf101", 101, 50, 13320, UCF101_TEST_ROWS, UCF101_HALF_ROWS),
-    *_video_protocols("hmdb51", "hmdb", 51, 25, 5100, (1530,) * 3, (2500,) * 10),
+    *_video_protocols("ucf101", "ucf101", 101, 50, 13320, UCF101_TEST_ROWS, UCF101_HALF_ROWS,
+                      full_has=(1, 2, 3)),
+    # The full list is what split 1 uses, 100 videos a class; the other splits test further ones.
+    *_video_protocols("hmdb51", "hmdb", 51, 25, 5100, (1530,) * 3, (2500,) * 10, full_has=(1,)),
     *_k600_protocols(),
     Protocol("ssv2", "ssv2", "full", "zs_label_db/ssv2", "zs_label_db/ssv2-index2cls.json",
              174, 24777),
@@ -99,6 +112,13 @@ def find_protocol(list_path: str | Path) -> Protocol | None:
         if parts[-len(folder):] == folder:
             return protocol
     return None
+
+
+def find_sources(protocol: Protocol) -> Iterator[Protocol]:
+    """Give the protocols whose predictions contain this one's, the nearest first."""
+    while protocol.of is not None:
+        protocol = PROTOCOLS[protocol.of]
+        yield protocol
 
 
 def draw_halves(classes: int, take: int, draws: int = 10) -> list[list[int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from openvclip.data.protocols import PROTOCOLS
+from openvclip.data.protocols import PROTOCOLS, find_sources
 from openvclip.report.checks import MARKS, Fault, SetupCheck, say_trained
 from openvclip.report.columns import COLUMN_OF, Column, name_protocols
 from openvclip.report.rows import Result, Row
@@ -123,7 +123,9 @@ def _notes_of_row(row: Row, columns: Sequence[Column]) -> Iterator[Note]:
 
 def _say_derivable(row: Row, missing: Sequence) -> str:
     """Point out which missing results follow from predictions that are there."""
-    sources = sorted({p.of for p in missing if p.of in row.results})
+    nearest = (next((s.name for s in find_sources(p) if s.name in row.results), None)
+               for p in missing)
+    sources = sorted(set(filter(None, nearest)))
     if not sources:
         return ""
     folders = ", ".join(str(row.results[name].run.folder) for name in sources)
@@ -173,7 +175,10 @@ def _outside(run: Run) -> str:
     if protocol is None:
         what = f"{run.content['list']}, no list of a known protocol"
     elif protocol.name not in COLUMN_OF:
-        what = f"{protocol.name}, all {protocol.classes} classes of its splits together"
+        several = any(p.of == protocol.name and p.classes != protocol.classes
+                      for p in PROTOCOLS.values())
+        all_of = f"{protocol.classes} classes" if several else "videos"
+        what = f"{protocol.name}, all {all_of} of its splits together"
     elif all("top1" in row for row in run.content["results"]):
         return ""
     else:

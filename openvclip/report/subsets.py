@@ -1,8 +1,8 @@
 """Results of a protocol's subsets from the saved predictions of its full list.
 
-The splits and halves of UCF-101 and HMDB-51, and the splits of Kinetics-600, have only videos and
-classes that the test of the full list has scored. A score depends on its video and its class
-alone, so that their results follow from picking rows and columns.
+The splits and halves of UCF-101 have only videos and classes that the test of the full list has
+scored; all lists of HMDB-51, and the splits of Kinetics-600, those of a union. A score depends on
+its video and its class alone, so that their results follow from picking rows and columns.
 """
 
 from __future__ import annotations
@@ -17,18 +17,26 @@ import torch
 from torch import Tensor
 
 from openvclip.data.labels import LabelSpace, read_list
-from openvclip.data.protocols import PROTOCOLS, Protocol, find_protocol
+from openvclip.data.protocols import Protocol, find_protocol
 from openvclip.report.metrics import compute_scores
 from openvclip.report.predictions_file import load_predictions
 from openvclip.report.results import name_predictions, name_top1, write_per_class
 from openvclip.report.runs import RESULTS, find_arch, read_results
+from openvclip.report.subset_lists import (
+    SEPARATOR,
+    WholeList,
+    has_list,
+    index_rows,
+    list_subsets,
+    match_list,
+    refuse_problems,
+)
 from openvclip.report.writers import write_json
-from openvclip.utils.errors import ConfigError, DataError
+from openvclip.utils.errors import DataError
 from openvclip.utils.logging import get_logger
 
 logger = get_logger(__name__)
 
-SEPARATOR = ","  # Of the zero-shot lists.
 # Accuracies (points) may differ by this before predictions count as not being the results': ties
 # between scores can fall differently on another machine.
 TOLERANCE = 0.1
@@ -43,18 +51,14 @@ class FullRun:
     Attributes:
         path: its ``results.json``.
         content: what that holds.
-        protocol: the list that was tested.
-        names: its classes, the columns of the scores.
-        rows: (path as listed, class name) -> row.
+        tested: the list.
         scores: for each row of ``results``, tensor (N, C).
         done: bool (N,), False for videos that could not be evaluated.
     """
 
     path: Path
     content: dict[str, Any]
-    protocol: Protocol
-    names: tuple[str, ...]
-    rows: dict[tuple[str, str], int]
+    tested: WholeList
     scores: list[Tensor]
     done: Tensor
 
@@ -123,10 +127,10 @@ def load_full_run(
         )
         for row in content["results"]
     ]
-    keys = zip(videos.paths, (names[label] for label in videos.labels), strict=True)
-    rows = {key: row for row, key in enumerate(keys)}
+    tested = WholeList(protocol, names, index_rows(videos, names),
+                        f"the list of {protocol.name} that {folder / RESULTS} was made with")
     content.setdefault("arch", find_arch(folder, content))
-    return FullRun(folder / RESULTS, content, protocol, names, rows, scores, done)
+    return FullRun(folder / RESULTS, content, tested, scores, done)
 
 
 def _find_label_space(content: dict[str, Any], protocol: Protocol, root: Path) -> LabelSpace:
@@ -182,24 +186,6 @@ def _load_scores(
     return scores
 
 
-def list_subsets(full: Protocol, names: Sequence[str]) -> list[Protocol]:
-    """Return the protocols that ``names`` ask for; ``all``: all that follow from ``full``.
-
-    Raises:
-        ConfigError: a name is unknown, or its results do not follow from those of ``full``.
-    """
-    possible = {p.name: p for p in PROTOCOLS.values() if p.of == full.name}
-    if not possible:
-        raise ConfigError(f"nothing can be derived from a test of {full.name}")
-    wrong = [name for name in names if name != "all" and name not in possible]
-    if wrong:
-        raise ConfigError(
-            f"--protocol {' '.join(wrong)}: cannot be derived from {full.name}; "
-            f"use all or any of {', '.join(possible)}"
-        )
-    return [possible[name] for name in possible if name in names or "all" in names]
-
-
 def derive_subset(full: FullRun, protocol: Protocol, root: str | Path) -> Subset:
     """Pick the rows and columns of one protocol and compute its results.
 
@@ -212,30 +198,14 @@ def derive_subset(full: FullRun, protocol: Protocol, root: str | Path) -> Subset
         DataError: its list or label map is missing, or has a video or class that was not tested.
     """
     started = time.monotonic()
-    label_map, source = Path(root) / protocol.label_map, Path(root) / protocol.folder / "test.csv"
-    if not source.is_file():
-        raise DataError(
-            f"the list {source} of {protocol.name} does not exist; make it with "
-            "tools/prepare_labels.py, or give its folder with --root"
-        )
-    space = LabelSpace.from_json(label_map)
-    columns = _find_columns(full, space, label_map)
-    videos = read_list(source, separator=SEPARATOR, num_classes=len(space))
-    rows = []
-    for path, label in zip(videos.paths, videos.labels, strict=True):
-        row = full.rows.get((path, space.names[label]))
-        if row is None:
-            raise DataError(
-                f"{source}: {path!r} of the class {space.names[label]!r} is not in the list of "
-                f"{full.protocol.name} that {full.path} was made with; test {protocol.name} itself"
-            )
-        rows.append(row)
-    labels, done = torch.from_numpy(videos.labels), full.done[rows]
-    scores = [each[rows][:, columns] for each in full.scores]
+    match = match_list(full.tested, protocol, root)
+    rows, labels, done = match.rows, match.labels, full.done[match.rows]
+    scores = [each[rows][:, match.columns] for each in full.scores]
     results = {
         **full.content,
-        "list": str(source),
-        "label_set": {"file": str(label_map), "classes": len(space), "sha256": space.digest()},
+        "list": str(match.source),
+        "label_set": {"file": str(match.label_map), "classes": len(match.space),
+                      "sha256": match.space.digest()},
         "videos": len(rows),
         "failed": _pick_failures(full, rows),
         **_pick_trained(full, rows),
@@ -245,23 +215,12 @@ def derive_subset(full: FullRun, protocol: Protocol, root: str | Path) -> Subset
             for row, each in zip(full.content["results"], scores, strict=True)
         ],
         "derived_from": {
-            "protocol": full.protocol.name, "results": str(full.path),
+            "protocol": full.tested.protocol.name, "results": str(full.path),
             "list": full.content["list"], "videos": full.content["videos"],
         },
     }
     results["seconds"] = round(time.monotonic() - started, 1)
-    return Subset(protocol, results, space.names, labels, scores, done)
-
-
-def _find_columns(full: FullRun, space: LabelSpace, label_map: Path) -> list[int]:
-    place = {name: column for column, name in enumerate(full.names)}
-    missing = [name for name in space.names if name not in place]
-    if missing:
-        raise DataError(
-            f"{label_map}: the class {missing[0]!r} is not among the {len(full.names)} classes "
-            f"that {full.path} was made with ({len(missing)} such classes)"
-        )
-    return [place[name] for name in space.names]
+    return Subset(protocol, results, match.space.names, labels, scores, done)
 
 
 def _pick_failures(full: FullRun, rows: Sequence[int]) -> list[dict[str, Any]]:
@@ -292,8 +251,8 @@ def derive_all(
 ) -> list[Path]:
     """Derive the results of several protocols and write each to ``output/NAME``.
 
-    Nothing is written unless all of them can be derived. Results of a test of their own are never
-    overwritten.
+    Nothing is written unless all that are named can be derived. Of ``all``, those that can be are
+    written before the others are an error. Results of a test of their own are never overwritten.
 
     Args:
         source: ``OUTPUT_DIR`` of the full list's test.
@@ -304,22 +263,28 @@ def derive_all(
 
     Returns:
         The folders written.
+
+    Raises:
+        ConfigError: a name is unknown, or its results do not follow from that test.
+        DataError: files are missing or do not belong together; all such protocols are named.
     """
     full = load_full_run(source, root, predictions)
-    protocols = list_subsets(full.protocol, names)
+    protocols = list_subsets(full.tested.protocol, names)
     if "all" in names:
-        protocols = [p for p in protocols if p.name in names or _has_list(p, root)]
-    subsets = [derive_subset(full, protocol, root) for protocol in protocols]
-    subsets = [subset for subset in subsets if _may_write(subset, Path(output))]
-    return [_write(subset, Path(output) / subset.protocol.name) for subset in subsets]
-
-
-def _has_list(protocol: Protocol, root: str | Path) -> bool:
-    """Whether the list of a protocol is there; where it is not, say so."""
-    path = Path(root) / protocol.folder / "test.csv"
-    if not path.is_file():
-        logger.warning("%s is left out: it has no list %s", protocol.name, path)
-    return path.is_file()
+        protocols = [p for p in protocols if p.name in names or has_list(p, root)]
+    subsets, problems = [], {}
+    for protocol in protocols:
+        try:
+            subset = derive_subset(full, protocol, root)
+            if _may_write(subset, Path(output)):
+                subsets.append(subset)
+        except DataError as error:
+            if protocol.name in names:
+                raise
+            problems[protocol.name] = str(error)
+    written = [_write(subset, Path(output) / subset.protocol.name) for subset in subsets]
+    refuse_problems(problems, f"cannot be derived from {full.path}")
+    return written
 
 
 def _may_write(subset: Subset, output: Path) -> bool:

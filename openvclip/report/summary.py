@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from openvclip.data.protocols import find_sources
 from openvclip.report.checks import SetupCheck
 from openvclip.report.columns import COLUMN_OF, Column, select_columns
 from openvclip.report.notes import Note, collect_notes
@@ -86,7 +87,8 @@ def summarize(
     )
     shown = {p.name for column in columns for p in column.protocols}
     # Without a column of its own, but others' results follow from it.
-    shown |= {p.of for c in columns for p in c.protocols if p.of and p.of not in COLUMN_OF}
+    shown |= {source.name for column in columns for protocol in column.protocols
+              for source in find_sources(protocol) if source.name not in COLUMN_OF}
     check = SetupCheck(root)
     rows = group_rows(runs, shown, check)
     backbones = {row.backbone for row in rows} & set(BACKBONES.values())

@@ -4,10 +4,12 @@
 #   BACKBONE=b16 DATA=/data CKPT=output/b16 CLIP=~/.cache/clip/ViT-B-16.pt \
 #       bash script/testing/zero_shot_suite.sh [KEY VALUE ...]
 #
-# UCF-101, HMDB-51 and Kinetics-600 are tested once each: the official splits and the half draws
-# hold only videos and classes of the full list, and their results follow from its predictions.
-# EACH=1 tests every protocol by itself instead, which decodes six times as many videos.
-# A dataset without a folder is left out; run it again to go on after an interruption.
+# UCF-101, HMDB-51 and Kinetics-600 are tested once each, on a list that has all videos and classes
+# of the others (hmdb_union, k600_union; of UCF-101 it is the full list), whose results follow from
+# its predictions. The lists are compared before anything is tested. EACH=1 tests every protocol by
+# itself instead, which decodes six times as many videos.
+# A dataset without a folder is left out. A protocol that fails is listed at the end, where the
+# suite then ends with 1; the others go on. Run it again to go on after an interruption.
 set -euo pipefail
 
 BACKBONE="${BACKBONE:-b16}" # b32, b16 or l14
@@ -38,23 +40,68 @@ check_test "$KIND" "$BACKBONE"
 NUMBERS="split1 split2 split3"
 HALVES="half0 half1 half2 half3 half4 half5 half6 half7 half8 half9"
 
-# suite DATASET DO WHOLE PARTS: check, test or derive what the table needs of a dataset.
-suite() {
-    local dataset="$1" act="$2" whole="$3" parts="$4" split
-    if [ "$EACH" = 1 ]; then whole="${whole#union} $parts"; fi
-    for split in $whole; do
+FAILED=() # names of protocols, and of what else
+
+# attempt COMMAND ...: its exit code, in CODE, does not end the suite, unless it was interrupted.
+attempt() {
+    set +e
+    (
+        set -e
+        "$@"
+    )
+    CODE=$?
+    set -e
+    # Told to stop: Ctrl-C, SIGTERM, or a run that a cluster takes back.
+    case "$CODE" in 75 | 130 | 143) exit "$CODE" ;; esac
+}
+
+# derive WHAT ...: derive_results.py on the lists of this suite.
+derive() { "$PYTHON" "$ROOT/tools/derive_results.py" --root "$LISTS" "$@"; }
+
+# check_dataset DATASET WHOLE PARTS: the lists of what will be tested, before anything is.
+check_dataset() {
+    local dataset="$1" whole="$2" parts="$3" split
+    for split in $(tested "$whole" "$parts"); do
         protocol_files "$(protocol_name "$dataset" "$split")"
-        case "$act" in
-        check) need_list "$FOLDER" test.csv "$(how_to_prepare "$dataset")" ;;
-        run)
-            test_protocol "$KIND" "$BACKBONE" "$(protocol_name "$dataset" "$split")" "${OPTS[@]}"
-            ;;
-        esac
+        need_list "$FOLDER" test.csv "$(how_to_prepare "$dataset")"
     done
-    if [ "$act" = run ] && [ "$EACH" != 1 ] && [ -n "$parts" ]; then
-        "$PYTHON" "$ROOT/tools/derive_results.py" --root "$LISTS" --output "$OUT" \
-            --from "$OUT/$(protocol_name "$dataset" "$whole")" --protocol all
+    if [ "$EACH" != 1 ] && [ -n "$parts" ]; then
+        attempt derive --check-lists "$(protocol_name "$dataset" "$whole")"
+        [ "$CODE" = 0 ] || echo "$(basename "$0"): going on without these" >&2
     fi
+}
+
+# run_dataset DATASET WHOLE PARTS: test it, and derive what follows.
+run_dataset() {
+    local dataset="$1" whole="$2" parts="$3" split name
+    for split in $(tested "$whole" "$parts"); do
+        name="$(protocol_name "$dataset" "$split")"
+        attempt test_protocol "$KIND" "$BACKBONE" "$name" "${OPTS[@]}"
+        [ "$CODE" = 0 ] || FAILED+=("$name")
+    done
+    if [ "$EACH" != 1 ] && [ -n "$parts" ]; then
+        [ "$CODE" != 0 ] || attempt derive --output "$OUT" --from "$OUT/$name" --protocol all
+        [ "$CODE" = 0 ] || note_underived "$dataset" "$name" "$parts"
+    fi
+}
+
+# tested WHOLE PARTS: the splits to test.
+tested() {
+    if [ "$EACH" = 1 ]; then echo "${1#union} $2"; else echo "$1"; fi
+}
+
+# note_underived DATASET WHOLE PARTS: those that have a list and no results.
+note_underived() {
+    local split name found=0
+    for split in $3; do
+        name="$(protocol_name "$1" "$split")"
+        protocol_files "$name"
+        if [ -f "$LISTS/$FOLDER/test.csv" ] && [ ! -f "$OUT/$name/results.json" ]; then
+            FAILED+=("$name")
+            found=1
+        fi
+    done
+    [ "$found" = 1 ] || FAILED+=("what follows from $2")
 }
 
 # find_dataset NAME FOLDER: sets NAME, if it is not set, to DATA/FOLDER where that is there.
@@ -68,12 +115,12 @@ find_dataset() {
     fi
 }
 
-# datasets DO: every dataset that was found; each has its own DATA.
+# datasets DO: check or run every dataset that was found; each has its own DATA.
 datasets() {
-    if [ -n "$UCF" ]; then DATA="$UCF"; suite ucf101 "$1" full "$NUMBERS $HALVES"; fi
-    if [ -n "$HMDB" ]; then DATA="$HMDB"; suite hmdb "$1" full "$NUMBERS $HALVES"; fi
-    if [ -n "$K600" ]; then DATA="$K600"; suite k600 "$1" union "$NUMBERS"; fi
-    if [ -n "$K400" ]; then DATA="$K400"; suite k400 "$1" val ""; fi
+    if [ -n "$UCF" ]; then DATA="$UCF"; "$1_dataset" ucf101 full "$NUMBERS $HALVES"; fi
+    if [ -n "$HMDB" ]; then DATA="$HMDB"; "$1_dataset" hmdb union "full $NUMBERS $HALVES"; fi
+    if [ -n "$K600" ]; then DATA="$K600"; "$1_dataset" k600 union "$NUMBERS"; fi
+    if [ -n "$K400" ]; then DATA="$K400"; "$1_dataset" k400 val ""; fi
 }
 
 find_dataset UCF UCF-101
@@ -85,4 +132,9 @@ find_dataset K400 k400
 OPTS=("$@")
 datasets check
 datasets run
-"$PYTHON" "$ROOT/tools/summarize.py" "$OUT"
+attempt "$PYTHON" "$ROOT/tools/summarize.py" "$OUT"
+[ "$CODE" = 0 ] || FAILED+=("the table")
+if [ "${#FAILED[@]}" -gt 0 ]; then
+    printf -v list ', %s' "${FAILED[@]}"
+    fail "failed, see above: ${list:2}"
+fi

@@ -165,7 +165,10 @@ def test_hmdb51_marks_order_and_names(tmp_path, encoding, form):
             if (i + split) % 3 in marks
         ]
 
-    assert read_rows(lists / "hmdb_full/test.csv") == marked(1, 1, 2)
+    full = marked(1, 1, 2)
+    assert read_rows(lists / "hmdb_full/test.csv") == full
+    rest = [row for split in (2, 3) for row in marked(split, 2) if row not in full]
+    assert rest and read_rows(lists / "hmdb_union/test.csv") == full + rest
     for split in (1, 2, 3):
         folder = lists / f"hmdb_split{split}"
         assert read_rows(folder / "train.csv") == marked(split, 1)

@@ -142,7 +142,12 @@ def test_the_suite_ends_in_the_table(ran, world):
     ran_itself = world.run("testing/temporal_b16/ucf.sh", DATA=world.root / "UCF-101", CKPT=ckpt,
                            OUT=world.root / "itself", SPLIT="split2 half3")
     assert ran_itself.returncode == 0, ran_itself.stdout + ran_itself.stderr
+    ran_itself = world.run("testing/temporal_b16/hmdb.sh", DATA=world.root / "hmdb51", CKPT=ckpt,
+                           OUT=world.root / "itself", SPLIT="split2")
+    assert ran_itself.returncode == 0, ran_itself.stdout + ran_itself.stderr
     pairs = [(world.root / "itself", "ucf101_split2"), (world.root / "itself", "ucf101_half3"),
+             (world.root / "itself", "hmdb_split2"),
+             (world.root / "out" / "temporal_b16", "hmdb_full"),
              (world.root / "out" / "temporal_b16", "k600_split3")]
     for folder, protocol in pairs:
         tested = json.loads((folder / protocol / "results.json").read_text())

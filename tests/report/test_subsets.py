@@ -13,7 +13,8 @@ import torch
 from openvclip.data.labels import LabelSpace
 from openvclip.data.protocols import PROTOCOLS
 from openvclip.report.metrics import compute_scores
-from openvclip.report.subsets import derive_all, list_subsets
+from openvclip.report.subset_lists import list_subsets
+from openvclip.report.subsets import derive_all
 from openvclip.utils.errors import ConfigError, DataError
 
 CLASSES = [f"class {letter}" for letter in "abcdefgh"]
@@ -273,6 +274,14 @@ def test_all_leaves_out_what_has_no_list(full, caplog):
     assert "ucf101_split2 is left out: it has no list" in caplog.text
 
 
+def test_of_all_those_that_follow_are_written_before_the_others_are_an_error(full):
+    foreign_video(full)
+    with pytest.raises(DataError, match="ucf101_split1 cannot be derived from .*'Class/new.avi'"):
+        full.derive("all")
+    assert sorted(p.name for p in full.out.iterdir()) == ["ucf101_full", "ucf101_half0"]
+    assert read(full, "ucf101_half0")["derived_from"]["protocol"] == "ucf101_full"
+
+
 def test_a_missing_list_of_a_subset_is_named(full):
     with pytest.raises(DataError, match="ucf101_split2/test.csv of ucf101_split2 does not exist"):
         full.derive("ucf101_split1", "ucf101_split2")
@@ -282,7 +291,8 @@ def test_a_missing_list_of_a_subset_is_named(full):
 def test_all_are_the_protocols_within_the_full_one():
     assert [p.name for p in list_subsets(PROTOCOLS["k600_union"], ["all"])] == [
         "k600_split1", "k600_split2", "k600_split3"]
-    assert len(list_subsets(PROTOCOLS["hmdb_full"], ["all"])) == 13
+    assert len(list_subsets(PROTOCOLS["hmdb_full"], ["all"])) == 11  # without splits 2 and 3
+    assert len(list_subsets(PROTOCOLS["hmdb_union"], ["all"])) == 14
     with pytest.raises(ConfigError, match="hmdb_split1: cannot be derived from ucf101_full"):
         list_subsets(PROTOCOLS["ucf101_full"], ["ucf101_split1", "hmdb_split1"])
     with pytest.raises(ConfigError, match="nothing can be derived from a test of kinetics400"):

@@ -21,7 +21,8 @@ def plan_hmdb51(videos: Path, annotations: Path, root: Path) -> Preparation:
     """Plan HMDB-51's lists.
 
     The full list is what split 1 marks 1 (training) or 2 (test), class by class in the order of
-    the labels, in file order within a class.
+    the labels, in file order within a class. Splits 2 and 3 test videos that split 1 marks 0; the
+    list of the union has them behind those of the full list.
 
     Args:
         videos: folder of the class folders (``brush_hair``, ...).

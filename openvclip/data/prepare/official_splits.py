@@ -1,4 +1,7 @@
-"""UCF-101 and HMDB-51: the full list, three official splits, ten draws of half the classes."""
+"""UCF-101 and HMDB-51: the full list, three official splits, ten draws of half the classes.
+
+HMDB-51 has a union, too: of all that those lists test.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,11 @@ class OfficialSplits:
     splits: dict[int, tuple[list[Row], list[Row]]]
     unused: list[str] = field(default_factory=list)
 
+    def union(self) -> list[Row]:
+        """Return all that is tested: the full list, then what it lacks of the splits' tests."""
+        tests = [row for _, test in self.splits.values() for row in test]
+        return list(dict.fromkeys([*self.full, *tests]))
+
 
 def plan_official_splits(
     dataset: str, space: LabelSpace, videos: Path, root: Path, official: OfficialSplits,
@@ -45,6 +53,8 @@ def plan_official_splits(
         if protocol.kind == "full":
             preparation.folder = folder
             preparation.counted.append([preparation.add_list(folder / "test.csv", full, space)])
+        elif protocol.kind == "union":
+            preparation.add_list(folder / "test.csv", _keep(official.union(), located), space)
         elif protocol.kind == "split":
             _plan_split(protocol, space, folder, official, located, preparation)
     halves = [p for p in protocols if p.kind == "half"]

@@ -9,7 +9,7 @@ set -euo pipefail
 
 DATA="${DATA:-}"                               # the class folders of HMDB-51
 CLIP="${CLIP:-$HOME/.cache/clip/ViT-B-16.pt}"  # the original CLIP
-SPLIT="${SPLIT:-full}"                         # full, split1 .. split3, half0 .. half9, or several
+SPLIT="${SPLIT:-full}"                         # one or several of full, split1..3, half0..9, union
 NUM_GPUS="${NUM_GPUS:-8}"                      # 0 runs on the CPU
 
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"

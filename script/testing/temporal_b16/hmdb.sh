@@ -11,7 +11,7 @@ DATA="${DATA:-}"                               # the class folders of HMDB-51
 CLIP="${CLIP:-$HOME/.cache/clip/ViT-B-16.pt}"  # the original CLIP
 CKPT="${CKPT:-}"                               # swa_2_22.pth, or the folder it is in
 PATCHING_RATIO="${PATCHING_RATIO:-0.5}"        # share of the original CLIP
-SPLIT="${SPLIT:-full}"                         # full, split1 .. split3, half0 .. half9, or several
+SPLIT="${SPLIT:-full}"                         # one or several of full, split1..3, half0..9, union
 NUM_GPUS="${NUM_GPUS:-8}"                      # 0 runs on the CPU
 
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
