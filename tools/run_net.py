@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from openvclip.config import load_cfg, parse_args
+from openvclip.config import default_output_dir, load_cfg, parse_args
 from openvclip.utils.errors import OpenVCLIPError
+from openvclip.utils.logging import get_logger, report_errors, setup_logging
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -20,9 +22,14 @@ def main(argv: list[str] | None = None) -> int:
     except OpenVCLIPError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
+    setup_logging(rank=int(os.environ.get("RANK", cfg.SHARD_ID)))
+    named = cfg.OUTPUT_DIR == default_output_dir(args.cfg_file)
+    get_logger().info(
+        "read %s; results go to %s%s; loading torch", args.cfg_file, cfg.OUTPUT_DIR,
+        ", named after the config (OUTPUT_DIR changes it)" if named else "",
+    )
     from openvclip.engine.run import run
     from openvclip.utils.distributed import launch
-    from openvclip.utils.logging import report_errors
 
     return report_errors(lambda: launch(run, cfg, args.init_method))
 

@@ -14,7 +14,9 @@ _C = CfgNode()
 _C.NUM_GPUS = 1  # Processes on this machine, one a GPU; 0 runs one process on the CPU.
 _C.NUM_SHARDS = 1  # Machines that share the run.
 _C.SHARD_ID = 0  # Number of this machine, from 0.
-_C.OUTPUT_DIR = "."  # Where logs, checkpoints and results go.
+# Where logs, checkpoints and results go. What stands here holds without a config file: with one,
+# and where nothing sets the key, it is output/<name of the file without .yaml>.
+_C.OUTPUT_DIR = "output/default"
 _C.RNG_SEED = 1  # Seed of every random draw, together with the epoch and the sample's row.
 _C.LOG_PERIOD = 10  # Iterations between two lines of the training log.
 _C.LOG_MODEL_INFO = True  # Log the model's size before starting.

@@ -301,8 +301,20 @@ def _raise(problems: list[str]) -> None:
         raise ConfigError(f"{len(problems)} settings cannot be used:{lines}")
 
 
+def default_output_dir(cfg_file: str | Path | None) -> str:
+    """Return the OUTPUT_DIR of a run that does not say one: ``output/<name of its config>``.
+
+    Args:
+        cfg_file: the config file, or None for a run without one.
+    """
+    name = Path(cfg_file).stem.strip(".") if cfg_file is not None else ""
+    return f"output/{name}" if name else get_cfg().OUTPUT_DIR
+
+
 def load_cfg(cfg_file: str | Path | None = None, opts: Sequence[str] = ()) -> CfgNode:
     """Return the defaults, changed by a yaml file and then by KEY VALUE pairs.
+
+    Where neither sets OUTPUT_DIR, it is :func:`default_output_dir`'s.
 
     Args:
         cfg_file: yaml file of settings, or None; it may name files to start from in ``_BASE_``.
@@ -315,6 +327,7 @@ def load_cfg(cfg_file: str | Path | None = None, opts: Sequence[str] = ()) -> Cf
         ConfigError: names every setting that cannot be used, one a line.
     """
     cfg = get_cfg()
+    cfg.OUTPUT_DIR = default_output_dir(cfg_file)
     problems: list[str] = []
     if cfg_file is not None:
         problems += merge(cfg, read_yaml(str(cfg_file)), str(cfg_file))

@@ -10,7 +10,10 @@ from openvclip.engine.retrieval import build_retrieval
 from openvclip.engine.tester import run_test
 from openvclip.utils import distributed
 from openvclip.utils.files import replacing
+from openvclip.utils.logging import get_logger
 from openvclip.utils.signals import StopSignals
+
+logger = get_logger(__name__)
 
 
 def run(cfg) -> None:
@@ -35,6 +38,7 @@ def run(cfg) -> None:
 
 
 def _run(cfg, stop: StopSignals) -> None:
+    logger.info("OUTPUT_DIR is %s", cfg.OUTPUT_DIR)
     if distributed.is_main():
         with replacing(Path(cfg.OUTPUT_DIR) / "config.yaml") as file:
             file.write(cfg.dump())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from openvclip.config import load_cfg, parse_args
+from openvclip.config import default_output_dir, load_cfg, parse_args
 from openvclip.config.parser import nearest_keys
 from openvclip.utils.errors import ConfigError
 
@@ -218,7 +218,22 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
-    assert load_cfg(write(tmp_path, "# nothing\n")) == load_cfg()
+    assert load_cfg(write(tmp_path, "# nothing\n", "default.yaml")) == load_cfg()
+
+
+def test_output_goes_to_a_folder_of_the_configs_name(tmp_path: Path) -> None:
+    path = write(tmp_path, "NUM_GPUS: 0\n", "my run.v2.yaml")
+    assert load_cfg(path).OUTPUT_DIR == "output/my run.v2"
+    assert load_cfg(path, ["OUTPUT_DIR", "."]).OUTPUT_DIR == "."
+    assert load_cfg(path, ["OUTPUT_DIR", "x/y"]).OUTPUT_DIR == "x/y"
+    assert load_cfg(None).OUTPUT_DIR == "output/default"
+    for name in ("...yaml", ".."):  # no name at all, and none that leads out of output/
+        assert default_output_dir(tmp_path / name) == "output/default"
+    # A file that says it, also through its base, is believed; the resolved config says it always.
+    write(tmp_path, "OUTPUT_DIR: .\n", "base.yaml")
+    assert load_cfg(write(tmp_path, "_BASE_: base.yaml\n", "child.yaml")).OUTPUT_DIR == "."
+    resolved = write(tmp_path, load_cfg(path).dump(), "config.yaml")
+    assert load_cfg(resolved).OUTPUT_DIR == "output/my run.v2"
 
 
 def test_base_files(tmp_path: Path) -> None:

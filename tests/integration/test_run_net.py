@@ -47,6 +47,21 @@ def check_tensorboard(folder):
     assert "config/text_summary" in found["tensors"]
 
 
+def test_without_an_output_dir_a_run_stays_in_a_folder_of_its_own(
+    in_process, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "my.yaml").write_text("NUM_GPUS: 0\n")
+    monkeypatch.chdir(tmp_path / "here")
+    in_process(tmp_path / "my.yaml", ["TRAIN.ENABLE", "False", "TEST.ENABLE", "False"])
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert "results go to output/my, named after the config" in first and "loading torch" in first
+    assert any("OUTPUT_DIR is output/my" in line for line in rest)
+    assert [path.name for path in (tmp_path / "here").iterdir()] == ["output"]
+    assert load_cfg("output/my/config.yaml").OUTPUT_DIR == "output/my"
+    assert "OUTPUT_DIR is output/my" in (tmp_path / "here/output/my/stdout.log").read_text()
+
+
 def test_train_then_test_leaves_everything(tiny, tool, tmp_path, empty_cfg):
     out = tmp_path / "run"
     tool("run_net", "--cfg", empty_cfg, "--opts", *options(tiny, out, **INTERPOLATED,
