@@ -19,6 +19,7 @@ from openvclip.engine.meters import ViewEnsemble
 from openvclip.interpolation import WeightPatcher
 from openvclip.models.video_clip import VideoCLIP
 from openvclip.utils import distributed
+from openvclip.utils.finite import require_finite
 from openvclip.utils.logging import Progress
 
 
@@ -76,6 +77,9 @@ def predict(
 
     Returns:
         Predictions by ratio, the same in every process.
+
+    Raises:
+        CheckpointError: a clip's scores are not finite.
     """
     variants = variants or {0.0: lambda: None}
     ensembles = {
@@ -94,9 +98,12 @@ def predict(
         parts = _split(batch, device)
         for ratio, set_weights in variants.items():
             set_weights()
+            which = f"{what}, patching ratio {ratio:g}" if len(variants) > 1 else what
             for video, rows, clips in parts:
                 with autocast():
                     logits = model(video)
+                # The only place that waits for the device.
+                logits = _check(logits.float().cpu(), rows, which)
                 ensembles[ratio].add(logits, rows, clips)
         if journal is not None:
             _note(journal, batch, list(ensembles.values()))
@@ -119,6 +126,13 @@ def _split(batch: dict, device: torch.device) -> list[tuple[Tensor, Tensor, Tens
             # A copy: kernels may round differently at another alignment in memory.
             parts.append((video[where.to(video.device)], rows[where], clips[where]))
     return parts
+
+
+def _check(logits: Tensor, rows: Tensor, which: str) -> Tensor:
+    """Return what a model gave (M, C) of clips of the videos ``rows`` (M,), if it is finite."""
+    wrong = rows[~logits.isfinite().all(dim=1)]
+    first = f", such as that in row {int(wrong[0])} of the list" if len(wrong) else ""
+    return require_finite(logits, f"{which}: of some videos{first}, the model gives")
 
 
 def _note(journal: Journal, batch: dict, ensembles: list[ViewEnsemble]) -> None:

@@ -150,7 +150,9 @@ def open_journal(output_dir: str | Path, key: dict[str, Any], shape: tuple[int, 
         attempt += max((number for _, _, number in found), default=0)
         for path, other, _ in found:
             if other == digest[:16]:
-                records.update((r.first, r) for r in read_records(path, digest, shape))
+                # Scores that are not finite were written by versions that did not look.
+                records.update((r.first, r) for r in read_records(path, digest, shape)
+                               if r.scores.isfinite().all())
         if records:
             videos = sum(len(r.rows) + len(r.failures) for r in records.values())
             logger.info("TEST.RESUME: %d videos are scored already (%s)", videos, folder)

@@ -33,6 +33,7 @@ from openvclip.models.temporal import build_temporal_clip
 from openvclip.models.video_clip import VideoCLIP
 from openvclip.report.predictions import Prediction, Timeline, rank_labels
 from openvclip.utils.errors import CheckpointError, ConfigError, DataError
+from openvclip.utils.finite import require_finite
 from openvclip.utils.logging import get_logger
 
 logger = get_logger(__name__)
@@ -270,7 +271,8 @@ class VideoClassifier:
             if item.embedding is None:
                 yield Prediction(item.video, error=item.error)
                 continue
-            scores = self.logit_scale * texts @ item.embedding
+            scores = require_finite(self.logit_scale * texts @ item.embedding,
+                                    f"{item.video}: the scores are")
             yield Prediction(item.video, rank_labels(names, scores, top_k), item.seconds,
                              item.times, item.frames)
 
@@ -360,7 +362,11 @@ class VideoClassifier:
             found = self._encode_clips(PackedBatch(packed).finish(self.device))
             parts = iter(found.split([len(clips) for clips in packed]))
         for item, clips in group:
-            yield item if clips is None else replace(item, embedding=next(parts).mean(dim=0))
+            if clips is None:
+                yield item
+                continue
+            embedding = require_finite(next(parts).mean(dim=0), f"{item.video}: the embedding is")
+            yield replace(item, embedding=embedding)
 
     @torch.inference_mode()
     def _encode_clips(self, video: torch.Tensor) -> torch.Tensor:
@@ -409,7 +415,8 @@ class VideoClassifier:
                     spans.append((item.start, item.end))
                     merged += item.count - 1
                 clips = torch.stack([item.clip for item in batch]).to(self.device)
-                scores = self.logit_scale * self._encode_clips(clips) @ texts.T
+                scores = require_finite(self.logit_scale * self._encode_clips(clips) @ texts.T,
+                                    f"{video}: the scores are")
                 rows.extend(scores.softmax(dim=1).flatten().tolist())
             cut = len(spans) == MOST_WINDOWS and next(stream, None) is not None
         probabilities = torch.from_numpy(np.frombuffer(rows, np.float32).copy())

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from openvclip.clip.model import CLIP
 from openvclip.clip.tokenizer import count_tokens, tokenize
 from openvclip.utils.errors import DataError
+from openvclip.utils.finite import require_finite
 from openvclip.utils.logging import Progress, get_logger
 
 logger = get_logger(__name__)
@@ -74,6 +75,7 @@ def embed_texts(
 
     Raises:
         DataError: a text is too long, and ``truncate`` is off.
+        CheckpointError: an embedding is not finite.
     """
     tokens = tokenize(texts, context_length, truncate=truncate)
     cut = sum(count_tokens(text) > context_length for text in texts) if truncate else 0
@@ -113,6 +115,7 @@ def class_embeddings(
 
     Raises:
         DataError: no names, a class without a text, or a sentence that is too long.
+        CheckpointError: an embedding is not finite; nothing is kept then.
     """
     texts = class_texts(names, templates, descriptions)
     truncate = descriptions is not None
@@ -169,6 +172,9 @@ def embed_tokens(
     Returns:
         The rows of ``tokens`` that were encoded, int64 (M,), and their embeddings, fp32
         (M, embed_dim) on the CPU, each of length 1. M is N without others to share with.
+
+    Raises:
+        CheckpointError: an embedding is not finite.
     """
     # Texts of similar length together, so that short ones need not run over many columns.
     batches = tokens.argmax(dim=-1).argsort(stable=True).split(batch_size)[share[0]::share[1]]
@@ -177,7 +183,8 @@ def embed_tokens(
     parts = [torch.empty(0, clip.embed_dim)]
     for rows in batches:
         encoded = clip.encode_text(tokens[rows].to(device))
-        parts.append(F.normalize(encoded.float(), dim=-1).cpu())
+        features = F.normalize(encoded.float(), dim=-1).cpu()
+        parts.append(require_finite(features, f"{what}: the embedding of a sentence is"))
         progress.update(len(rows))
     return torch.cat([torch.empty(0, dtype=torch.int64), *batches]), torch.cat(parts)
 

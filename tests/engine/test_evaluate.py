@@ -8,6 +8,7 @@ from torch import nn
 
 from openvclip.data.loader import EvalSampler, collate
 from openvclip.engine.evaluate import predict
+from openvclip.utils.errors import CheckpointError
 
 
 class Recorder(nn.Module):
@@ -101,3 +102,18 @@ def test_groups_that_are_done_are_left_out(world):
     assert sorted(rows) == [row for row in range(23) if row - row % 2 not in done]
     shares = [sampler.count_rows() for sampler in samplers]
     assert max(shares) - min(shares) <= 2
+
+
+def test_scores_that_are_not_finite_are_an_error_that_names_row_and_ratio():
+    model = Recorder()
+
+    def spoil():
+        model.linear.bias.data[2] = torch.inf
+
+    sampler = EvalSampler(6, 2)
+    with pytest.raises(CheckpointError, match="^evaluating, patching ratio 0.5: .* row 0 of"):
+        run(model, sampler, variants={0.0: lambda: None, 0.5: spoil})
+    model = Recorder()
+    model.register_forward_hook(lambda m, given, out: out / (len(m.sizes) < 3))
+    with pytest.raises(CheckpointError, match="^evaluating: .* row 4 of the list, the model gives"):
+        run(model, sampler)

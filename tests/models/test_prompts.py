@@ -10,7 +10,7 @@ from openvclip.clip.model import CLIP
 from openvclip.clip.tokenizer import tokenize
 from openvclip.models import prompts
 from openvclip.models.prompts import TEMPLATES, cache_key, class_embeddings, embed_tokens
-from openvclip.utils.errors import DataError
+from openvclip.utils.errors import CheckpointError, DataError
 
 
 @pytest.fixture(scope="module")
@@ -98,13 +98,24 @@ def test_cache_is_read_and_damage_is_repaired(clip, names, tmp_path, monkeypatch
     good = path.read_bytes()
     wrong_shape = tmp_path / "wrong.pt"
     torch.save({"embeddings": torch.zeros(4, 64)}, wrong_shape)
-    for damaged in (good[:100], b"", wrong_shape.read_bytes()):
+    not_finite = tmp_path / "nan.pt"
+    torch.save({"embeddings": first.clone().index_fill_(0, torch.tensor([2]), torch.nan)},
+               not_finite)
+    for damaged in (good[:100], b"", wrong_shape.read_bytes(), not_finite.read_bytes()):
         computed.clear()
         caplog.clear()
         path.write_bytes(damaged)
         assert torch.equal(class_embeddings(clip, names, cache_dir=tmp_path / "cache"), first)
         assert computed and "is damaged" in caplog.text
         assert path.read_bytes() == good
+
+
+def test_embeddings_that_are_not_finite_are_an_error_and_not_kept(tiny_clip_state, names, tmp_path):
+    weight = torch.full_like(tiny_clip_state["ln_final.weight"], 3e38)
+    clip = CLIP.from_state_dict({**tiny_clip_state, "ln_final.weight": weight})
+    with pytest.raises(CheckpointError, match="embedding of a sentence is NaN or infinity"):
+        class_embeddings(clip, names, cache_dir=tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
 
 
 def test_folder_that_cannot_be_written(clip, names, tmp_path, caplog):

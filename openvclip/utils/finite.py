@@ -1,0 +1,27 @@
+"""Scores and embeddings are numbers, or the run stops: finite weights may still overflow."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from openvclip.utils.errors import CheckpointError
+
+
+def require_finite(found: Tensor, what: str) -> Tensor:
+    """Return what a model computed, if it is all finite.
+
+    Args:
+        found: on the CPU, so that asking does not wait for a device.
+        what: what gives or is that, for the message.
+
+    Raises:
+        CheckpointError: it holds NaN or infinity, which would count as a wrong answer, or a right
+            one, without a word.
+    """
+    if found.isfinite().all():
+        return found
+    raise CheckpointError(
+        f"{what} NaN or infinity, although the weights are finite: numbers overflow on the way. "
+        "Use an earlier checkpoint or another patching ratio, or float32 where half precision "
+        "was asked for"
+    )
