@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from openvclip.utils.pickles import ArchiveError
+
 STORAGES = {
     "HalfStorage": torch.float16, "FloatStorage": torch.float32, "DoubleStorage": torch.float64,
     "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
@@ -27,6 +29,7 @@ STORAGES = {
 CONTAINERS = ("build_intlist", "build_doublelist", "build_boollist", "build_tensorlist",
               "restore_type_tag")
 MOST_MODULES = 100_000
+MOST_CODE_BYTES = 8 << 20  # of OpenAI's largest below 1 MB
 CLASS = re.compile(r"^class (\w+)\(Module\):\n((?:  __\w+__ = .*\n)*)", re.MULTILINE)
 LISTS = re.compile(r"^  __(?:parameters|buffers)__ = (\[.*\])$", re.MULTILINE)
 
@@ -97,6 +100,10 @@ def read_archive(path: str | Path) -> dict[str, torch.Tensor] | None:
 def _declared(archive: zipfile.ZipFile, root: str) -> dict[tuple[str, str], set[str]]:
     """Names of the parameters and buffers of each class, from its source, which is only read."""
     found = {}
+    sizes = [member.file_size for member in archive.infolist()
+             if member.filename.startswith(f"{root}/code/")]
+    if sum(sizes) > MOST_CODE_BYTES:
+        raise ArchiveError(f"its code has {sum(sizes):,} bytes, as much as no model's has")
     for name in archive.namelist():
         if name.startswith(f"{root}/code/") and name.endswith(".py"):
             module = name.removeprefix(f"{root}/code/").removesuffix(".py").replace("/", ".")

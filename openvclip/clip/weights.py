@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import pickle
 import re
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -15,8 +14,11 @@ import torch
 
 from openvclip.clip import open_clip_names
 from openvclip.clip.archive import read_archive
+from openvclip.utils.archives import SPARE_BYTES, check_safetensors, check_weights
 from openvclip.utils.errors import CheckpointError, first_line
+from openvclip.utils.files import open_regular
 from openvclip.utils.logging import get_logger
+from openvclip.utils.torch_files import load_torch
 
 logger = get_logger(__name__)
 
@@ -26,6 +28,8 @@ PREFIXES = ("module.", "model.")
 CONTAINERS = ("model_state", "state_dict")
 # Weights are computed with in fp32; nothing else is a weight.
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# Tied weights are counted twice; more is no model.
+MOST_SHARING = 4
 SUFFIXES = frozenset({".pt", ".pth", ".pyth", ".bin", ".ckpt", ".safetensors"})
 # A CLIP with a ViT has these at least; its sizes are read from them.
 SIZE_KEYS = (
@@ -102,6 +106,8 @@ def load_state_dict_file(path: str | Path) -> dict[str, torch.Tensor]:
 def _read_file(path: Path) -> object:
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder; give the checkpoint file in it")
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"checkpoint {path} is a pipe or a device; copy it into a file")
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} does not exist; check the path")
     if path.stat().st_size == 0:
@@ -159,6 +165,19 @@ def check_tensors(state: Mapping[str, torch.Tensor], where: str) -> None:
             f"{where} holds {len(wrong)} entries that are no weights: {'; '.join(wrong[:5])}"
             f"{'; ...' if len(wrong) > 5 else ''}. Save it again with floating-point tensors only"
         )
+    _check_sharing(state, where)
+
+
+def _check_sharing(state: Mapping[str, torch.Tensor], where: str) -> None:
+    """Refuse many tensors that are one in memory: as copies they may not fit in it."""
+    held = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+            for tensor in state.values()}
+    total = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+    if total > MOST_SHARING * sum(held.values()) + SPARE_BYTES:
+        raise CheckpointError(
+            f"{where} holds {len(state)} tensors of {total:,} bytes that share "
+            f"{sum(held.values()):,} bytes; save it again with tensors of their own"
+        )
 
 
 def find_not_finite(state: Mapping[str, torch.Tensor]) -> list[str]:
@@ -173,13 +192,13 @@ def _read(path: Path) -> object:
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
+        with open_regular(path) as file:
+            check_safetensors(file)
         return load_file(path)
-    if not zipfile.is_zipfile(path):
-        return torch.load(path, map_location="cpu", weights_only=True)
-    scripted = read_archive(path)
-    if scripted is not None:
-        return scripted
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    with open_regular(path) as file:
+        zipped = check_weights(file)
+    scripted = read_archive(path) if zipped else None
+    return load_torch(path) if scripted is None else scripted
 
 
 def _reading_error(path: Path, error: Exception) -> CheckpointError:

@@ -9,13 +9,15 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from openvclip.utils.errors import DataError, first_line
+from openvclip.utils.files import open_regular, read_text
+from openvclip.utils.torch_files import load_torch
 
 # Names of fields and columns, the first being ours.
 VIDEO_FIELDS = ("video", "path", "video_path", "video_id", "file")
 CAPTION_FIELDS = ("caption", "captions", "sentence", "text")
+# Operations of a pickle: a caption takes two, and so does a video.
+MOST_STEPS = 5_000_000
 
 
 class Entry(NamedTuple):
@@ -62,10 +64,9 @@ def read_captions(path: str | Path) -> list[Entry]:
 
 
 def _read_pt(path: Path) -> Iterator[Entry]:
-    with open(path, "rb"):
-        pass  # torch words a missing file in many ways.
+    open_regular(path).close()  # torch words a missing file in many ways.
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_torch(path, most_steps=MOST_STEPS)
     except Exception as error:  # torch raises many kinds for damaged files
         raise DataError(
             f"cannot read the captions {path} ({path.stat().st_size} bytes): {first_line(error)}; "
@@ -79,7 +80,7 @@ def _read_pt(path: Path) -> Iterator[Entry]:
 
 def _read_json(path: Path) -> Iterator[Entry]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_Object)
+        content = json.loads(read_text(path, "utf-8-sig"), object_pairs_hook=_Object)
     except (json.JSONDecodeError, RecursionError) as error:
         raise DataError(
             f"the captions {path} are not JSON: {error}; one object a line is a .jsonl file"
@@ -94,7 +95,7 @@ def _read_json(path: Path) -> Iterator[Entry]:
 
 
 def _read_jsonl(path: Path) -> Iterator[Entry]:
-    with open(path, encoding="utf-8-sig") as file:
+    with open_regular(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
@@ -107,7 +108,7 @@ def _read_jsonl(path: Path) -> Iterator[Entry]:
 
 
 def _read_csv(path: Path) -> Iterator[Entry]:
-    text = path.read_text(encoding="utf-8-sig")
+    text = read_text(path, "utf-8-sig")
     rows = csv.reader(io.StringIO(text, newline=""))
     video, caption, width = 0, 1, 2
     try:

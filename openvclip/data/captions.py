@@ -238,7 +238,6 @@ def write_captions(path: str | Path, captions: Mapping[str, Sequence[str]]) -> N
             for key in sorted(captions) for number, caption in enumerate(captions[key]))
     try:
         with replacing_file(path) as temporary:
-            temporary.unlink(missing_ok=True)  # A killed run's would be written into.
             connection = sqlite3.connect(temporary)
             try:
                 connection.executescript(_TABLES)

@@ -11,7 +11,6 @@ import hashlib
 import os
 import random
 import re
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,7 +20,9 @@ import torch
 import xxhash
 
 from openvclip.utils.errors import CheckpointError, first_line
+from openvclip.utils.files import create_new, open_regular, temporary_name
 from openvclip.utils.logging import get_logger
+from openvclip.utils.torch_files import load_torch
 
 FOLDER = "checkpoints"
 PATTERN = re.compile(r"^checkpoint_epoch_(\d{5})\.pyth$")
@@ -64,10 +65,10 @@ def save_file(path: str | Path, content: Any) -> Path:
             that name is then still there.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
+        with create_new(temporary) as file:
             hashing = _HashingFile(file)
             torch.save(content, hashing)
             file.seek(-2, os.SEEK_END)
@@ -95,7 +96,7 @@ def verify_file(path: str | Path) -> bool:
     """
     path = Path(path)
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             problem = _find_damage(file)
     except OSError as error:
         problem = str(error)
@@ -163,9 +164,7 @@ def load_file(path: str | Path, *, verify: bool = True) -> dict:
     if verify:
         verify_file(path)
     try:
-        # torch's older format, which published files may have, cannot be mapped.
-        mmap = zipfile.is_zipfile(path)
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        content = load_torch(path)
     except Exception as error:  # torch raises many kinds for damaged files
         raise CheckpointError(
             f"cannot read checkpoint {path} ({path.stat().st_size} bytes): {first_line(error)}; "

@@ -17,6 +17,7 @@ from openvclip.clip.tokenizer import count_tokens, tokenize
 from openvclip.utils.errors import DataError
 from openvclip.utils.finite import require_finite
 from openvclip.utils.logging import Progress, get_logger
+from openvclip.utils.torch_files import load_torch
 
 logger = get_logger(__name__)
 
@@ -208,7 +209,7 @@ def _load(path: Path, shape: tuple[int, int]) -> torch.Tensor | None:
     if not path.is_file():
         return None
     try:
-        result = torch.load(path, map_location="cpu", weights_only=True)["embeddings"]
+        result = load_torch(path, mmap=False)["embeddings"]
         fits = tuple(result.shape) == shape and result.dtype == torch.float32
         if fits and result.isfinite().all():
             return result

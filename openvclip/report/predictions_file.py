@@ -23,6 +23,7 @@ from torch import Tensor
 
 from openvclip.utils.errors import DataError, first_line
 from openvclip.utils.files import replacing_file
+from openvclip.utils.torch_files import load_torch
 
 STORAGES = {
     "FloatStorage": torch.float32, "DoubleStorage": torch.float64, "HalfStorage": torch.float16,
@@ -103,7 +104,7 @@ def _read_zip(path: Path) -> Any:
     if promised > path.stat().st_size:
         raise ValueError(f"its {path.stat().st_size} bytes promise {promised} unpacked; "
                          "predictions are never compressed")
-    return torch.load(path, map_location="cpu", weights_only=True)
+    return load_torch(path, mmap=False)
 
 
 def _read_pickle(path: Path) -> Any:

@@ -1,0 +1,30 @@
+"""The one way to ``torch.load``: no code is unpickled, and nothing unpacks to more than it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from openvclip.utils.archives import check_weights
+from openvclip.utils.files import open_regular
+from openvclip.utils.pickles import MOST_STEPS
+
+
+def load_torch(path: str | Path, *, mmap: bool = True, most_steps: int = MOST_STEPS) -> Any:
+    """Read what ``torch.save`` wrote of tensors and plain values, onto the CPU.
+
+    Args:
+        path: a regular file, in either format of torch.
+        mmap: map the tensors of the newer format into memory rather than read them.
+        most_steps: operations that its pickle may have, see ``openvclip.utils.archives``.
+
+    Raises:
+        UnfitFileError: it is no regular file.
+        ArchiveError: it would unpack to far more than it is.
+        Exception: of many kinds, for damaged files and those that hold Python objects.
+    """
+    with open_regular(path) as file:
+        zipped = check_weights(file, most_steps)
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipped)
