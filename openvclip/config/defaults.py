@@ -18,7 +18,7 @@ _C.SHARD_ID = 0  # Number of this machine, from 0.
 # and where nothing sets the key, it is output/<name of the file without .yaml>.
 _C.OUTPUT_DIR = "output/default"
 _C.RNG_SEED = 1  # Seed of every random draw, together with the epoch and the sample's row.
-_C.LOG_PERIOD = 10  # Iterations between two lines of the training log.
+_C.LOG_PERIOD = 10  # Iterations between two lines of the log; an epoch's last one has its own.
 _C.LOG_MODEL_INFO = True  # Log the model's size before starting.
 _C.DIST_BACKEND = "nccl"  # nccl or gloo; on CPU gloo is used whatever this says.
 _C.TASK = ""  # PySlowFast's task; only the supervised one, "", is built.

@@ -65,7 +65,8 @@ class Trainer:
         config: text of the resolved config, kept in checkpoints.
         train_videos: what they keep of the training list, see
             :func:`openvclip.engine.provenance.describe_videos`; or None.
-        checkpoint_period, eval_period, log_period: in epochs, epochs, iterations.
+        checkpoint_period, eval_period, log_period: in epochs, epochs, iterations. The last
+            iteration of an epoch is logged, too, so that short epochs have a line.
         checkpoint_iters: iterations between states written inside epochs; 0: none.
         keep: which epoch checkpoints stay when a newer one is written.
         clip_value, clip_norm: limits of each gradient entry or of the global L2 norm, or None.
@@ -183,7 +184,7 @@ class Trainer:
             if (line := live.current()) is not None:
                 where = f"{epoch + 1}/{self.max_epoch}", f"{i + 1}/{iterations}"
                 line.show(describe_iteration(where, means, result.ratio, lr, timer, self.device))
-            if (i + 1) % self.log_period == 0:
+            if (i + 1) % self.log_period == 0 or i + 1 == iterations:
                 self._log_iteration(epoch, i, iterations, means, result, lr, timer)
             self._checkpoint_inside(epoch, i + 1)
         self._log_epoch(epoch, means, lr, timer)

@@ -107,6 +107,7 @@ def write_report(root: str | Path) -> str:
         trained=[SETS["trained"]],
         zero_shot=[SETS["knew"]],
         chosen={names[run]: ratio for run, ratio in found["chosen_ratio"].items()},
+        kinds={name: run for run, name in names.items()},
     )
     save_figure(figure, root / PICTURE)
     return table

@@ -8,12 +8,12 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from openvclip.report.styles import BLUE, GREEN, GREY, ORANGE, colour_runs, style_sets
 from openvclip.utils.logging import get_logger
 
 if TYPE_CHECKING:  # whoever summarises results waits for matplotlib, but not for torch
@@ -21,8 +21,7 @@ if TYPE_CHECKING:  # whoever summarises results waits for matplotlib, but not fo
 
 logger = get_logger(__name__)
 
-# Colours that stay apart for the colour-blind and in print (Okabe and Ito).
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
+FEW = 30  # Points of a curve that are drawn as dots, too.
 
 
 def draw_confusion(counts: Tensor, names: Sequence[str]) -> Figure:
@@ -69,6 +68,7 @@ def draw_ratio_sweep(
     trained: Sequence[str] = (),
     zero_shot: Sequence[str] = (),
     chosen: Mapping[str, float] | None = None,
+    kinds: Mapping[str, str] | None = None,
     metric: str = "top-1 accuracy (%)",
     title: str = "",
 ) -> Figure:
@@ -83,6 +83,7 @@ def draw_ratio_sweep(
         zero_shot: test sets whose mean is its horizontal axis. It is drawn if both are given and
             some checkpoint was tested on all of them at two common ratios at least.
         chosen: checkpoint -> ratio to mark there.
+        kinds: checkpoint -> how it was trained, see :func:`openvclip.report.styles.colour_runs`.
         metric: what the accuracies are.
         title: of the whole picture.
     """
@@ -92,9 +93,8 @@ def draw_ratio_sweep(
         if len(points := compute_tradeoff(tested, trained, zero_shot)) > 1
     }
     several = len(curves) > 1
-    runs = dict(zip(curves, _colours(len(curves)), strict=True))
-    by_set = dict(zip(sets, _colours(len(sets)), strict=True))
-    styles = dict(zip(sets, _styles(len(sets)), strict=True))
+    runs = colour_runs(list(curves), kinds)
+    by_set, styles = style_sets(sets, trained)
     if not several:  # room for what was measured and what lies between
         styles = {name: {**style, "marker": style["marker"] or "."}
                   for name, style in styles.items()}
@@ -142,16 +142,18 @@ def _draw_tradeoff(
     colours: Mapping[str, Any], chosen: Mapping[str, float],
 ) -> None:
     lines, marks = [], []
-    for run, points in curves.items():
+    look = {"fontsize": 7 if len(curves) > 1 else 8, "textcoords": "offset points", "va": "center"}
+    for number, (run, points) in enumerate(curves.items()):
         lines += axes.plot(*zip(*points.values(), strict=True), "o-", color=colours[run],
                            label=run, markersize=4)
         if (mark := chosen.get(run)) in points:
             marks += axes.plot(*points[mark], "*", color=colours[run], markersize=16,
                                label=f"{run}: chosen ratio {mark:g}")
-    if len(curves) == 1:  # there is room to say which point is which
-        for ratio, place in next(iter(curves.values())).items():
-            axes.annotate(f"{ratio:g}", place, (7, -3), textcoords="offset points", fontsize=8,
-                          bbox={"pad": 0.5, "facecolor": "white", "edgecolor": "none"})
+        # Which point is which; neighbouring curves write to different sides of theirs.
+        left = number % 2 == 0 and len(curves) > 1
+        for ratio, place in points.items():
+            axes.annotate(f"{ratio:g}", place, (-6 if left else 6, -5 if left else 5),
+                          ha="right" if left else "left", color=colours[run], **look)
     axes.margins(0.08)
     if len(curves) > 1 or marks:
         _legend_below(axes, lines, marks)
@@ -165,21 +167,6 @@ def _name_mean(names: Sequence[str], kind: str, metric: str) -> str:
     if len(names) > 1:
         text = f"mean of {text if len(text) <= 34 else f'{len(names)} {kind} sets'}"
     return f"{text if len(text) <= 42 else f'{text[:39]}...'}\n{metric}"
-
-
-def _colours(count: int) -> list[Any]:
-    """Colours that are easy to tell apart; beyond eight, as far apart as a scale of colours has."""
-    few = [ORANGE, BLUE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31"]
-    return few[:count] if count <= len(few) else list(colormaps["turbo"](np.linspace(0, 1, count)))
-
-
-def _styles(count: int) -> list[dict[str, Any]]:
-    """Styles of line; beyond four they take markers to be told apart."""
-    lines = ["-", "--", ":", "-."]
-    marks = ["", "o", "s", "^", "D", "v", "P", "X"]
-    return [
-        {"linestyle": lines[i % 4], "marker": marks[i // 4 % len(marks)]} for i in range(count)
-    ]
 
 
 def _legend_below(axes: Axes, *groups: Sequence[Line2D]) -> None:
@@ -224,7 +211,10 @@ def draw_training(points: Callable[[str, str], tuple[list[float], list[float]]])
         if (mean := points("train_epoch", name))[0]:
             losses.plot(*mean, "o-", color=colour, markersize=4,
                         label=f"{label} (dots: epoch's mean)")
-    rates.plot(*points("train_iter", "lr"), color=GREEN)
+    rate = points("train_iter", "lr")
+    if not rate[0]:  # logs of before had no line in an epoch shorter than LOG_PERIOD
+        rate = points("train_epoch", "lr")
+    rates.plot(*rate, color=GREEN, marker="o" if len(rate[0]) <= FEW else "", markersize=4)
     losses.set(ylabel="training loss", title="Training", ylim=(0, None))
     losses.tick_params(labelbottom=False)
     rates.set(xlabel="epoch", ylabel="learning rate", xlim=(0, None), ylim=(0, None))

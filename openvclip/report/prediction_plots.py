@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Rectangle
 
-from openvclip.report.plots import BLUE, GREY
 from openvclip.report.predictions import Prediction, Timeline, printable, shorten
+from openvclip.report.styles import BLUE, GREY
 
 WIDTH = 12.0  # Of figures, in inches.
 TITLE = 0.45  # Its two lines, likewise.
@@ -104,7 +104,7 @@ def _draw_bars(axes: Axes, labels: Sequence[str], probabilities: Sequence[float]
     axes.set_yticks(rows, labels, fontsize=8, parse_math=False)
     axes.tick_params(axis="y", length=0)
     axes.tick_params(axis="x", labelsize=8)
-    axes.set(xlim=(0, 110), xticks=range(0, 101, 20), ylim=(len(labels) - 0.4, -0.6))
+    axes.set(xlim=(0, 100), xticks=range(0, 101, 20), ylim=(len(labels) - 0.4, -0.6))
     axes.set_xlabel("probability (%)", fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
 

@@ -26,11 +26,14 @@ class Sweeps:
         curves: checkpoint -> test set -> its curve.
         trained: the sets whose classes the checkpoints were trained on.
         zero_shot: the others. Both only name sets that every checkpoint with a trained set has.
+        kinds: checkpoint -> how it was trained, where that is known: ``plain``, ``interpolated``
+            or ``captions``.
     """
 
     curves: dict[str, dict[str, Curve]] = field(default_factory=dict)
     trained: list[str] = field(default_factory=list)
     zero_shot: list[str] = field(default_factory=list)
+    kinds: dict[str, str] = field(default_factory=dict)
 
 
 def write_test_sweep(output_dir: str | Path, results: dict[str, Any]) -> Path | None:
@@ -48,9 +51,11 @@ def write_test_sweep(output_dir: str | Path, results: dict[str, Any]) -> Path | 
 
     run = Path(str((results.get("checkpoint") or {}).get("file", "CLIP"))).name
     curves = {run: {name_lists([results["list"]])[results["list"]]: points}}
+    kinds = {run: find_kind(results)}
     metric = "top-1 accuracy (%)" if name == "top1" else "mean average precision (%)"
     return save_or_warn(
-        Path(output_dir) / PICTURE, lambda: draw_ratio_sweep(curves, metric=metric, title=run)
+        Path(output_dir) / PICTURE, lambda: draw_ratio_sweep(
+            curves, kinds=kinds, metric=metric, title=run)
     )
 
 
@@ -61,7 +66,7 @@ def save_sweeps(sweeps: Sweeps, folder: str | Path) -> Path | None:
     from openvclip.report.plots import draw_ratio_sweep, save_or_warn
 
     return save_or_warn(Path(folder) / PICTURE, lambda: draw_ratio_sweep(
-        sweeps.curves, trained=sweeps.trained, zero_shot=sweeps.zero_shot,
+        sweeps.curves, trained=sweeps.trained, zero_shot=sweeps.zero_shot, kinds=sweeps.kinds,
         title=next(iter(sweeps.curves)) if len(sweeps.curves) == 1 else "",
     ))
 
@@ -106,9 +111,11 @@ def collect_sweeps(
     models: dict[tuple, Row] = {}
     curves: dict[tuple, dict[str, Curve]] = {}
     learned: dict[tuple[tuple, str], bool] = {}
+    kinds: dict[tuple, str] = {}
     for run, key, facts, name, points in (*_of_rows(rows, columns), *_of_runs(runs)):
         models.setdefault(key, Row(run.backbone, {**facts, "patching_ratio": None}))
         curves.setdefault(key, {}).setdefault(name, {}).update(points)
+        kinds.setdefault(key, find_kind(run.content))
         if (key, name) not in learned:
             learned[key, name] = name in trained if trained else _is_trained_on(run)
     for key, tested in curves.items():
@@ -117,20 +124,30 @@ def collect_sweeps(
     label_rows([models[key] for key in swept])
     swept.sort(key=lambda key: models[key].name)
     several = len({models[key].backbone for key in swept}) > 1
-    found = Sweeps({
-        models[key].name if several else models[key].label: curves[key] for key in swept
-    })
-    kinds: dict[str, set[bool]] = {}
+    names = {key: models[key].name if several else models[key].label for key in swept}
+    found = Sweeps({names[key]: curves[key] for key in swept},
+                   kinds={names[key]: kinds[key] for key in swept if kinds[key]})
+    sets: dict[str, set[bool]] = {}
     for key in swept:
         for name in sorted(curves[key]):
-            kinds.setdefault(name, set()).add(learned[key, name])
-    if unknown := [name for name in trained or () if name not in kinds]:
+            sets.setdefault(name, set()).add(learned[key, name])
+    if unknown := [name for name in trained or () if name not in sets]:
         raise ConfigError(
             f"--trained {' '.join(unknown)}: not tested at several patching ratios; what was: "
-            f"{', '.join(kinds) or 'nothing'}"
+            f"{', '.join(sets) or 'nothing'}"
         )
-    _choose_axes(found, kinds)
+    _choose_axes(found, sets)
     return found
+
+
+def find_kind(content: dict[str, Any]) -> str:
+    """Say how the tested weights were trained: a key of ``styles.KINDS``; "" if nobody knows."""
+    trained = content.get("trained_on")
+    if not isinstance(trained, dict) or "interpolated" not in trained:
+        return ""
+    if trained.get("captions"):
+        return "captions"
+    return "interpolated" if trained["interpolated"] else "plain"
 
 
 def _choose_axes(found: Sweeps, is_trained: dict[str, set[bool]]) -> None:

@@ -20,6 +20,7 @@ from conftest_integration import CLASSES, INTERPOLATED, options
 
 from openvclip.config import load_cfg
 from openvclip.engine.build import build_trainer
+from openvclip.report.curves import read_curves
 from openvclip.report.predictions_file import load_predictions
 
 
@@ -45,6 +46,19 @@ def check_tensorboard(folder):
     assert wanted <= set(found["scalars"])
     assert len(events.Scalars("Train/loss")) == 6 and len(events.Scalars("Epoch/loss")) == 2
     assert "config/text_summary" in found["tensors"]
+
+
+def test_epochs_shorter_than_the_log_period_have_their_line(in_process, tiny, tmp_path, empty_cfg):
+    out = tmp_path / "run"
+    in_process(empty_cfg, options(tiny, out, LOG_PERIOD=10, TEST__ENABLE=False,
+                                  TENSORBOARD__ENABLE=True, **INTERPOLATED))
+    assert [row["iter"] for row in read_stats(out, "train_iter")] == ["3/3"] * 2
+    curves = read_curves((out / "json_stats.jsonl").read_text().splitlines())
+    assert curves.points("train_iter", "lr")[0] == [1.0, 2.0]
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(out / "runs-kinetics")).Reload()
+    assert len(events.Scalars("Train/lr")) == 2
 
 
 def test_without_an_output_dir_a_run_stays_in_a_folder_of_its_own(

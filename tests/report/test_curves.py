@@ -71,6 +71,16 @@ def test_the_picture_has_what_the_run_had(tmp_path):
     assert labels([LINES[0], LINES[2]])[0] == 2, "no picture of a validation that there was not"
 
 
+def test_a_learning_rate_is_drawn_also_where_no_iteration_was_logged():
+    lines = [json.dumps({**json.loads(epoch_line(epoch, 2.0)), "lr": 0.1 / epoch})
+             for epoch in (1, 2)]
+    rates = plots.draw_training(read_curves(lines).points).axes[1]
+    (line,) = rates.get_lines()
+    assert list(line.get_xdata()) == [1.0, 2.0] and list(line.get_ydata()) == [0.1, 0.05]
+    (line,) = plots.draw_training(read_curves(lines[:1]).points).axes[1].get_lines()
+    assert line.get_marker() == "o", "a point alone is no line"
+
+
 def test_nothing_to_draw_and_failing_to_draw_end_no_run(tmp_path, caplog, monkeypatch):
     assert write_curves(tmp_path) is None
     path = tmp_path / "json_stats.jsonl"

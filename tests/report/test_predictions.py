@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from openvclip.report.prediction_plots import (
@@ -161,6 +162,15 @@ def test_signs_of_formulas_in_labels_are_text():
     prediction = Prediction("$x$.mp4", [Ranked("cost: $5 or $_", 1.0, 2.0)], 1.0, ((0.0,),),
                             np.zeros((1, 1, 8, 8, 3), np.uint8))
     assert_nothing_is_clipped(draw_prediction(prediction, "a $\\frac$ note"))
+
+
+def test_the_bars_of_probabilities_end_at_a_hundred_percent():
+    prediction = Prediction("x.mp4", [Ranked("sure", 1.0, 9.0), Ranked("no", 0.0, 1.0)], 1.0,
+                            ((0.0,),), np.zeros((1, 1, 8, 8, 3), np.uint8))
+    figure = draw_prediction(prediction)
+    (bars,) = (axes for axes in figure.findobj(Axes) if axes.patches and axes.get_xlabel())
+    assert bars.get_xlim() == (0, 100)
+    assert_nothing_is_clipped(figure)
 
 
 def test_times_are_readable_at_any_length():

@@ -11,7 +11,9 @@ import yaml
 
 from openvclip.data.protocols import PROTOCOLS
 from openvclip.report import plots
+from openvclip.report.demo import SETS
 from openvclip.report.plots import compute_tradeoff, draw_ratio_sweep
+from openvclip.report.styles import BLUE, ORANGE, colour_runs, style_sets
 from openvclip.report.summary import summarize
 from openvclip.report.sweeps import PICTURE, name_lists, write_test_sweep
 from openvclip.report.tables import build_json, format_markdown, save_summary
@@ -21,12 +23,13 @@ RATIOS = (0.0, 0.5, 1.0)
 FALLING, RISING = (80.0, 70.0, 50.0), (40.0, 60.0, 50.0)
 
 
-def content(listed, top1, checkpoint, label_map="x-index2cls.json", ratios=RATIOS):
+def content(listed, top1, checkpoint, label_map="x-index2cls.json", ratios=RATIOS,
+            trained_on=None):
     return {
         "list": listed, "label_set": {"file": label_map, "classes": 3, "sha256": label_map},
         "checkpoint": checkpoint and {"file": str(checkpoint), "sha256": None},
         "clip": {"source": "/clip/ViT-B-16.pt", "sha256": "a"}, "arch": "vitb16",
-        "videos": 9, "failed": [], "seconds": 1.0,
+        "videos": 9, "failed": [], "seconds": 1.0, "trained_on": trained_on,
         "results": [{"patching_ratio": r, "top1": v, "top5": v, "top1_decoded": v,
                      "top5_decoded": v} for r, v in zip(ratios, top1, strict=True)],
     }
@@ -157,6 +160,40 @@ def test_a_test_at_several_ratios_draws_its_own(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(plots, "save_figure", lambda *_: 1 / 0)
     assert write_test_sweep(tmp_path, results) is None
     assert f"{PICTURE} was not drawn (ZeroDivisionError" in caplog.text
+
+
+def test_one_run_and_one_set_look_alike_in_every_picture(write, sweeps, tmp_path):
+    """The quickstart's picture and that of its summary have other names in another order."""
+    ours = draw_ratio_sweep(
+        {name: {title: dict(zip(RATIOS, FALLING, strict=True)) for title in SETS.values()}
+         for name in ("fine-tuned", "interpolated training")},
+        trained=[SETS["trained"]], zero_shot=[SETS["knew"]],
+        kinds={"fine-tuned": "plain", "interpolated training": "interpolated"})
+    for run in ("interpolated", "plain"):
+        for name in SETS:
+            write(f"data/{name}/test.csv", FALLING, f"/runs/{run}/swa.pth",
+                  trained_on={"interpolated": run == "interpolated"})
+    found = sweeps(trained=["trained"])
+    theirs = draw_ratio_sweep(found.curves, trained=found.trained, zero_shot=found.zero_shot,
+                              kinds=found.kinds)
+    assert list(found.curves) == ["swa.pth, interpolated", "swa.pth, plain"]
+    looks = [{(line.get_color(), line.get_linestyle(), line.get_marker())
+              for line in figure.axes[0].get_lines()} for figure in (ours, theirs)]
+    assert looks[0] == looks[1] and len(looks[0]) == 6
+    for figure, names in ((ours, ("fine-tuned", "interpolated training")),
+                          (theirs, ("swa.pth, plain", "swa.pth, interpolated"))):
+        colours = {line.get_label(): line.get_color() for line in figure.axes[1].get_lines()}
+        assert [colours[name] for name in names] == [ORANGE, BLUE]
+        drawn = [text.get_text() for text in figure.axes[1].texts]
+        assert drawn == 2 * [f"{ratio:g}" for ratio in RATIOS]
+
+
+def test_styles_that_are_taken_go_to_the_next_one():
+    colours = colour_runs(["a", "b", "c", "d"], {"b": "interpolated", "d": "interpolated"})
+    assert colours["b"] == BLUE and colours["a"] == ORANGE and len(set(colours.values())) == 4
+    colours, styles = style_sets(["K400 val", "UCF", "HMDB"], ["K400 val"])
+    assert [styles[name]["linestyle"] for name in styles] == ["-", "--", ":"]
+    assert style_sets(["UCF", "HMDB"])[1]["UCF"]["linestyle"] == "-"
 
 
 def test_the_trade_off_takes_ratios_that_all_sets_have():
