@@ -7,6 +7,8 @@
 #   PYTHON    the python to run                         (default: that of the active environment,
 #             then .venv of the clone, then python3)
 #   NUM_GPUS  GPUs of this machine, or of each node; 0 runs on the CPU      (default: 8)
+#   START, END  first and last epoch that average.sh averages, and that the testing scripts look for
+#             where CKPT is a folder                    (default: 2 and 22, as in the paper)
 #   LAUNCHER  slurm: queue the run on NODES nodes (default: 1), with the options of
 #             tools/run_with_submitit.py in SLURM_OPTIONS, such as "--partition gpu"
 # Arguments of a script, KEY VALUE ..., override the config last of all.
@@ -62,6 +64,10 @@ need_list() {
     [ -f "$LISTS/$1/$2" ] || fail "no list $LISTS/$1/$2; make it: \
 $PYTHON tools/prepare_labels.py $3"
 }
+
+# average_file FOLDER: the average of the training in FOLDER, as average.sh writes it and the tests
+# look for it.
+average_file() { echo "${1%/}/swa_${START:-2}_${END:-22}.pth"; }
 
 # processes: how many share a batch, over all nodes.
 processes() { echo $(((NUM_GPUS > 0 ? NUM_GPUS : 1) * ${NODES:-1})); }

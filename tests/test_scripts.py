@@ -75,6 +75,29 @@ def test_every_backbone_has_every_script():
     assert {str(path.relative_to(SCRIPT / "training")) for path in TRAININGS} == expected
 
 
+def test_the_average_that_is_made_is_the_one_that_is_tested(fake, tmp_path):
+    """average.sh and the tests name it by one function, whatever is averaged."""
+    test, average = SCRIPT / "testing/temporal_b16/ucf.sh", SCRIPT / "training/average.sh"
+    folder = Path(str(fake["CKPT"]))
+
+    def made(**settings):
+        lines = bash(average, PYTHON=fake["PYTHON"], CKPT=folder, **settings).stdout.splitlines()
+        return lines[lines.index("--output") + 1]
+
+    def tested(**settings):
+        return config_of(bash(test, **fake, **settings).stdout).TEST.CUSTOM_LOAD_FILE
+
+    for settings in ({}, {"END": 3}, {"START": 1, "END": 7}):
+        Path(made(**settings)).touch()
+        assert tested(**settings) == made(**settings)
+    assert tested() == str(folder / "swa_2_22.pth")
+    (folder / "swa_2_22.pth").unlink()
+    assert "2 averages, swa_1_7.pth swa_2_3.pth; set START and END" in refusal(test, **fake)
+    assert "swa_2_4.pth, which is not a file" in refusal(test, **fake, END=4)
+    (folder / "swa_1_7.pth").unlink()
+    assert tested() == str(folder / "swa_2_3.pth"), "the only one"
+
+
 @pytest.mark.parametrize("path", TRAININGS, ids=lambda p: f"{p.parent.name}/{p.name}")
 def test_training_is_the_published_recipe(path, fake):
     cfg = config_of(bash(path, **fake).stdout)

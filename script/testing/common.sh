@@ -38,10 +38,20 @@ how_to_prepare() {
     esac
 }
 
-# find_checkpoint: CKPT is a checkpoint, or the folder of a training that has been averaged.
+# find_checkpoint: CKPT is a checkpoint, or the folder of a training that has been averaged: then
+# the average of START to END, or whichever there is where neither is set and there is only one.
 find_checkpoint() {
     [ -n "${CKPT:-}" ] || fail "set CKPT to swa_2_22.pth, or to the folder it is in"
-    [ ! -d "$CKPT" ] || CKPT="${CKPT%/}/swa_2_22.pth"
+    if [ -d "$CKPT" ]; then
+        local folder="${CKPT%/}" found
+        CKPT="$(average_file "$folder")"
+        if [ ! -f "$CKPT" ] && [ -z "${START:-}${END:-}" ]; then
+            found=("$folder"/swa_*_*.pth)
+            [ "${#found[@]}" = 1 ] || fail "$folder has ${#found[@]} averages, ${found[*]##*/}; set \
+START and END, or CKPT to one of them"
+            [ ! -f "${found[0]}" ] || CKPT="${found[0]}"
+        fi
+    fi
     [ -f "$CKPT" ] || fail "CKPT is $CKPT, which is not a file; script/training/average.sh makes it"
 }
 

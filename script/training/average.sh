@@ -7,9 +7,9 @@ set -euo pipefail
 CKPT="${CKPT:-}"                               # folder of the training
 START="${START:-2}"                            # first epoch that is averaged
 END="${END:-22}"                               # last epoch, included
-OUTPUT="${OUTPUT:-$CKPT/swa_${START}_$END.pth}"  # file to write
 
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
+OUTPUT="${OUTPUT:-$(average_file "$CKPT")}"      # file to write
 need_folder CKPT "the folder of the training"
 need_python
 "$PYTHON" "$ROOT/tools/weight_average.py" --source "$CKPT" --start "$START" --end "$END" \
