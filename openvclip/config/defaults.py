@@ -65,13 +65,13 @@ _C.DATA.CACHE_MAX_GB = 100.0  # Ours. What CACHE_DIR may take, in GiB; nothing i
 _C.AUG = CfgNode()
 _C.AUG.ENABLE = False  # RandAugment and random erasing in training.
 _C.AUG.NUM_SAMPLE = 1  # Clips drawn from each training video; the batch grows by as much.
-_C.AUG.COLOR_JITTER = 0.4  # Strength of colour jitter where AA_TYPE is empty.
-_C.AUG.AA_TYPE = "rand-m9-mstd0.5-inc1"  # RandAugment's parameters in timm's notation.
+_C.AUG.COLOR_JITTER = 0.4  # Accepted, unused: published training on videos has none.
+_C.AUG.AA_TYPE = "rand-m9-mstd0.5-inc1"  # RandAugment in timm's notation; "": none.
 _C.AUG.INTERPOLATION = "bicubic"  # Of RandAugment's geometric operations.
 _C.AUG.RE_PROB = 0.25  # Probability of random erasing.
 _C.AUG.RE_MODE = "pixel"  # Erase with noise a pixel, one colour (rand) or zeros (const).
-_C.AUG.RE_COUNT = 1  # Most rectangles erased in a clip.
-_C.AUG.RE_SPLIT = False  # Spare the first of the NUM_SAMPLE clips of a video.
+_C.AUG.RE_COUNT = 1  # Most rectangles erased in a clip; N > 1 spares its first 1/N of frames.
+_C.AUG.RE_SPLIT = False  # Published code never reads it: True is refused.
 
 _C.MIXUP = CfgNode()
 _C.MIXUP.ENABLE = False  # Mix videos of a batch and their labels; needs soft_cross_entropy.

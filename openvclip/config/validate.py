@@ -233,6 +233,12 @@ def _loss(cfg: CfgNode) -> Iterator[str]:
     kind = cfg.AUG.AA_TYPE
     if cfg.AUG.ENABLE and kind and kind.split("-")[0] != "rand":
         yield f"AUG.AA_TYPE is {kind!r}; only RandAugment (rand-m9-mstd0.5-inc1) and '' are built"
+    if cfg.AUG.ENABLE and cfg.AUG.RE_SPLIT:
+        yield ("AUG.RE_SPLIT is True, but has no effect on videos, as in published code; set it to "
+               "False")
+    if cfg.AUG.ENABLE and cfg.AUG.COLOR_JITTER not in (0.0, 0.4):
+        yield (f"AUG.COLOR_JITTER is {cfg.AUG.COLOR_JITTER:g}, but has no effect on videos, as in "
+               "published code; leave it at 0.4, or set it to 0")
 
 
 def _model(cfg: CfgNode) -> Iterator[str]:

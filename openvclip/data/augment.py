@@ -1,7 +1,7 @@
 """Augmentation of training clips, as PySlowFast's ``AUG`` and ``MIXUP`` keys define it.
 
-RandAugment and colour jitter work on the uint8 frames before cropping, random erasing on the
-normalised clip, mixup and cutmix on a batch. All frames of a clip get the same draw.
+RandAugment works on the uint8 frames before cropping, random erasing on the normalised clip, mixup
+and cutmix on a batch. All frames of a clip get the same draw.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ OPERATION_PROB = 0.5
 GREY = 128.0
 ERASE_AREA = (0.02, 1 / 3)
 ERASE_ASPECT = (0.3, 1 / 0.3)
+ERASE_ATTEMPTS = 100
 
 
 @functools.cache
@@ -72,6 +73,14 @@ def _enhance(name: str, frames: torch.Tensor, level: float, inc: bool, draws) ->
     return getattr(_functional(), f"adjust_{name}")(frames, max(factor, 0.0))
 
 
+def _shear(name: str, frames: torch.Tensor, slope: float, mode: str) -> torch.Tensor:
+    """Shear around the upper left corner, as PIL does, whose row or column stays."""
+    height, width = frames.shape[-2:]
+    if name == "shear_x":
+        return _affine(frames, mode, ((1, slope), (0, 1)), (slope * height / 2, 0.0))
+    return _affine(frames, mode, ((1, 0), (slope, 1)), (0.0, slope * width / 2))
+
+
 def _solarize_add(frames: torch.Tensor, addend: int) -> torch.Tensor:
     brighter = (frames.int() + addend).clamp_(max=255).to(torch.uint8)
     return torch.where(frames < 128, brighter, frames)
@@ -107,9 +116,7 @@ def apply_operation(
         cos, sin = math.cos(angle), math.sin(angle)
         return _affine(frames, mode, ((cos, -sin), (sin, cos)))
     if name in ("shear_x", "shear_y"):
-        slope = _signed(level * 0.3, draws)
-        return _affine(frames, mode, ((1, slope if name == "shear_x" else 0),
-                                      (slope if name == "shear_y" else 0, 1)))
+        return _shear(name, frames, _signed(level * 0.3, draws), mode)
     share = _signed(level * 0.45, draws)
     height, width = frames.shape[-2:]
     shift = (share * width, 0.0) if name == "translate_x" else (0.0, share * height)
@@ -160,7 +167,7 @@ class RandAugment:
             raise ConfigError(
                 f"AUG.AA_TYPE is {text!r}; expected a text like 'rand-m9-n2-mstd0.5-inc1' "
                 "(m magnitude up to 10, n operations, mstd its deviation, inc 0 or 1), "
-                "or '' for colour jitter"
+                "or '' for none"
             )
         return cls(
             values.get("m", MAX_LEVEL), int(values.get("n", 2)), values.get("mstd", 0.0),
@@ -181,56 +188,39 @@ class RandAugment:
 
 
 @dataclass(frozen=True)
-class ColorJitter:
-    """Brightness, contrast and saturation by factors in 1 ± ``strength``, in a drawn order."""
-
-    strength: float
-
-    def __call__(self, frames: torch.Tensor, draws: np.random.Generator) -> torch.Tensor:
-        """Augment uint8 (T, 3, H, W)."""
-        names = np.array(["brightness", "contrast", "saturation"])
-        for name in draws.permutation(names):
-            factor = draws.uniform(max(0.0, 1.0 - self.strength), 1.0 + self.strength)
-            frames = getattr(_functional(), f"adjust_{name}")(frames, factor)
-        return frames
-
-
-@dataclass(frozen=True)
 class RandomErasing:
-    """Fill rectangles of a clip, the same in all frames.
+    """Fill rectangles of a clip, at the same places in all frames.
 
     Attributes:
         prob: probability that a clip is erased at all.
         mode: ``pixel`` noise for each pixel, ``rand`` one random colour a frame, ``const`` zeros.
-        count: most rectangles; how many is drawn from 1 to this.
-        split: leave the first of the clips made of a video (``AUG.NUM_SAMPLE``) as it is.
+        count: most rectangles; how many is drawn from 1 to this. With more than 1 the first
+            T // count frames stay as they are, as published.
     """
 
     prob: float
     mode: str = "pixel"
     count: int = 1
-    split: bool = False
 
-    def __call__(
-        self, clip: torch.Tensor, draws: np.random.Generator, sample: int = 0
-    ) -> torch.Tensor:
+    def __call__(self, clip: torch.Tensor, draws: np.random.Generator) -> torch.Tensor:
         """Erase in a normalised clip (3, T, H, W); returns a new tensor if anything changes."""
-        if (self.split and sample == 0) or draws.uniform() >= self.prob:
+        if draws.uniform() >= self.prob:
             return clip
         clip = clip.clone()
+        frames = clip[:, clip.shape[1] // self.count:] if self.count > 1 else clip
         count = int(draws.integers(1, self.count + 1))
         for _ in range(count):
             box = self._draw_box(clip.shape[2], clip.shape[3], count, draws)
             if box is not None:
                 top, left, h, w = box
-                clip[:, :, top:top + h, left:left + w] = self._fill(clip.shape[1], h, w, draws)
+                frames[:, :, top:top + h, left:left + w] = self._fill(frames.shape[1], h, w, draws)
         return clip
 
     @staticmethod
     def _draw_box(
         height: int, width: int, count: int, draws: np.random.Generator
     ) -> tuple[int, int, int, int] | None:
-        for _ in range(10):
+        for _ in range(ERASE_ATTEMPTS):
             area = draws.uniform(*ERASE_AREA) * height * width / count
             aspect = math.exp(draws.uniform(*(math.log(a) for a in ERASE_ASPECT)))
             h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
@@ -251,11 +241,11 @@ class ClipAugment:
     """What ``AUG`` does to one training clip, besides cropping.
 
     Attributes:
-        color: RandAugment or colour jitter, or None.
+        color: RandAugment, or None.
         erasing: random erasing, or None.
     """
 
-    color: RandAugment | ColorJitter | None = None
+    color: RandAugment | None = None
     erasing: RandomErasing | None = None
 
     def frames(self, frames: torch.Tensor, draws: np.random.Generator) -> torch.Tensor:
@@ -265,9 +255,9 @@ class ClipAugment:
         planes = frames.permute(0, 3, 1, 2).contiguous()
         return self.color(planes, draws).permute(0, 2, 3, 1)
 
-    def erase(self, clip: torch.Tensor, sample: int, draws: np.random.Generator) -> torch.Tensor:
-        """Erase in the normalised clip (3, T, H, W) number ``sample`` of its video."""
-        return clip if self.erasing is None else self.erasing(clip, draws, sample)
+    def erase(self, clip: torch.Tensor, draws: np.random.Generator) -> torch.Tensor:
+        """Erase in a normalised clip (3, T, H, W)."""
+        return clip if self.erasing is None else self.erasing(clip, draws)
 
 
 class Mixup:
@@ -364,14 +354,8 @@ class Mixup:
 def build_augment(cfg) -> ClipAugment:
     """Build what the ``AUG`` keys ask for."""
     aug = cfg.AUG
-    color: RandAugment | ColorJitter | None = None
-    if aug.AA_TYPE:
-        color = RandAugment.parse(aug.AA_TYPE, aug.INTERPOLATION)
-    elif aug.COLOR_JITTER:
-        color = ColorJitter(aug.COLOR_JITTER)
-    erasing = None
-    if aug.RE_PROB > 0:
-        erasing = RandomErasing(aug.RE_PROB, aug.RE_MODE, aug.RE_COUNT, aug.RE_SPLIT)
+    color = RandAugment.parse(aug.AA_TYPE, aug.INTERPOLATION) if aug.AA_TYPE else None
+    erasing = RandomErasing(aug.RE_PROB, aug.RE_MODE, aug.RE_COUNT) if aug.RE_PROB > 0 else None
     return ClipAugment(color, erasing)
 
 

@@ -253,8 +253,8 @@ class VideoDataset(Dataset):
         if self.augment is None or not self.finish:
             return clips
         return torch.stack([
-            self.augment.erase(clip, s, draws)
-            for s, (clip, draws) in enumerate(zip(clips, generators, strict=True))
+            self.augment.erase(clip, draws)
+            for clip, draws in zip(clips, generators, strict=True)
         ])
 
     def _random_cut(

@@ -92,6 +92,8 @@ def test_every_temporal_type_is_accepted(kind: str | None) -> None:
     (["MIXUP.ENABLE", "True", "MODEL.LOSS_FUNC", "soft_cross_entropy", "MIXUP.ALPHA", "0",
       "MIXUP.CUTMIX_ALPHA", "0"], ["MIXUP.ALPHA 0"]),
     (["AUG.ENABLE", "True", "AUG.AA_TYPE", "augmix-m5"], ["AUG.AA_TYPE", "RandAugment"]),
+    (["AUG.ENABLE", "True", "AUG.RE_SPLIT", "True"], ["AUG.RE_SPLIT is True, but has no effect"]),
+    (["AUG.ENABLE", "True", "AUG.COLOR_JITTER", "0.2"], ["AUG.COLOR_JITTER is 0.2, but has no"]),
     (["MODEL.MODEL_NAME", "BasicClipVideo", "MODEL.TEMPORAL_MODELING_TYPE", "channel_shift"],
      ["BasicClipVideo"]),
     (["MODEL.TEXT_TEMPLATES", "opneai"], ["MODEL.TEXT_TEMPLATES", "openai_imagenet80"]),
