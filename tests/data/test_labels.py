@@ -145,3 +145,13 @@ def test_label_maps_of_the_wrong_form(tmp_path, content, reason):
 def test_missing_label_map(tmp_path):
     with pytest.raises(DataError, match="cannot read the label map .*No such file"):
         LabelSpace.from_json(tmp_path / "index2cls.json")
+
+
+def test_the_last_separator_counts_and_a_label_must_be_there(tmp_path):
+    """Published code reads three columns as path, something unused and label; see the docs."""
+    (tmp_path / "list.csv").write_text("a.mp4,300,1\n")
+    found = read_list(tmp_path / "list.csv", separator=",", num_classes=3)
+    assert found.paths == ["a.mp4,300"] and found.labels.tolist() == [1]
+    (tmp_path / "list.csv").write_text("a.mp4\n")
+    with pytest.raises(DataError, match="line 1: no label in 'a.mp4'"):
+        read_list(tmp_path / "list.csv", separator=",", num_classes=3)
