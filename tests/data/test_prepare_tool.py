@@ -44,7 +44,8 @@ def test_counts_are_printed(tool, ucf, capsys, monkeypatch):
     assert ("zs_label_db/ucf101_split2/train.csv 10 5 of 101 0 / 0 / 2") in lines
     assert sum("ucf101_half_test" in line for line in lines) >= 10
     assert "Apply Eye Makeup 3" in " ".join(lines) and "Yoyo 3" in " ".join(lines)
-    assert text.count("Apply Lipstick") == 1, "classes are counted once, not for every half"
+    assert text.count("Apply Eye Makeup") == 1, "classes are counted once, not for every half"
+    assert "96 of 101 classes have no videos" in text and "Apply Lipstick" not in text
     assert max(map(len, text.split("Videos a class")[1].split("note:")[0].splitlines()[1:])) <= 120
     assert "42 files written, 0 unchanged" in text
 

@@ -71,22 +71,23 @@ def _published(prepared: PreparedList) -> str:
 
 
 def _class_counts(group: Sequence[PreparedList], root: Path | None, width: int) -> list[str]:
-    """Count class by class, in as many columns as there is room for."""
-    names = group[0].space.names
-    counts = [
-        " / ".join(f"{n:,}" for n in numbers)
-        for numbers in zip(*(prepared.count_classes() for prepared in group), strict=True)
-    ]
-    broad = max(map(len, counts))
-    # Long names, such as those of Something-Something, are cut to leave room for two columns.
-    long = min(max(map(len, names)), max(width // 2 - broad - 4, 12))
-    cells = [f"{_cut(n, long):<{long}} {c:>{broad}}" for n, c in zip(names, counts, strict=True)]
-    columns = max((width - 2) // (long + broad + 3), 1)
-    deep = -(-len(cells) // columns)
+    """Count class by class, in as many columns as there is room for; empty ones are one line."""
+    every = list(zip(*(prepared.count_classes() for prepared in group), strict=True))
+    present = [(name, " / ".join(f"{n:,}" for n in numbers))
+               for name, numbers in zip(group[0].space.names, every, strict=True) if any(numbers)]
     title = " / ".join(_name(prepared.path, root) for prepared in group)
-    return [f"Videos a class, {title}:"] + [
-        "  " + "  ".join(cells[row::deep]) for row in range(deep)
-    ]
+    lines = [f"Videos a class, {title}:"]
+    if present:
+        broad = max(len(count) for _, count in present)
+        # Long names, as of Something-Something, are cut to leave room for two columns.
+        long = min(max(len(name) for name, _ in present), max(width // 2 - broad - 4, 12))
+        cells = [f"{_cut(name, long):<{long}} {count:>{broad}}" for name, count in present]
+        columns = max((width - 2) // (long + broad + 3), 1)
+        deep = -(-len(cells) // columns)
+        lines += ["  " + "  ".join(cells[row::deep]) for row in range(deep)]
+    if lacking := len(every) - len(present):
+        lines.append(f"  {lacking:,} of {len(every):,} classes have no videos")
+    return lines
 
 
 def _cut(name: str, length: int) -> str:
