@@ -315,6 +315,7 @@ def build_list(cfg, split: str) -> tuple[VideoList, int]:
         num_classes=classes,
         multi_label=data.MULTI_LABEL,
     )
+    logger.info("%s: %d videos", videos.source, len(videos.paths))
     check_videos_exist(videos.paths, prefix=data.PATH_PREFIX, source=videos.source)
     return videos, classes
 

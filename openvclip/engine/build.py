@@ -200,6 +200,7 @@ def build_trainer(cfg) -> Trainer:
     own_text = embed_classes if model.train_text else None
     model = wrap_distributed(model, device, cfg.MODEL.STATIC_GRAPH)
     step, writer = build_step(cfg, model, device), build_tensorboard(cfg, labels.names)
+    logger.info("making the optimizer, for which torch loads its compiler")
     trainer = Trainer(
         step=step,
         optimizer=build_optimizer(unwrap(model), cfg),

@@ -149,6 +149,9 @@ class Trainer:
         if whole and self._due(last, self.eval_period) and validation_missed(self.output_dir, last):
             self.validate(last)
         for epoch in range(self.start_epoch, self.max_epoch):
+            if epoch == self.start_epoch:
+                logger.info("epoch %d of %d: starting the decoding processes; %d iterations",
+                            epoch + 1, self.max_epoch, len(self.train_loader))
             self.train_epoch(epoch)
             if self._due(epoch, self.checkpoint_period):
                 self.save(epoch)

@@ -70,6 +70,24 @@ def check_arch(arch: str, clip: CLIP, where: str) -> None:
         )
 
 
+def check_crops(cfg: Any, size: int, where: str) -> None:
+    """Raise a ConfigError unless all that ``cfg`` does gives the CLIP frames of ``size`` pixels.
+
+    The crops of a test that follows a training are checked before the training.
+    """
+    used = {
+        "DATA.TRAIN_CROP_SIZE": (cfg.DATA.TRAIN_CROP_SIZE, cfg.TRAIN.ENABLE or cfg.VAL_MODE),
+        "DATA.TEST_CROP_SIZE": (cfg.DATA.TEST_CROP_SIZE, cfg.TEST.ENABLE and not cfg.VAL_MODE),
+    }
+    wrong = {key: found for key, (found, needed) in used.items() if needed and found != size}
+    if wrong:
+        raise ConfigError(
+            f"{where} takes frames of {size}x{size} pixels, but "
+            f"{' and '.join(f'{key} is {found}' for key, found in wrong.items())}; set "
+            f"{' and '.join(wrong)} to {size}"
+        )
+
+
 def temporal_clip_video(cfg: Any) -> str | None:
     """TemporalClipVideo: the temporal type that the config names."""
     return cfg.MODEL.TEMPORAL_MODELING_TYPE
@@ -109,7 +127,7 @@ def build_model(cfg: Any, label_names: Sequence[str] | None) -> VideoCLIP:
             what needs embeddings only. It leaves out a checkpoint's tuned head, if there is one.
 
     Raises:
-        ConfigError: keys that contradict each other or the number of classes.
+        ConfigError: keys that contradict each other, the number of classes or the CLIP's size.
         CheckpointError: no CLIP, or one that does not fit.
         DataError: a class name that is too long.
     """
@@ -126,6 +144,7 @@ def build_model(cfg: Any, label_names: Sequence[str] | None) -> VideoCLIP:
     if cfg.MODEL.COMPILE:
         check_compiler(_device_type(cfg))
     where = resolve_clip(cfg)
+    logger.info("reading CLIP from %s", where)
     clip = build_temporal_clip(
         load_clip(where),
         temporal_type=temporal_type,
@@ -135,6 +154,7 @@ def build_model(cfg: Any, label_names: Sequence[str] | None) -> VideoCLIP:
     )
     check_arch(cfg.MODEL.ARCH, clip, where)
     size = clip.config
+    check_crops(cfg, size.image_size, where)
     logger.info(
         "CLIP from %s: %d px, patch %d, image tower %d x %d, text tower %d x %d; temporal type %s",
         where, size.image_size, size.patch_size, size.vision_layers, size.vision_width,

@@ -128,6 +128,8 @@ def class_embeddings(
     if cached is not None:
         logger.info("read embeddings of %d classes from %s", len(names), path)
         return cached
+    logger.info("encoding %d texts of %d classes; kept in %s for the next run",
+                sum(map(len, texts)), len(names), path.parent)
     result = _compute(clip, texts, context_length, batch_size, truncate)
     _save(path, result)
     return result

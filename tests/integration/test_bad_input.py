@@ -11,6 +11,8 @@ import pytest
 import torch
 from conftest_integration import INTERPOLATED, options
 
+from openvclip.data.dataset import VideoDataset
+
 
 @pytest.fixture
 def refused(tiny, tmp_path, empty_cfg, in_process, capfd):
@@ -107,6 +109,23 @@ def test_missing_folder_list_and_map(refused, copy, tmp_path):
     assert "DATA.INDEX_LABEL_MAPPING_FILE" in refused(DATA__INDEX_LABEL_MAPPING_FILE="")
     (copy / "train.csv").unlink()
     assert "train.csv" in refused(root=copy)
+
+
+def test_crops_of_another_size_than_the_clips_are_refused_before_anything_is_decoded(
+    refused, tiny, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(VideoDataset, "__getitem__", lambda *_: pytest.fail("a video was decoded"))
+    message = refused(DATA__TRAIN_CROP_SIZE=24, DATA__TEST_CROP_SIZE=24)
+    assert message.endswith(
+        f"ConfigError: {tiny}/clip.pt takes frames of 32x32 pixels, but DATA.TRAIN_CROP_SIZE is 24 "
+        "and DATA.TEST_CROP_SIZE is 24; set DATA.TRAIN_CROP_SIZE and DATA.TEST_CROP_SIZE to 32")
+    assert not list((tmp_path / "run").glob("checkpoints"))
+    # The crops of the test are looked at before the training; those that nothing uses are not.
+    assert "set DATA.TEST_CROP_SIZE to 32" in refused(DATA__TEST_CROP_SIZE=24)
+    assert "set DATA.TRAIN_CROP_SIZE to 32" in refused(
+        VAL_MODE=True, DATA__TRAIN_CROP_SIZE=24, DATA__TEST_CROP_SIZE=24)
+    assert "set DATA.TEST_CROP_SIZE to 32" in refused(
+        TRAIN__ENABLE=False, DATA__TRAIN_CROP_SIZE=24, DATA__TEST_CROP_SIZE=24)
 
 
 def test_label_map_of_the_wrong_form(refused, tmp_path):

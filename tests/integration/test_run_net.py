@@ -51,7 +51,13 @@ def check_tensorboard(folder):
 def test_epochs_shorter_than_the_log_period_have_their_line(in_process, tiny, tmp_path, empty_cfg):
     out = tmp_path / "run"
     in_process(empty_cfg, options(tiny, out, LOG_PERIOD=10, TEST__ENABLE=False,
+                                  MODEL__TEXT_CACHE_DIR=tmp_path / "texts",
                                   TENSORBOARD__ENABLE=True, **INTERPOLATED))
+    said = (out / "stdout.log").read_text()
+    begun = [said.index(what) for what in (
+        "train.csv: 12 videos", "reading CLIP from", "texts of 3 classes", "making the optimizer",
+        "starting the decoding processes", "train_iter")]
+    assert begun == sorted(begun), "what takes seconds is said before it is done"
     assert [row["iter"] for row in read_stats(out, "train_iter")] == ["3/3"] * 2
     curves = read_curves((out / "json_stats.jsonl").read_text().splitlines())
     assert curves.points("train_iter", "lr")[0] == [1.0, 2.0]

@@ -34,6 +34,7 @@ def cfg(clip_file, tmp_path):
     cfg.OUTPUT_DIR = str(tmp_path)
     cfg.NUM_GPUS = 0
     cfg.DATA.NUM_FRAMES = 2
+    cfg.DATA.TRAIN_CROP_SIZE = cfg.DATA.TEST_CROP_SIZE = 16
     cfg.MODEL.ARCH = "auto"
     cfg.MODEL.NUM_CLASSES = 2
     cfg.MODEL.CLIP_PATH = str(clip_file)
