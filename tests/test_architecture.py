@@ -64,6 +64,35 @@ def test_the_library_neither_prints_nor_exits_nor_unpickles(path):
             assert not re.match(r"pickle\.(loads?|Unpickler)$", ast.unparse(node.func)), path
 
 
+# Files of the package itself.
+OWN_TEXTS = {"resources.files('openvclip.report').joinpath('page', name)", "vocabulary_path()"}
+# open_clip's own files, and one that was written a moment ago.
+OWN_FILES = {"open_clip_names.py": {"path", "configs[name]"}, "export.py": {"config"}}
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.name != "files.py"],
+                         ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_are_opened_by_those_who_look_what_they_are(path):
+    """utils/files.py: regular files of a bounded size, random names for what is written."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            assert "tempfile" not in {alias.name for alias in node.names}, path
+        if not isinstance(node, ast.Call):
+            continue
+        where, called = f"{path}:{node.lineno}", ast.unparse(node.func)
+        first = ast.unparse(node.args[0]) if node.args else ""
+        if called == "open":
+            # Made a moment ago, or looked at; /proc and the null device are the system's.
+            assert first in ("temporary", "output", "os.devnull") or "/proc/" in first, where
+        if called == "os.replace":
+            assert path.name in ("checkpoint.py", "cache.py"), where
+        if isinstance(node.func, ast.Attribute) and node.func.attr in ("read_text", "read_bytes"):
+            owner = ast.unparse(node.func.value)
+            assert owner in OWN_TEXTS | OWN_FILES.get(path.name, set()), where
+        if isinstance(node.func, ast.Attribute) and node.func.attr in ("write_text", "write_bytes"):
+            assert path.name == "export.py" and first.startswith("json.dumps"), where
+
+
 def test_torchscript_is_never_run():
     users = [p for p in FILES if re.search(r"torch\.jit\.\w+\(", p.read_text())]
     assert users == []  # clip/archive.py reads its tensors without it

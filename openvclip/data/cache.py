@@ -18,6 +18,7 @@ import hashlib
 import io
 import json
 import os
+import secrets
 import struct
 import time
 import zlib
@@ -25,9 +26,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
+from openvclip.utils.files import open_regular
 from openvclip.utils.logging import get_logger
 
 logger = get_logger(__name__)
@@ -100,9 +103,9 @@ class FrameCache:
             return None
         key = self._key(source)
         try:
-            with open(self._place(key), "rb", buffering=0) as file:
+            with open_regular(self._place(key)) as file:
                 inode = os.fstat(file.fileno()).st_ino
-                return _load(file, key)
+                return _load(file, key, self.max_bytes)
         except FileNotFoundError:
             pass
         except OSError as error:
@@ -153,7 +156,7 @@ class FrameCache:
     def _write(self, place: str, parts: list[bytes | np.ndarray]) -> bool:
         """Write a file of ``parts`` if there is room for it."""
         size = sum(len(part) for part in parts)
-        temporary = f"{place}.{os.getpid()}.{time.monotonic_ns()}{TEMPORARY}"
+        temporary = f"{place}.{secrets.token_hex(8)}{TEMPORARY}"
         os.makedirs(os.path.dirname(place), exist_ok=True)
         with _locked(self.folder) as ledger:
             if os.path.exists(place):
@@ -230,13 +233,15 @@ def _pack(key: str, source: _Source, arrays: dict[str, np.ndarray]) -> list[byte
     return [PREFIX.pack(MAGIC, checksum, len(header), at), *parts]
 
 
-def _load(file: io.FileIO, key: str) -> dict[str, np.ndarray]:
+def _load(file: BinaryIO, key: str, most: int) -> dict[str, np.ndarray]:
     """Read an entry; the arrays share one piece of memory and can be written to.
 
     Raises:
         _Damaged: it is not as it was written.
     """
     size = os.fstat(file.fileno()).st_size
+    if size > most:
+        raise _Damaged("is larger than all of the cache may be")
     raw = np.empty(size + ALIGNMENT, np.uint8)
     raw = raw[-raw.ctypes.data % ALIGNMENT:][:size]
     done = 0
@@ -314,7 +319,7 @@ def _locked(folder: str) -> Iterator[_Ledger]:
     """Hold the folder's lock. It goes with the process: one that is killed leaves none behind."""
     path = os.path.join(folder, "total")
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             if _is_at(descriptor, path):
@@ -370,7 +375,7 @@ def _drop_useless(folder: str) -> None:
 
 def _is_abandoned(path: str) -> bool:
     """Whether no process is writing a temporary file: a writer holds a lock on it."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -380,7 +385,7 @@ def _is_abandoned(path: str) -> bool:
 
 def _is_stale(path: str) -> bool:
     """Whether an entry is of a video that was changed or deleted, or cannot be read."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         prefix = file.read(PREFIX.size)
         if len(prefix) < PREFIX.size:
             return True

@@ -15,6 +15,7 @@ from openvclip.data.prepare.scan import scan_videos
 from openvclip.data.sampling import ClipRequest, Sampling
 from openvclip.data.video_io import read_clips
 from openvclip.utils.errors import ConfigError, DataError
+from openvclip.utils.files import open_append
 from openvclip.utils.logging import Progress, get_logger
 
 # Bad videos that the log names.
@@ -100,7 +101,7 @@ def caption_videos(
     logger.info("%d videos, %d of them known from before", len(videos), counts["known"])
     progress = Progress(len(todo), "captions", "videos")
     try:
-        with open(output, "a", encoding="utf-8") as file:
+        with open_append(output) as file:
             for name in todo:
                 try:
                     line = _caption(videos[name], frames, describe, summarise)
@@ -148,8 +149,8 @@ def _read_known(output: Path, made_by: str) -> set[str]:
     known = set()
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        with open(output, "a+b") as file:
-            file.seek(0)
+        open_append(output).close()  # there, and no pipe
+        with open(output, "r+b") as file:
             for number, line in enumerate(file, 1):
                 if not line.endswith(b"\n"):
                     file.truncate(file.tell() - len(line))

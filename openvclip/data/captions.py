@@ -21,7 +21,7 @@ import numpy as np
 
 from openvclip.data.prepare.names import VIDEO_EXTENSIONS
 from openvclip.utils.errors import DataError
-from openvclip.utils.files import replacing_file
+from openvclip.utils.files import open_regular, replacing_file
 
 APPLICATION = 0x4F564350  # "OVCP": tells the file from other SQLite databases.
 VERSION = 1
@@ -192,7 +192,7 @@ class CaptionFile:
     def _check(self) -> None:
         """Read the header by hand: SQLite opens whatever database it is given."""
         try:
-            with open(self.path, "rb") as file:
+            with open_regular(self.path) as file:
                 header = file.read(HEADER.size)
                 found = file.seek(0, os.SEEK_END)
         except OSError as error:

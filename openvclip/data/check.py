@@ -16,7 +16,7 @@ from openvclip.data.check_pool import Outcome, run_isolated
 from openvclip.data.check_table import STATUSES, Record, VideoTable
 from openvclip.data.check_video import DAMAGED, OK, check_video
 from openvclip.utils.errors import ConfigError, DataError
-from openvclip.utils.files import replacing
+from openvclip.utils.files import read_bytes, replacing
 from openvclip.utils.logging import Progress, format_seconds, get_logger
 
 # Bad files that the log names.
@@ -46,7 +46,7 @@ def read_raw_list(source: str | Path, separator: str) -> RawList:
         DataError: the file cannot be read or has no row.
     """
     try:
-        text = Path(source).read_bytes().decode("utf-8-sig")
+        text = read_bytes(source).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the list {source}: {error}") from error
     rows = [row for row in text.split("\n") if row.strip()]

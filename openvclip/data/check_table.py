@@ -19,7 +19,7 @@ from pathlib import Path
 from openvclip.data.check_pool import CRASHED, TIMEOUT
 from openvclip.data.check_video import DAMAGED, OK, UNREADABLE
 from openvclip.utils.errors import DataError
-from openvclip.utils.files import replacing
+from openvclip.utils.files import open_append, read_bytes, replacing
 
 MISSING = "missing"
 STATUSES = (OK, DAMAGED, UNREADABLE, MISSING, CRASHED, TIMEOUT)
@@ -123,7 +123,7 @@ class VideoTable:
         """Begin a run from the ``known`` records; yield what adds one, safe from then on."""
         _write(self.running, known)
         self.finished.unlink(missing_ok=True)
-        with open(self.running, "a", newline="", encoding="utf-8") as file:
+        with open_append(self.running) as file:
             writer = _writer(file)
 
             def append(record: Record) -> None:
@@ -155,7 +155,7 @@ def _write(path: Path, records: Iterable[Record]) -> None:
 def _read(path: Path) -> Iterator[Record]:
     """Yield the records of a file that may end, or be broken, anywhere."""
     try:
-        text = path.read_bytes().decode("utf-8", errors="replace")
+        text = read_bytes(path).decode("utf-8", errors="replace")
     except FileNotFoundError:
         return
     except OSError as error:

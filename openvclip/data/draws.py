@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from openvclip.utils.errors import DataError
+from openvclip.utils.files import MOST_JSON_BYTES, read_text
 
 FILE = "draw.json"
 KINDS = ("few-shot", "base", "novel")
@@ -52,7 +53,7 @@ def read_draw(folder: str | Path) -> Draw | None:
     """
     path = Path(folder) / FILE
     try:
-        found = parse_draw(json.loads(path.read_text("utf-8")))
+        found = parse_draw(json.loads(read_text(path, most=MOST_JSON_BYTES)))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RecursionError) as error:

@@ -16,6 +16,7 @@ import numpy as np
 
 from openvclip.data.labels import VideoList, is_text, join_prefix, shorten
 from openvclip.utils.errors import DataError
+from openvclip.utils.files import read_text
 
 # Where a video of the list is a name without ending, as in MSR-VTT; the first that is there counts.
 ENDINGS = (".mp4", ".avi", ".webm", ".mkv")
@@ -124,7 +125,7 @@ def _read(path: Path, split: str) -> tuple[Iterable[Entry], str]:
     if ending not in (*readers, ".json"):
         raise DataError(f"the list {path} ends in {ending!r}; {FORMS}")
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path, "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"cannot read the list {path}: {error}; set TEST.RETRIEVAL_FILE to a list of videos "

@@ -18,6 +18,7 @@ import numpy as np
 
 from openvclip.data import synthetic as world
 from openvclip.utils.errors import DataError
+from openvclip.utils.files import MOST_JSON_BYTES, read_text, replacing, replacing_file
 from openvclip.utils.logging import Progress, get_logger
 
 logger = get_logger(__name__)
@@ -155,9 +156,8 @@ def write_clip(path: str | Path, frames: np.ndarray, fps: int = world.FPS) -> No
         DataError: this PyAV cannot encode H.264.
     """
     path = Path(path)
-    part = path.with_suffix(".part")
     try:
-        with av.open(str(part), "w", format="mp4") as output:
+        with replacing_file(path) as part, av.open(str(part), "w", format="mp4") as output:
             stream = output.add_stream(CODEC, rate=fps, options=CODEC_OPTIONS)
             stream.height, stream.width = frames.shape[1:3]
             stream.pix_fmt = PIXELS
@@ -169,7 +169,6 @@ def write_clip(path: str | Path, frames: np.ndarray, fps: int = world.FPS) -> No
     except av.FFmpegError as error:
         raise DataError(f"cannot encode {path}: {error}; the demo's clips need PyAV with "
                         f"{CODEC} (the wheels of pip have it)") from error
-    part.replace(path)
 
 
 def write_dataset(root: str | Path, seed: int = 0, size: DatasetSize | None = None) -> bool:
@@ -231,7 +230,7 @@ def _write_captions(root: Path, lists: list[ClipList], seed: int) -> bool:
                 for row, (path, _) in enumerate(clips.rows()) if row % stride == 0}
         text = json.dumps(said, indent=1)
         path = root / CAPTIONED[clips.folder]
-        if not path.is_file() or path.read_text("utf-8") != text:
+        if not path.is_file() or read_text(path) != text:
             _write_text(path, text)
             written = True
     return written
@@ -262,13 +261,11 @@ def _write_clips(
 def _read(path: Path) -> dict | None:
     """Return a marker's content; None if there is none that can be read."""
     try:
-        return json.loads(path.read_text("utf-8"))
+        return json.loads(read_text(path, most=MOST_JSON_BYTES))
     except (OSError, ValueError):
         return None
 
 
 def _write_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    with replacing(path) as file:
+        file.write(text)

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from openvclip.utils import distributed
+from openvclip.utils.files import create_new, open_regular
 from openvclip.utils.logging import get_logger
 
 logger = get_logger(__name__)
@@ -75,7 +76,7 @@ class Journal:
         self._synced = time.monotonic()
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.path, "wb", buffering=0)  # noqa: SIM115 - closed by close()
+            self._file = create_new(self.path, buffering=0)
             self._write(json.dumps({"digest": digest}).encode())
         except OSError as error:
             self._give_up(error)
@@ -178,7 +179,7 @@ def read_records(path: Path, digest: str, shape: tuple[int, int]) -> list[Record
     """
     records: list[Record] = []
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             payloads = _payloads(file, path)
             if json.loads(next(payloads, b"{}")) != {"digest": digest}:
                 return []

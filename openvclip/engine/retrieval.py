@@ -40,6 +40,7 @@ from openvclip.report.retrieval_details import build_retrieval_details
 from openvclip.report.retrieval_numbers import format_scores
 from openvclip.report.writers import write_json
 from openvclip.utils import distributed
+from openvclip.utils.files import replacing_file
 from openvclip.utils.logging import get_logger, log_json_stats
 
 logger = get_logger(__name__)
@@ -243,9 +244,9 @@ class RetrievalTester:
     def _save(self, ratio: float, videos: Tensor, texts: Tensor, done: Tensor) -> None:
         several = self.patcher is not None and len(self.ratios) > 1
         path = name_predictions(self.embeddings_path, ratio, several)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"videos": videos, "texts": texts, "owner": self.owner, "complete": done,
-                    "paths": self.pairs.videos, "captions": self.pairs.captions}, path)
+        with replacing_file(path) as temporary:
+            torch.save({"videos": videos, "texts": texts, "owner": self.owner, "complete": done,
+                        "paths": self.pairs.videos, "captions": self.pairs.captions}, temporary)
 
     def _write(self, results: dict[str, Any]) -> None:
         """Log the numbers and write the results."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import torch.nn.functional as F
 from openvclip.clip.model import CLIP
 from openvclip.clip.tokenizer import count_tokens, tokenize
 from openvclip.utils.errors import DataError
+from openvclip.utils.files import replacing_file
 from openvclip.utils.finite import require_finite
 from openvclip.utils.logging import Progress, get_logger
 from openvclip.utils.torch_files import load_torch
@@ -223,15 +222,9 @@ def _load(path: Path, shape: tuple[int, int]) -> torch.Tensor | None:
 
 
 def _save(path: Path, embeddings: torch.Tensor) -> None:
-    temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         # A name of its own for each process, since several may write the same file at once.
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            temporary = file.name
+        with replacing_file(path) as temporary, open(temporary, "wb") as file:
             torch.save({"embeddings": embeddings}, file)
-        os.replace(temporary, path)
     except OSError as error:
         logger.warning("class embeddings were not cached in %s: %s", path.parent, error)
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)

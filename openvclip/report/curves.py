@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from openvclip.utils.files import open_regular
 from openvclip.utils.logging import get_logger
 
 logger = get_logger(__name__)
@@ -72,7 +74,8 @@ def write_curves(output_dir: str | Path) -> Path | None:
         a training that is done does not fail for it.
     """
     try:
-        with open(Path(output_dir) / STATS, encoding="utf-8", errors="replace") as file:
+        with open_regular(Path(output_dir) / STATS) as raw, \
+                io.TextIOWrapper(raw, encoding="utf-8", errors="replace") as file:
             curves = read_curves(file)
     except OSError:
         return None

@@ -10,6 +10,7 @@ from openvclip.report.plots import draw_ratio_sweep, save_figure
 from openvclip.report.sweeps import PICTURE
 from openvclip.report.writers import write_json
 from openvclip.utils.errors import DataError
+from openvclip.utils.files import MOST_JSON_BYTES, read_text, replacing
 
 # Columns of the table: folder of a test set -> heading.
 SETS = {"trained": "trained classes", "unseen": "unseen classes", "knew": "what CLIP knew"}
@@ -26,7 +27,7 @@ def read_sweep(path: str | Path) -> Sweep:
         DataError: the file is missing or is not a test's results.
     """
     try:
-        content: dict[str, Any] = json.loads(Path(path).read_text("utf-8"))
+        content: dict[str, Any] = json.loads(read_text(path, most=MOST_JSON_BYTES))
         return {row["patching_ratio"] or 0.0: row["top1"] for row in content["results"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
@@ -96,7 +97,8 @@ def write_report(root: str | Path) -> str:
     found = collect(root)
     table = format_table(found["rows"])
     write_json(root / "table.json", found)
-    (root / "table.md").write_text(table + "\n", encoding="utf-8")
+    with replacing(root / "table.md") as file:
+        file.write(table + "\n")
     names = {"plain": "fine-tuned", "interpolated": "interpolated training"}
     curves = {
         names[run]: {SETS[name]: points for name, points in sets.items()}

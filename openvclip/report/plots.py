@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from openvclip.report.styles import BLUE, GREEN, GREY, ORANGE, colour_runs, style_sets
+from openvclip.utils.files import replacing_file
 from openvclip.utils.logging import get_logger
 
 if TYPE_CHECKING:  # whoever summarises results waits for matplotlib, but not for torch
@@ -245,8 +246,8 @@ def _finish(axes: Axes) -> None:
 
 def save_figure(figure: Figure, path: str | Path) -> None:
     """Write a figure as a picture; the ending of ``path`` chooses the format."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    with replacing_file(path) as temporary:
+        figure.savefig(temporary, dpi=120, format=Path(path).suffix[1:].lower() or "png")
 
 
 def save_or_warn(path: str | Path, draw: Callable[[], Figure]) -> Path | None:

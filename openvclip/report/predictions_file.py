@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from openvclip.utils.errors import DataError, first_line
-from openvclip.utils.files import replacing_file
+from openvclip.utils.files import open_regular, replacing_file
 from openvclip.utils.torch_files import load_torch
 
 STORAGES = {
@@ -109,7 +109,7 @@ def _read_zip(path: Path) -> Any:
 
 def _read_pickle(path: Path) -> Any:
     # Mapped: a read of more than there is, which a file may ask for, gives what there is.
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         _check_operations(data)
         data.seek(0)
         return _Reader(data).load()

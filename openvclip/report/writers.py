@@ -17,7 +17,7 @@ from openvclip.report.metrics import (
 )
 from openvclip.utils import distributed
 from openvclip.utils.errors import ConfigError
-from openvclip.utils.files import replacing
+from openvclip.utils.files import MOST_JSON_BYTES, read_text, replacing
 
 
 def write_json(path: str | Path, content: Any) -> None:
@@ -118,14 +118,21 @@ class TensorboardWriter:
 
 
 def build_tensorboard(cfg, class_names: Sequence[str]) -> TensorboardWriter | None:
-    """Build the writer of ``TENSORBOARD.*`` on the main process, or None."""
+    """Build the writer of ``TENSORBOARD.*`` on the main process, or None.
+
+    Raises:
+        ConfigError: LOG_DIR is something else than a folder, or CLASS_NAMES_PATH cannot be used.
+    """
     tensorboard = cfg.TENSORBOARD
     if not tensorboard.ENABLE or not distributed.is_main():
         return None
     if tensorboard.CLASS_NAMES_PATH:
         class_names = read_class_names(tensorboard.CLASS_NAMES_PATH, len(class_names))
+    folder = Path(cfg.OUTPUT_DIR) / (tensorboard.LOG_DIR or f"runs-{cfg.TRAIN.DATASET}")
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"TENSORBOARD.LOG_DIR: {folder} is no folder; remove it, or name another")
     return TensorboardWriter(
-        Path(cfg.OUTPUT_DIR) / (tensorboard.LOG_DIR or f"runs-{cfg.TRAIN.DATASET}"),
+        folder,
         class_names,
         config=cfg.dump(),
         confusion_matrix=tensorboard.CONFUSION_MATRIX.ENABLE,
@@ -141,7 +148,7 @@ def read_class_names(path: str | Path, count: int) -> list[str]:
         ConfigError: the file is missing or does not name classes 0 .. count - 1.
     """
     try:
-        content = json.loads(Path(path).read_text("utf-8"))
+        content = json.loads(read_text(path, most=MOST_JSON_BYTES))
         names = {int(index): name for name, index in content.items()}
         return [names[i] for i in range(count)]
     except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:

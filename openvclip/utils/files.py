@@ -32,6 +32,12 @@ class UnfitFileError(OSError):
         super().__init__(errno.EINVAL, what, str(path))
 
 
+def check_regular(path: str | Path) -> None:
+    """Raise an UnfitFileError if there is something of that name that is no regular file."""
+    with suppress(FileNotFoundError):
+        _refuse_others(path, os.stat(path))
+
+
 def _refuse_others(path: str | Path, found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode):
         kind = _KINDS.get(stat.S_IFMT(found.st_mode), "no file")
@@ -86,8 +92,7 @@ def open_append(path: str | Path) -> TextIO:
         UnfitFileError: there is a pipe, a device or a folder of that name.
         OSError, ValueError: as ``open``.
     """
-    with suppress(FileNotFoundError):
-        _refuse_others(path, os.stat(path))
+    check_regular(path)
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
     descriptor = os.open(path, flags, 0o666)
     try:
@@ -98,14 +103,18 @@ def open_append(path: str | Path) -> TextIO:
         raise
 
 
-def create_new(path: str | Path) -> BinaryIO:
+def create_new(path: str | Path, buffering: int = -1) -> BinaryIO:
     """Create a file that was not there and open it for writing, as ``open`` would.
+
+    Args:
+        path: the file.
+        buffering: as of ``open``.
 
     Raises:
         FileExistsError: there is something of that name, be it a link that leads nowhere.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    return os.fdopen(os.open(path, flags, 0o666), "wb")
+    return os.fdopen(os.open(path, flags, 0o666), "wb", buffering)
 
 
 def temporary_name(path: str | Path) -> Path:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import simplejson
 
 from openvclip.utils import live
-from openvclip.utils.errors import OpenVCLIPError
+from openvclip.utils.errors import ConfigError, OpenVCLIPError
+from openvclip.utils.files import UnfitFileError, check_regular, open_append
+from openvclip.utils.text import clean_lines
 
 ROOT = "openvclip"
+T = TypeVar("T")
 
 
 def get_logger(name: str = ROOT) -> logging.Logger:
@@ -30,6 +34,9 @@ def setup_logging(output_dir: str | Path | None = None, rank: int = 0) -> None:
     Args:
         output_dir: folder of the log file; none is written without it or on other ranks.
         rank: number of this process in the run.
+
+    Raises:
+        ConfigError: the log's file is a pipe or a device, for which a run might wait for ever.
     """
     loggers = [logging.getLogger(name) for name in (ROOT, "py.warnings")]
     for logger in loggers:
@@ -41,23 +48,51 @@ def setup_logging(output_dir: str | Path | None = None, rank: int = 0) -> None:
     layout = "[%(asctime)s][%(levelname)s] %(message)s"
     if rank != 0:
         layout = f"[%(asctime)s][%(levelname)s][rank {rank}] %(message)s"
-    formatter = logging.Formatter(layout, datefmt="%m/%d %H:%M:%S")
+    formatter = _CleanFormatter(layout, datefmt="%m/%d %H:%M:%S")
     line = live.LiveLine(sys.stdout) if live.is_terminal(sys.stdout) else None
     live.set_current(line if rank == 0 else None)
     # Python's warnings would be written into the live line otherwise.
     logging.captureWarnings(line is not None and sys.stderr.isatty())
-    handlers: list[logging.Handler] = [
-        live.LiveHandler(line) if line else logging.StreamHandler(sys.stdout)
-    ]
+    console = live.LiveHandler(line) if line else logging.StreamHandler(sys.stdout)
+    _add_handler(console, "console", formatter, loggers)
     if output_dir is not None and rank == 0:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(Path(output_dir) / "stdout.log", encoding="utf-8"))
-    for handler in handlers:
-        medium = "file" if isinstance(handler, logging.FileHandler) else "console"
-        handler.addFilter(lambda record, medium=medium: getattr(record, "only", medium) == medium)
-        handler.setFormatter(formatter)
-        for logger in loggers:
-            logger.addHandler(handler)
+        _check_log(Path(output_dir) / "json_stats.jsonl", check_regular)
+        file = _LogFile(Path(output_dir) / "stdout.log", encoding="utf-8")
+        _add_handler(file, "file", formatter, loggers)
+
+
+def _add_handler(
+    handler: logging.Handler, medium: str, formatter: logging.Formatter,
+    loggers: Sequence[logging.Logger],
+) -> None:
+    handler.addFilter(lambda record: getattr(record, "only", medium) == medium)
+    handler.setFormatter(formatter)
+    for logger in loggers:
+        logger.addHandler(handler)
+
+
+class _CleanFormatter(logging.Formatter):
+    """Formats records so that no name in them can command a terminal, or forge a record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record's lines."""
+        return clean_lines(super().format(record))
+
+
+class _LogFile(logging.FileHandler):
+    """The log's file, which must be one."""
+
+    def _open(self):
+        return _check_log(self.baseFilename, open_append)
+
+
+def _check_log(path: str | Path, use: Callable[[str | Path], T]) -> T:
+    try:
+        return use(path)
+    except UnfitFileError as error:
+        raise ConfigError(f"the log {path} {error.strerror}; remove it, or give another "
+                          "OUTPUT_DIR") from error
 
 
 def log_json_stats(
@@ -84,7 +119,7 @@ def log_json_stats(
     if terminal:
         get_logger().info("%s: %s", short.get("_type", "stats"), text, extra={"only": "console"})
     if output_dir is not None:
-        with open(Path(output_dir) / "json_stats.jsonl", "a", encoding="utf-8") as file:
+        with _check_log(Path(output_dir) / "json_stats.jsonl", open_append) as file:
             file.write(line + "\n")
 
 

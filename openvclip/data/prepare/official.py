@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from openvclip.utils.errors import DataError
+from openvclip.utils.files import read_bytes
 
 
 def read_text(path: Path) -> str:
@@ -17,7 +18,7 @@ def read_text(path: Path) -> str:
         DataError: the file cannot be read.
     """
     try:
-        content = path.read_bytes()
+        content = read_bytes(path)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
     try:

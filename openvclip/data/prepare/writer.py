@@ -8,7 +8,7 @@ from pathlib import Path
 
 from openvclip.data.prepare.plan import Preparation
 from openvclip.utils.errors import DataError
-from openvclip.utils.files import replacing
+from openvclip.utils.files import read_bytes, replacing
 
 MISSING, EXTRA = "missing_files.txt", "extra_files.txt"
 
@@ -83,7 +83,7 @@ def _differs(path: Path, text: str | None) -> bool:
     if text is None:
         return path.exists()
     try:
-        return path.read_bytes() != text.encode("utf-8")
+        return read_bytes(path) != text.encode("utf-8")
     except FileNotFoundError:
         return True
     except OSError as error:
