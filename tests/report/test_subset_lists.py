@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import runpy
 
 import pytest
+import torch
 
-from openvclip.data.labels import LabelSpace
+from openvclip.data.labels import LabelSpace, read_list
 from openvclip.data.prepare.hmdb51 import plan_hmdb51
 from openvclip.data.prepare.plan import CLONE
 from openvclip.data.prepare.writer import write_preparation
 from openvclip.data.protocols import PROTOCOLS, find_sources
+from openvclip.report.metrics import compute_scores
+from openvclip.report.predictions_file import save_predictions
 from openvclip.report.subset_lists import compare_lists
+from openvclip.report.subsets import derive_all
 from openvclip.utils.errors import ConfigError, DataError
 
 VIDEOS, CLASSES, TRAIN, TEST = 6766, 51, 70, 30
@@ -103,3 +108,30 @@ def test_tool_compares_lists_without_a_test(lists, repo, capsys, monkeypatch):
     with pytest.raises(SystemExit):
         tool["main"](["--from", "x"])
     assert "--from needs --output" in capsys.readouterr().err
+
+
+def test_a_test_of_the_union_gives_every_published_number(lists, tmp_path):
+    space = LabelSpace.from_json(lists / PROTOCOLS["hmdb_union"].label_map)
+    source = lists / PROTOCOLS["hmdb_union"].folder / "test.csv"
+    labels = torch.from_numpy(read_list(source, separator=",", num_classes=CLASSES).labels)
+    scores = torch.randn(len(labels), CLASSES, generator=torch.Generator().manual_seed(0))
+    scores[torch.arange(len(labels)), labels] += 1.5
+    done = torch.ones(len(labels), dtype=torch.bool)
+    folder = tmp_path / "hmdb_union"
+    folder.mkdir()
+    save_predictions(folder / "predictions.pth", scores, labels)
+    (folder / "results.json").write_text(json.dumps({
+        "list": str(source), "videos": len(labels), "failed": [], "seconds": 1.0, "arch": "vitb16",
+        "label_set": {"file": str(lists / PROTOCOLS["hmdb_union"].label_map),
+                      "classes": CLASSES, "sha256": space.digest()},
+        "results": [{"patching_ratio": 0.5, **compute_scores(scores, labels, done)}],
+    }))
+    written = derive_all(folder, ["all"], root=lists, output=tmp_path)
+    assert [path.name for path in written] == ALL
+    for name in ALL:
+        results = json.loads((tmp_path / name / "results.json").read_text())
+        assert results["videos"] == PROTOCOLS[name].rows
+        assert results["label_set"]["classes"] == PROTOCOLS[name].classes
+    # The full list is the union's first 5,100 videos.
+    (full,) = json.loads((tmp_path / "hmdb_full/results.json").read_text())["results"]
+    assert full["top1"] == compute_scores(scores[:5100], labels[:5100], done[:5100])["top1"]

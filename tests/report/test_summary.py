@@ -259,6 +259,17 @@ def test_unknown_lists_and_the_union_are_listed_beside_the_table(write, table, t
     assert format_text(summary).count("81.0 %") == 1
 
 
+def test_a_result_of_the_union_says_what_follows_from_it(write, table, tmp_path):
+    write("hmdb_union", 50.0)
+    (other,) = notes(table(), "other")
+    assert other == (f"{tmp_path}/hmdb_union: hmdb_union, all videos of its splits together: "
+                     "top-1 50.0 %")
+    assert f"can make some of them from {tmp_path}/hmdb_union)" in notes(table(), "missing")[0]
+    write("hmdb_full", 51.0)  # from which the halves and split 1 follow, too
+    (missing,) = notes(table(), "missing")
+    assert f"from {tmp_path}/hmdb_full, {tmp_path}/hmdb_union)" in missing
+
+
 def test_derived_results_count_and_are_said_once(write, table):
     for name, top1 in UCF_SPLITS.items():
         write(name, {0.4: top1, 0.5: top1}, checkpoint=TUNED, derived_from={"protocol": "x"})
