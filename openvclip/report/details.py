@@ -83,6 +83,7 @@ def describe_run(results: Mapping[str, Any], failures: str) -> dict[str, Any]:
     """
     failed = results["failed"]
     return {
+        "weights": _say_weights(results),
         "short": _say_protocol(results),
         "caution": f"{say_trained(results)}: this is no test on new videos."
         if count_trained(results) else "",
@@ -135,6 +136,21 @@ def _say_headline(row: Mapping[str, Any], several: bool) -> str:
     if several:
         return f"mean average precision {row['map_decoded']:.2f}%{where}"
     return f"top-1 {row['top1']:.2f}%, top-5 {row['top5']:.2f}%{where}"
+
+
+def _say_weights(results: Mapping[str, Any]) -> str:
+    """Say what was tested, and how it was patched."""
+    checkpoint = results.get("checkpoint")
+    if not checkpoint:
+        source = (results.get("clip") or {}).get("source")
+        return "the untouched CLIP" + (f", {source}" if source else "")
+    ratios = [row["patching_ratio"] for row in results["results"]]
+    patched = "not patched"
+    if len(ratios) > 1:
+        patched = f"patched with CLIP at {len(ratios)} ratios, {min(ratios):g} to {max(ratios):g}"
+    elif ratios[0] is not None:
+        patched = f"patched with CLIP at ratio {ratios[0]:g}"
+    return f"{checkpoint['file']}, {patched}"
 
 
 def _say_protocol(results: Mapping[str, Any]) -> str:

@@ -77,6 +77,7 @@ def format_html(details: dict[str, Any], kind: str = "classes") -> str:
                f"script-src {_hash(script)}; base-uri 'none'; form-action 'none'",
         title=html.escape(details["title"]),
         headline=html.escape(details["headline"]),
+        weights=html.escape(details["weights"]),
         caution=html.escape(details["caution"] and f" {details['caution']}"),
         files=files,
         style=style,

@@ -26,7 +26,13 @@ FEW = 30  # Points of a curve that are drawn as dots, too.
 
 
 def draw_confusion(counts: Tensor, names: Sequence[str]) -> Figure:
-    """Draw a confusion matrix (C, C) of counts, rows normalised, names where they fit."""
+    """Draw a confusion matrix (C, C) of counts, rows normalised, names where they fit.
+
+    Classes that no video has and none was named are left out.
+    """
+    present = (counts.sum(dim=0) + counts.sum(dim=1)).nonzero().flatten().tolist()
+    title = "" if len(present) == len(names) else f"{len(present)} of {len(names)} classes occur"
+    counts, names = counts[present][:, present], [names[i] for i in present]
     share = counts.double() / counts.sum(dim=1, keepdim=True).clamp(min=1)
     size = min(max(4.0, 0.22 * len(names)), 16.0)
     figure = Figure(figsize=(size + 1.5, size + 1.0), layout="constrained")
@@ -36,7 +42,7 @@ def draw_confusion(counts: Tensor, names: Sequence[str]) -> Figure:
     if len(names) <= 60:
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=6)
         axes.set_yticks(range(len(names)), names, fontsize=6)
-    axes.set(xlabel="named", ylabel="is")
+    axes.set(xlabel="named", ylabel="is", title=title)
     return figure
 
 

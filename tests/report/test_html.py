@@ -26,6 +26,7 @@ from openvclip.report.metrics import (
     compute_per_class_accuracy,
     rank_mistakes,
 )
+from openvclip.report.plots import draw_confusion
 from openvclip.report.thumbnails import make_thumbnail
 
 
@@ -45,6 +46,35 @@ class Page(html.parser.HTMLParser):
     def handle_data(self, text):
         if self.tags and self.tags[-1][0] == "script":
             self.scripts[-1] += text
+
+
+@pytest.mark.parametrize(("checkpoint", "ratios", "line"), [
+    (None, [None], "the untouched CLIP, clip.pt"),
+    (None, [1.0], "the untouched CLIP, clip.pt"),
+    ("a/swa.pth", [None], "a/swa.pth, not patched"),
+    ("a/swa.pth", [0.5], "a/swa.pth, patched with CLIP at ratio 0.5"),
+    ("a/swa.pth", [1.0, 0.0, 0.5], "a/swa.pth, patched with CLIP at 3 ratios, 0 to 1"),
+])
+def test_the_first_lines_name_what_was_tested(checkpoint, ratios, line):
+    results = {"videos": 1, "failed": [], "clip": {"source": "clip.pt", "sha256": "a"},
+               "checkpoint": checkpoint and {"file": checkpoint, "sha256": "b"},
+               "results": [{"patching_ratio": ratio} for ratio in ratios]}
+    assert details_module.describe_run(results, "")["weights"] == line
+
+
+def test_the_weights_stand_in_the_page_itself(make_details):
+    page = format_html({**make_details()[0], "weights": "<b>/swa.pth, not patched"})
+    assert '<p id="weights">&lt;b&gt;/swa.pth, not patched</p>' in page
+
+
+def test_tensorboards_matrix_has_the_classes_that_occur():
+    counts = torch.zeros(400, 400, dtype=torch.int64)
+    counts[7, 7], counts[7, 311], counts[50, 50] = 3, 1, 2
+    axes = draw_confusion(counts, [f"class {i}" for i in range(400)]).axes[0]
+    assert [text.get_text() for text in axes.get_yticklabels()] == [
+        "class 7", "class 50", "class 311"]
+    assert axes.get_title() == "3 of 400 classes occur"
+    assert axes.images[0].get_array().tolist() == [[0.75, 0, 0.25], [0, 1, 0], [0, 0, 0]]
 
 
 def test_numbers_are_those_of_the_metrics(make_details):

@@ -12,6 +12,7 @@ from conftest_html import HOSTILE, NASTY, Videos, make_scores
 
 from openvclip.report.details import build_details
 from openvclip.report.html import write_html
+from openvclip.report.metrics import compute_scores
 from openvclip.report.retrieval_details import build_retrieval_details
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -220,6 +221,30 @@ def test_page_never_scrolls_sideways(reader, make_details, tmp_path, classes, wi
     assert painted
     reader.run("document.getElementById('fit').click()")
     assert reader.run("canvas.clientWidth") <= reader.run("plane.clientWidth")
+
+
+def test_a_matrix_of_the_classes_that_occur(reader, tmp_path):
+    """Five of 400 classes in the list: their cells are large, and every number is theirs."""
+    classes = [f"class {i}" for i in range(400)]
+    labels = torch.tensor([7, 50, 123, 250, 399]).repeat(8)
+    scores = torch.zeros(40, 400)
+    scores[torch.arange(40), labels] = 1.0
+    scores[0, 311] = 2.0  # no video is of this one
+    done = torch.ones(40, dtype=torch.bool)
+    results = {
+        "list": "lists/test.csv", "videos": 40, "failed": [],
+        "checkpoint": {"file": "runs/<b>/swa.pth", "sha256": None},
+        "results": [{"patching_ratio": 0.5, **compute_scores(scores, labels, done)}]}
+    write_html(tmp_path / "few.html", build_details(results, classes, labels, [(scores, done)]))
+    reader.open(tmp_path / "few.html")
+    assert reader.find("#weights").text == "runs/<b>/swa.pth, patched with CLIP at ratio 0.5"
+    assert "Shown are the 6 of 400 classes that occur." in reader.find("#present").text
+    assert reader.run("matrix.count") == 6 and reader.run("matrix.side") > 30
+    assert reader.run("matrix.classes") == [classes[i] for i in (7, 50, 123, 250, 311, 399)]
+    reader.find("#pair-table button").click()
+    assert reader.find("#cell").text.startswith("class 7 named class 311: 1 of 8 videos")
+    row = reader.run("items.find((item) => item.name === 'class 7')")
+    assert (row["instead"], row["times"], row["total"]) == ("class 311", 1, 8)
 
 
 def test_pointer_finds_the_nearest_of_many_cells(reader, make_details, tmp_path):

@@ -1,5 +1,20 @@
 const PAIRS = 20;
-const matrix = data.several ? null : new Matrix(data.classes, data.totals);
+/* The classes that occur, as what videos are or what they were named at any ratio: a matrix of all,
+   of which a list has few, would be a blank square. */
+function listPresent() {
+  const present = new Set();
+  data.totals.forEach((total, i) => total && present.add(i));
+  for (const { confusion } of data.tested) {
+    for (let i = 0; i < confusion.length; i += 3) present.add(confusion[i + 1]);
+  }
+  return [...present].sort((a, b) => a - b);
+}
+
+const matrix = data.several ? null : new Matrix(data.classes, data.totals, listPresent());
+if (matrix && matrix.count < data.classes.length) {
+  find("present").textContent =
+    `Shown are the ${matrix.count} of ${data.classes.length} classes that occur.`;
+}
 
 function listNumbers(row) {
   const numbers = data.several
@@ -17,7 +32,8 @@ function listNumbers(row) {
 function listClasses(row) {
   const instead = new Map();
   for (const cell of matrix ? matrix.wrong : []) {
-    if (!instead.has(cell.is)) instead.set(cell.is, cell);
+    const is = matrix.kept[cell.is];
+    if (!instead.has(is)) instead.set(is, cell);
   }
   return data.classes.map((name, i) => {
     const total = data.totals[i];
@@ -25,7 +41,7 @@ function listClasses(row) {
     const most = instead.get(i);
     return {
       name, total, value, right: data.several ? null : row.right[i],
-      instead: most ? data.classes[most.named] : "", times: most ? most.count : 0,
+      instead: most ? matrix.classes[most.named] : "", times: most ? most.count : 0,
     };
   });
 }
@@ -105,16 +121,16 @@ function showPairs() {
   const rows = shown.map(({ is, named, count }) => {
     const button = make("button", { text: "Show",
       attributes: { type: "button", "aria-label":
-        `Show in the matrix: ${data.classes[is]} named ${data.classes[named]}` } });
+        `Show in the matrix: ${matrix.classes[is]} named ${matrix.classes[named]}` } });
     button.addEventListener("click", () => {
       matrix.mark(is, named, true);
       find("plane").focus();
     });
-    const share = (100 * count) / data.totals[is];
+    const share = (100 * count) / matrix.totals[is];
     return make("tr", { children: [
-      make("td", { name: "name", text: data.classes[is] }),
-      make("td", { name: "name", text: data.classes[named] }),
-      make("td", { name: "number", text: `${count} of ${data.totals[is]}` }),
+      make("td", { name: "name", text: matrix.classes[is] }),
+      make("td", { name: "name", text: matrix.classes[named] }),
+      make("td", { name: "number", text: `${count} of ${matrix.totals[is]}` }),
       make("td", { name: "number roomy", text: `${share.toFixed(1)}%` }),
       make("td", { name: "number roomy", text: matrix.countOf(named, is) }),
       make("td", { children: [button] }),

@@ -11,12 +11,16 @@ const luminance = (colour) => colour.reduce(
 const contrast = (a, b) => Math.max(luminance(a) / luminance(b), luminance(b) / luminance(a));
 
 /* The confusion matrix: a canvas of the cells that are not empty, with one cell marked, which
-   pointer, finger or keys choose. Rows are what the videos are, columns what they were named. */
+   pointer, finger or keys choose. Rows are what the videos are, columns what they were named. Only
+   the classes "kept" are shown; within this class they are counted from 0, and "kept" has their
+   numbers. */
 class Matrix {
-  constructor(classes, totals) {
-    this.classes = classes;
-    this.totals = totals;
-    this.count = classes.length;
+  constructor(classes, totals, kept) {
+    this.kept = kept;
+    this.places = new Map(kept.map((i, place) => [i, place]));
+    this.classes = kept.map((i) => classes[i]);
+    this.totals = kept.map((i) => totals[i]);
+    this.count = kept.length;
     this.zoom = 1;
     this.plane = document.getElementById("plane");
     this.canvas = document.getElementById("canvas");
@@ -29,7 +33,8 @@ class Matrix {
     this.cells = new Map();
     this.wrong = [];
     for (let i = 0; i < confusion.length; i += 3) {
-      const [is, named, count] = confusion.slice(i, i + 3);
+      const [is, named] = [confusion[i], confusion[i + 1]].map((x) => this.places.get(x));
+      const count = confusion[i + 2];
       this.cells.set(is * this.count + named, count);
       if (is !== named) this.wrong.push({ is, named, count });
     }
