@@ -1,4 +1,4 @@
-"""Few-shot, base-to-novel and supervised tables as text, Markdown, CSV and JSON; their notes."""
+"""Few-shot, base-to-novel, supervised and own lists' tables in all formats, and their notes."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ FOOTERS = {
     "base_to_novel": "Trained on the base classes. HM: harmonic mean 2bn / (b + n) of the two "
                      "means, over the seeds that have both.",
     "supervised": "Trained and tested on the same classes.",
+    "own": "Lists of no known protocol, called by their folders; zero-shot where the weights were "
+           "not trained on their classes.",
 }
 SEVERAL = "Several seeds: mean ± population standard deviation (ddof 0) over them."
 

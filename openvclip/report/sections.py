@@ -1,4 +1,4 @@
-"""Few-shot, base-to-novel and supervised results, gathered over the seeds that there are."""
+"""Few-shot, base-to-novel, supervised and own lists' results, gathered over their seeds."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from openvclip.report.columns import DATASETS
 from openvclip.report.published import PUBLISHED_PROMPTS_SHA256
 from openvclip.report.rows import CLIP, backbone_place
 from openvclip.report.runs import Run
+from openvclip.report.sweeps import name_lists
 
 NOVEL = "novel, not yet paired"
 SHOTS = (2, 4, 8, 16)  # The numbers of videos a class that the peers report.
@@ -22,6 +23,7 @@ TITLES = {
     "few_shot": "Few-shot top-1 accuracy (%)",
     "base_to_novel": "Base-to-novel top-1 accuracy (%)",
     "supervised": "Supervised accuracy (%)",
+    "own": "Accuracy on own test sets (%)",
 }
 
 
@@ -125,7 +127,7 @@ class Section:
     """One table.
 
     Attributes:
-        key: ``few_shot``, ``base_to_novel`` or ``supervised``.
+        key: ``few_shot``, ``base_to_novel``, ``supervised`` or ``own``.
         title: what stands above it.
         columns: column -> heading.
         lines: its lines, in order.
@@ -156,12 +158,13 @@ def group_sections(runs: Sequence[Run], shown: set[str] | None = None) -> list[S
         shown: names of the protocols to take in; None: all lists, known or not.
     """
     found: dict[tuple, Line] = {}
+    own = name_lists(run.content["list"] for run in runs if find_section(run) == "own")
     for run in runs:
         key = find_section(run)
         if key is None:
             continue
         for scores in run.content["results"]:
-            for column, identity, line, test in _tests(key, run, scores):
+            for column, identity, line, test in _tests(key, run, scores, own):
                 if shown is None or line.protocol in shown:
                     found.setdefault((key, *identity), line).add(column, test)
     sections = []
@@ -178,7 +181,10 @@ def group_sections(runs: Sequence[Run], shown: set[str] | None = None) -> list[S
 
 
 def find_section(run: Run) -> str | None:
-    """Say which table a test belongs to, if one: by its list's draw, or by the training classes."""
+    """Say which table a test belongs to, if one: by its list's draw, or by the training classes.
+
+    A list of no known protocol, of other classes than those trained on, is one's own.
+    """
     content = run.content
     if any("top1" not in scores for scores in content["results"]):
         return None
@@ -188,7 +194,9 @@ def find_section(run: Run) -> str | None:
     trained = _trained(content)
     known = (content.get("label_set") or {}).get("sha256")
     same = known is not None and trained.get("label_set") == known
-    return "supervised" if same and parse_draw(trained.get("draw")) is None else None
+    if same and parse_draw(trained.get("draw")) is None:
+        return "supervised"
+    return "own" if run.protocol is None else None
 
 
 def _trained(content: dict[str, Any]) -> dict[str, Any]:
@@ -211,7 +219,7 @@ def find_draw(content: dict[str, Any]) -> Draw | None:
 
 
 def _tests(
-    key: str, run: Run, scores: dict[str, Any]
+    key: str, run: Run, scores: dict[str, Any], own: dict[str, str]
 ) -> Iterator[tuple[str, tuple, Line, Test]]:
     """Give column, identity of the line, a line for it and the test, for each accuracy shown."""
     content = run.content
@@ -221,6 +229,8 @@ def _tests(
     if key == "supervised":
         dataset = run.protocol.name if run.protocol else Path(content["list"]).parent.name
         seed = str(trained.get("seed"))
+    elif key == "own":
+        dataset, seed = own[content["list"]], str(trained.get("seed", "-"))
     else:
         dataset, seed = draw.dataset, str(draw.seed)
         if trained.get("seed") not in (None, draw.seed):
@@ -230,6 +240,7 @@ def _tests(
     setup = (f"{content.get('views')} x {content.get('crops')} views, "
              f"{content.get('frames')} frames")
     method, rest = _name_method(content, scores, trained)
+    rest = (*rest, _name_weights(checkpoint) if key == "own" else "")
     shots = "" if key != "base_to_novel" or weights is None else f", {draw.shots} shots"
     line = Line(run.backbone, method, name_dataset(dataset) + shots, setup, dataset)
     identity = (line.backbone, line.dataset, setup, method, *rest)
@@ -265,6 +276,12 @@ def _name_method(
                     f"CLIP {str(clip.get('sha256') or clip.get('source'))[:8]}")
 
 
+def _name_weights(checkpoint: dict[str, Any]) -> str:
+    """Return what tells a checkpoint from others of its file name."""
+    folder = Path(str(checkpoint.get("file", ""))).parent.name
+    return f"{folder} {str(checkpoint.get('sha256'))[:8]}"
+
+
 def _pair(line: Line) -> None:
     """File each novel test under the seed of the base test of the same weights."""
     seeds = {test.weights: seed for seed, test in line.cells.get("base", {}).items()}
@@ -273,19 +290,19 @@ def _pair(line: Line) -> None:
 
 
 def _tell_apart(lines: Iterable[Line], identities: Iterable[tuple]) -> None:
-    """Add temporal type and CLIP to the names of lines that would be called alike."""
+    """Add temporal type, CLIP and weights to the names of lines that would be called alike."""
     by_name: dict[str, list[tuple[Line, tuple]]] = {}
     for line, identity in zip(lines, identities, strict=True):
-        by_name.setdefault(line.name, []).append((line, identity[-2:]))
+        by_name.setdefault(line.name, []).append((line, identity[-3:]))
     for group in by_name.values():
-        for place in range(2):
+        for place in range(3):
             if len({rest[place] for _, rest in group}) > 1:
                 for line, rest in group:
                     line.method += f", {rest[place]}"
 
 
 def _columns(key: str, lines: Sequence[Line]) -> dict[str, str]:
-    if key == "supervised":
+    if key in ("supervised", "own"):
         return {"top1": "top-1", "top5": "top-5"}
     if key == "base_to_novel":
         return {"base": "base", "novel": "novel", "hm": "HM"}

@@ -30,7 +30,7 @@ class Summary:
         published: the papers' rows, of the backbones that there are results for.
         notes: what the reader of the tables must know.
         sweeps: what was tested at several patching ratios.
-        sections: few-shot, base-to-novel and supervised tables, those that have results.
+        sections: few-shot, base-to-novel, supervised and own lists' tables that have results.
         retrieval: the lines of the retrieval table; none where none was tested.
     """
 

@@ -179,12 +179,35 @@ def test_supervised_results_are_those_on_the_training_classes(write, table):
           list="label_db/weng_compress_full_splits/test.csv")
     write("zero_shot", 40.0, trained_on={**trained, "label_set": "d" * 64})
     summary = table(protocols=None)
-    (section,) = summary.sections
+    section, own = summary.sections
     assert [(line.dataset, line.setup) for line in section.lines] == [
         ("K400 val", "4 x 3 views, 8 frames")]
     assert section.lines[0].number("top5") == (85.0, None)
-    (other,) = notes(summary, "other")
-    assert "zero_shot" in other, "its classes are others"
+    assert [line.dataset for line in own.lines] == ["zero_shot"], "its classes are others"
+
+
+def test_own_lists_have_a_table_of_their_own(write, table, tmp_path):
+    trained = training(None, seed=1)
+    write("mine/a", {0.0: 40.0, 0.5: 60.0}, "x", trained_on=trained, list="/d/one/mine/test.csv")
+    write("mine/b", 50.0, "y", list="/d/one/mine/test.csv")
+    write("mine/c", 45.0, "z", list="/d/one/mine/test.csv")
+    write("mine/d", 30.0, None, list="/d/two/mine/test.csv")
+    summary = table()
+    assert not summary.zero_shot
+    (own,) = summary.sections
+    assert own.columns == {"top1": "top-1", "top5": "top-5"}
+    assert {(line.dataset, line.method): line.number("top1")[0] for line in own.lines} == {
+        ("one/mine", "swa.pth, ratio 0"): 40.0, ("one/mine", "swa.pth, ratio 0.5"): 60.0,
+        ("one/mine", "swa.pth, y y"): 50.0, ("one/mine", "swa.pth, z z"): 45.0,
+        ("two/mine", "CLIP"): 30.0}
+    text = format_text(summary)
+    assert "Accuracy on own test sets (%)" in text and "60.0" in text
+    assert "# Accuracy on own test sets" in format_markdown(summary)
+    save_summary(summary, tmp_path / "out")
+    with open(tmp_path / "out" / "summary_protocols.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["measure"] == "top-1"]
+    assert {row["table"] for row in rows} == {"own"} and len(rows) == 5
+    assert not table(protocols=["ucf101_full"]).sections, "others were asked for"
 
 
 def test_methods_are_told_apart(write, table):

@@ -242,8 +242,8 @@ def test_of_two_results_the_one_tested_by_the_protocol_is_shown(write, table):
     assert not notes(summary, "setup"), "what is left out is not described any further"
 
 
-def test_unknown_lists_and_the_union_are_listed_beside_the_table(write, table, tmp_path):
-    write("ucf101_full", {0.3: 81.0, 0.5: 82.0}, folder="mine", list="/data/mine/test.csv")
+def test_unknown_lists_have_a_table_and_the_union_is_listed_beside_it(write, table, tmp_path):
+    write("ucf101_full", 81.0, folder="mine", list="/data/mine/test.csv")
     write("k600_union", 61.0)
     write("ucf101_full", 0.0, folder="charades",
           results=[{"patching_ratio": None, "map_decoded": 22.5}])
@@ -252,11 +252,12 @@ def test_unknown_lists_and_the_union_are_listed_beside_the_table(write, table, t
     assert found == [
         f"{tmp_path}/charades: ucf101_full, with several labels a video: mAP 22.5 %",
         f"{tmp_path}/k600_union: k600_union, all 217 classes of its splits together: top-1 61.0 %",
-        f"{tmp_path}/mine: /data/mine/test.csv, no list of a known protocol: "
-        "top-1 81.0 % at ratio 0.3, top-1 82.0 % at ratio 0.5",
     ]
     assert "can make some of them from" in notes(summary, "missing")[0]
-    assert format_text(summary).count("81.0 %") == 1
+    (section,) = summary.sections
+    assert section.key == "own" and [line.dataset for line in section.lines] == ["mine"]
+    text = format_text(summary)
+    assert text.count("81.0") == 1 and "Accuracy on own test sets (%)" in text
 
 
 def test_a_result_of_the_union_says_what_follows_from_it(write, table, tmp_path):
