@@ -25,6 +25,8 @@ logger = get_logger(__name__)
 # Numbers that OpenAI's archives carry beside the weights.
 NOT_WEIGHTS = frozenset({"input_resolution", "context_length", "vocab_size"})
 PREFIXES = ("module.", "model.")
+# What published code keeps the original CLIP by, beside the trained one (MODEL.KEEP_RAW_MODEL).
+RAW_MODEL = "raw_model."
 CONTAINERS = ("model_state", "state_dict")
 # Weights are computed with in fp32; nothing else is a weight.
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -140,7 +142,7 @@ def find_state_dict(content: object, path: str | Path) -> dict[str, torch.Tensor
 
 
 def _find_weights(content: object, path: str | Path) -> dict[str, torch.Tensor]:
-    state = clean_names(_find_tensors(content, path))
+    state = clean_names(drop_raw_model(_find_tensors(content, path), f"checkpoint {path}"))
     check_tensors(state, f"checkpoint {path}")
     return state
 
@@ -241,6 +243,25 @@ def _report_others(content: Mapping, where: str) -> None:
     if others:
         logger.warning("%s: %d entries are no tensors and are left out: %s", where, len(others),
                        _some(others))
+
+
+def drop_raw_model(state: Mapping[str, torch.Tensor], where: str) -> dict[str, torch.Tensor]:
+    """Leave out the copy of the original CLIP that published checkpoints may hold, and say so.
+
+    Raises:
+        CheckpointError: there is nothing else.
+    """
+    kept = {name: tensor for name, tensor in state.items()
+            if not (isinstance(name, str) and name.removeprefix("module.").startswith(RAW_MODEL))}
+    if state and not kept:
+        raise CheckpointError(
+            f"{where} holds only tensors named {RAW_MODEL}*, a copy of the original CLIP beside a "
+            "model that is missing; give the whole checkpoint"
+        )
+    if len(kept) < len(state):
+        logger.info("%s: its copy of the original CLIP, %d tensors named %s*, is not used", where,
+                    len(state) - len(kept), RAW_MODEL)
+    return kept
 
 
 def clean_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -15,6 +15,7 @@ from fvcore.common.config import CfgNode
 
 from openvclip.config import upstream, values
 from openvclip.config.defaults import flatten, get_cfg
+from openvclip.config.idle import refuse_idle
 from openvclip.config.safe_yaml import MOST_BYTES, load_yaml
 from openvclip.config.validate import find_problems
 from openvclip.utils.errors import ConfigError
@@ -321,18 +322,18 @@ def load_cfg(cfg_file: str | Path | None = None, opts: Sequence[str] = ()) -> Cf
         opts: ``["TRAIN.BATCH_SIZE", "8", ...]``; values are Python or yaml literals.
 
     Returns:
-        A frozen config in which every rule of ``validate.py`` holds.
+        A frozen config in which every rule of ``validate.py`` holds, and no setting without effect
+        that somebody asked for (``idle.py``).
 
     Raises:
         ConfigError: names every setting that cannot be used, one a line.
     """
     cfg = get_cfg()
     cfg.OUTPUT_DIR = default_output_dir(cfg_file)
-    problems: list[str] = []
-    if cfg_file is not None:
-        problems += merge(cfg, read_yaml(str(cfg_file)), str(cfg_file))
-    problems += merge(cfg, _pair_up(list(opts)), "--opts")
-    _raise(problems)
+    in_file = read_yaml(str(cfg_file)) if cfg_file is not None else {}
+    in_opts = _pair_up(list(opts))
+    _raise(merge(cfg, in_file, str(cfg_file)) + merge(cfg, in_opts, "--opts"))
     _raise(find_problems(cfg))
+    _raise(refuse_idle(cfg, in_file, in_opts, str(cfg_file)))
     cfg.freeze()
     return cfg

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from openvclip.clip.weights import check_tensors, find_not_finite
+from openvclip.clip.weights import check_tensors, drop_raw_model, find_not_finite
 from openvclip.engine import checkpoint as ckpt
 from openvclip.engine.provenance import VIDEOS
 from openvclip.engine.setup import load_original_clip
@@ -51,6 +51,7 @@ def load_model_state(path: str | Path) -> StateDict:
     state = content["model_state"]
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: model_state is a {type(state).__name__}, not tensors")
+    state = drop_raw_model(state, str(path))
     check_tensors(state, str(path))
     return state
 

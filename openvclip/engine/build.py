@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from openvclip.data.loader import build_loader
 from openvclip.engine import checkpoint as ckpt
 from openvclip.engine.captions import build_captions
 from openvclip.engine.losses import build_loss
-from openvclip.engine.optim import build_optimizer, build_schedule
+from openvclip.engine.optim import build_optimizer, build_schedule, freeze_parameters
+from openvclip.engine.patching import build_patcher
 from openvclip.engine.provenance import describe_videos
 from openvclip.engine.setup import (
     build_label_space,
@@ -41,14 +42,16 @@ from openvclip.utils.logging import get_logger
 logger = get_logger(__name__)
 
 
-def build_interpolator(cfg, model: nn.Module) -> WeightInterpolator:
-    """Build the mixer of the parameters that train with the original CLIP.
+def build_interpolator(
+    cfg, model: nn.Module, frozen: Collection[str] = ()
+) -> WeightInterpolator:
+    """Build the mixer of the parameters that train, and of ``frozen`` ones, with the original CLIP.
 
     The original is ``TRAIN.CLIP_ORI_PATH``, or else the CLIP that the model was made from.
     """
     source = cfg.TRAIN.CLIP_ORI_PATH or resolve_clip(cfg)
     interpolator = WeightInterpolator(
-        {name: p for name, p in model.named_parameters() if p.requires_grad},
+        {name: p for name, p in model.named_parameters() if p.requires_grad or name in frozen},
         load_original_clip(source),
     )
     logger.info("mixing %d tensors with those of %s", len(interpolator.names), source)
@@ -91,14 +94,14 @@ def build_validator(
     device: torch.device,
     writer: TensorboardWriter | None,
     embed_classes: Callable[[CLIP], torch.Tensor] | None,
+    frozen: Collection[str],
 ) -> Validator:
     """Build the validation, with the patching that ``TRAIN.EVAL_PATCHING_RATIO`` asks for."""
     interpolator = None
     if cfg.TRAIN.EVAL_PATCHING_RATIO > 0:
-        # The step's own, where it has one: there is no need for a second copy of CLIP.
-        interpolator = getattr(step, "interpolator", None) or build_interpolator(
-            cfg, unwrap(step.model)
-        )
+        # The step's own, where it mixes all that a test would patch: no second copy of CLIP then.
+        shared = None if frozen else getattr(step, "interpolator", None)
+        interpolator = shared or build_interpolator(cfg, unwrap(step.model), frozen)
     return Validator(
         loader=loader,
         num_classes=cfg.MODEL.NUM_CLASSES,
@@ -142,8 +145,8 @@ def find_last_checkpoint(output_dir: str) -> tuple[Path, dict] | None:
     return path, distributed.run_together(read)
 
 
-def load_initial_weights(cfg, trainer: Trainer) -> None:
-    """Load what training begins with, and say in the log what it was.
+def load_initial_weights(cfg, trainer: Trainer) -> str | None:
+    """Load what training begins with, and say in the log what it was; return its file, if any.
 
     In this order: the newest checkpoint of ``OUTPUT_DIR`` (``TRAIN.AUTO_RESUME``);
     ``TRAIN.CHECKPOINT_FILE_PATH``, with its optimizer and epoch unless
@@ -156,15 +159,18 @@ def load_initial_weights(cfg, trainer: Trainer) -> None:
     if last is not None:
         path, content = last
         trainer.load(content, path)
-    elif train.CHECKPOINT_FILE_PATH:
+        return str(path)
+    if train.CHECKPOINT_FILE_PATH:
         content = ckpt.load_file(train.CHECKPOINT_FILE_PATH)
         trainer.load(
             content, train.CHECKPOINT_FILE_PATH, reset_epoch=train.CHECKPOINT_EPOCH_RESET
         )
-    elif train.CUSTOM_LOAD:
+        return train.CHECKPOINT_FILE_PATH
+    if train.CUSTOM_LOAD:
         load_weights(unwrap(trainer.model), train.CUSTOM_LOAD_FILE)
-    else:
-        logger.info("training begins at the original CLIP")
+        return train.CUSTOM_LOAD_FILE
+    logger.info("%s the original CLIP", "validating" if cfg.VAL_MODE else "training begins at")
+    return None
 
 
 def build_trainer(cfg) -> Trainer:
@@ -194,6 +200,7 @@ def build_trainer(cfg) -> Trainer:
         logger.warning("no val.csv in %s: training without validation", cfg.DATA.PATH_TO_DATA_DIR)
     val_loader = build_loader(cfg, "val", **here) if has_val or cfg.VAL_MODE else None
     model = build_model(cfg, labels.names).to(device)
+    frozen = freeze_parameters(model, cfg)
     if cfg.LOG_MODEL_INFO:
         log_model_info(model)
     embed_classes = partial(build_classifier, cfg, label_names=labels.names, cache=False)
@@ -206,7 +213,7 @@ def build_trainer(cfg) -> Trainer:
         optimizer=build_optimizer(unwrap(model), cfg),
         schedule=build_schedule(cfg),
         train_loader=train_loader,
-        validator=build_validator(cfg, step, val_loader, device, writer, own_text)
+        validator=build_validator(cfg, step, val_loader, device, writer, own_text, frozen)
         if val_loader is not None
         else None,
         output_dir=cfg.OUTPUT_DIR,
@@ -235,9 +242,17 @@ def build_trainer(cfg) -> Trainer:
         writer=writer,
     )
     text = copy_text_tower(unwrap(model))
-    load_initial_weights(cfg, trainer)
-    if trainer.start_iteration == 0 and text_tower_differs(unwrap(model), text):
+    loaded = load_initial_weights(cfg, trainer)
+    other_text = text_tower_differs(unwrap(model), text)
+    if trainer.start_iteration == 0 and other_text:
         unwrap(model).set_classifier(embed_classes(unwrap(model).model))
+    if cfg.VAL_MODE:
+        patcher, ratios = build_patcher(cfg, unwrap(model), loaded)
+        if patcher is not None:
+            trainer.validator.patch_as_tests_do(
+                patcher, [r for r in (cfg.TRAIN.EVAL_PATCHING_RATIO, *ratios) if r > 0],
+                embed_classes if other_text else None,
+            )
     return trainer
 
 

@@ -9,6 +9,9 @@ import torch
 from torch import nn
 
 from openvclip.utils.errors import ConfigError
+from openvclip.utils.logging import get_logger
+
+logger = get_logger(__name__)
 
 
 def compute_parameter_groups(
@@ -29,15 +32,15 @@ def compute_parameter_groups(
             ``...resblocks.0.message_fc.weight``) -> factor on its learning rate.
 
     Returns:
-        Groups for a torch optimizer, decaying ones first, with ``lr_factor`` and ``names``.
+        Groups for a torch optimizer, decaying ones first, with ``lr_factor`` and ``names``. What
+        has the factor 0 is in none.
     """
     groups: dict[tuple[bool, float], dict] = {}
     for name, parameter in named_parameters:
         plain = zero_wd_1d and (parameter.dim() == 1 or name.endswith(".bias"))
-        factor = 1.0
-        for prefix, value in (lr_factors or {}).items():
-            if any(part.startswith(prefix) for part in name.split(".")):
-                factor = value
+        factor = find_factor(name, lr_factors or {})
+        if factor == 0.0:
+            continue
         group = groups.setdefault(
             (plain, factor),
             {
@@ -50,6 +53,53 @@ def compute_parameter_groups(
         group["params"].append(parameter)
         group["names"].append(name)
     return [groups[key] for key in sorted(groups)]
+
+
+def find_factor(name: str, lr_factors: Mapping[str, float]) -> float:
+    """Return the learning-rate factor of the parameter ``name``; 1 where no prefix fits."""
+    factor = 1.0
+    for prefix, value in lr_factors.items():
+        if any(part.startswith(prefix) for part in name.split(".")):
+            factor = value
+    return factor
+
+
+def get_factors(cfg) -> dict[str, float]:
+    """Return the config's learning-rate factors by the prefix of the parameters' names."""
+    return {
+        "message": cfg.MODEL.FINETUNE_FACTOR,
+        "stadapt": cfg.MODEL.ADAPT_FINETUNE_FACTOR,
+        "mlp": cfg.MODEL.MLP_FINETUNE_FACTOR,
+    }
+
+
+def freeze_parameters(model: nn.Module, cfg) -> set[str]:
+    """Freeze what has the learning-rate factor 0, as published: no gradient, no update, no state.
+
+    Call it before the model is wrapped for distributed training and before its parameters are
+    mixed: what is frozen is not mixed in training either.
+
+    Returns:
+        The names of what was frozen; parameters that did not train before are not among them.
+
+    Raises:
+        ConfigError: nothing is left to train.
+    """
+    factors = get_factors(cfg)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    frozen = {name for name in trained if find_factor(name, factors) == 0.0}
+    for name in frozen:
+        trained[name].requires_grad_(False)
+    if frozen and len(frozen) == len(trained):
+        raise ConfigError(
+            f"all {len(frozen)} parameters are frozen: MODEL.FINETUNE_FACTOR is "
+            f"{factors['message']}, ADAPT_FINETUNE_FACTOR {factors['stadapt']} and "
+            f"MLP_FINETUNE_FACTOR {factors['mlp']}; give one of them more than 0"
+        )
+    if frozen:
+        logger.info("%d of %d parameters are frozen: their learning-rate factor is 0", len(frozen),
+                    len(trained))
+    return frozen
 
 
 def cosine_lr(
@@ -138,21 +188,17 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def build_optimizer(model: nn.Module, cfg) -> torch.optim.Optimizer:
-    """Build ``SOLVER.OPTIMIZING_METHOD`` over all parameters of ``model``.
+    """Build ``SOLVER.OPTIMIZING_METHOD`` over all parameters of ``model`` but those of factor 0.
 
-    Frozen parameters (the text tower) are in the groups, as in published checkpoints, but get no
-    gradient and hold no state.
+    A frozen text tower is in the groups, as in published checkpoints, but gets no gradient and
+    holds no state.
     """
     solver = cfg.SOLVER
     groups = compute_parameter_groups(
         model.named_parameters(),
         weight_decay=solver.WEIGHT_DECAY,
         zero_wd_1d=solver.ZERO_WD_1D_PARAM,
-        lr_factors={
-            "message": cfg.MODEL.FINETUNE_FACTOR,
-            "stadapt": cfg.MODEL.ADAPT_FINETUNE_FACTOR,
-            "mlp": cfg.MODEL.MLP_FINETUNE_FACTOR,
-        },
+        lr_factors=get_factors(cfg),
     )
     method = solver.OPTIMIZING_METHOD
     if method == "sgd":

@@ -17,13 +17,9 @@ from openvclip.clip.tokenizer import count_tokens, tokenize
 from openvclip.data.loader import build_loader
 from openvclip.data.retrieval import RetrievalList, build_retrieval_list
 from openvclip.engine.evaluate import Predictions, describe_failures, predict_ratios
+from openvclip.engine.patching import build_patcher
 from openvclip.engine.setup import build_test_precision
-from openvclip.engine.tester import (
-    build_patcher,
-    collect_setup,
-    describe_scores,
-    load_tested_weights,
-)
+from openvclip.engine.tester import collect_setup, describe_scores, load_tested_weights
 from openvclip.interpolation import WeightPatcher
 from openvclip.models.build import build_model
 from openvclip.models.prompts import embed_tokens

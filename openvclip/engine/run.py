@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from openvclip.config.idle import find_idle
 from openvclip.data.loader import explain_dead_worker
 from openvclip.engine.build import build_trainer
 from openvclip.engine.retrieval import build_retrieval
@@ -42,6 +43,8 @@ def _run(cfg, stop: StopSignals) -> None:
     if distributed.is_main():
         with replacing(Path(cfg.OUTPUT_DIR) / "config.yaml") as file:
             file.write(cfg.dump())
+    for line in find_idle(cfg):
+        logger.info("%s", line)
     if cfg.VAL_MODE:
         stop.leave_at_once()
         build_trainer(cfg).validate(epoch=0)

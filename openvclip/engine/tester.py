@@ -23,11 +23,11 @@ from openvclip.data.draws import read_draw
 from openvclip.data.loader import build_loader
 from openvclip.engine import checkpoint as ckpt
 from openvclip.engine.evaluate import Predictions, describe_failures, predict_ratios
+from openvclip.engine.patching import build_patcher
 from openvclip.engine.provenance import find_overlap, find_training
 from openvclip.engine.setup import (
     build_label_space,
     build_test_precision,
-    load_original_clip,
     load_weights,
     name_test_precision,
 )
@@ -47,7 +47,7 @@ from openvclip.report.writers import (
     write_json,
 )
 from openvclip.utils import distributed
-from openvclip.utils.errors import CheckpointError, ConfigError
+from openvclip.utils.errors import CheckpointError
 from openvclip.utils.files import compute_file_hash
 from openvclip.utils.logging import get_logger, log_json_stats
 
@@ -234,28 +234,6 @@ def find_test_checkpoint(cfg) -> str | None:
         "should be", last,
     )
     return None
-
-
-def build_patcher(cfg, model: nn.Module, checkpoint: str | None) -> tuple[Any, list[float]]:
-    """Build what ``TEST.PATCHING_MODEL`` or ``TEST.PATCHING_RATIOS`` asks for, or (None, [])."""
-    ratios = list(cfg.TEST.PATCHING_RATIOS)
-    if not ratios and cfg.TEST.PATCHING_MODEL:
-        ratios = [cfg.TEST.PATCHING_RATIO]
-    if not ratios:
-        return None, []
-    if checkpoint is None and set(ratios) != {1.0}:  # CLIP at ratio 1 is CLIP: published scripts
-        raise ConfigError(
-            "patching is on (TEST.PATCHING_MODEL or TEST.PATCHING_RATIOS) but there is nothing "
-            "to patch: give TEST.CUSTOM_LOAD True with TEST.CUSTOM_LOAD_FILE, or "
-            "TEST.CHECKPOINT_FILE_PATH"
-        )
-    source = cfg.TEST.CLIP_ORI_PATH or resolve_clip(cfg)
-    patcher = WeightPatcher(dict(model.named_parameters()), load_original_clip(source))
-    logger.info(
-        "patching %d tensors of %s with %s at %s", len(patcher.names), checkpoint or "CLIP", source,
-        ", ".join(f"{r:g}" for r in ratios),
-    )
-    return patcher, ratios
 
 
 def collect_facts(

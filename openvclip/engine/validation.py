@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from openvclip.clip.model import CLIP
 from openvclip.engine.evaluate import Predictions, predict, with_classifiers
-from openvclip.interpolation import WeightInterpolator
+from openvclip.interpolation import WeightInterpolator, WeightPatcher
 from openvclip.report.metrics import compute_accuracy, compute_mean_average_precision
 from openvclip.report.writers import TensorboardWriter
 from openvclip.utils import distributed
@@ -56,8 +57,37 @@ class Validator:
         self.output_dir, self.max_epoch = Path(output_dir), max_epoch
         self.autocast, self.multi_label = autocast, multi_label
         self.interpolator, self.ratio = interpolator, ratio
+        self.ratios: Sequence[float] = () if interpolator is None else (ratio,)
+        self.patcher: WeightPatcher | None = None
         self.embed_classes = embed_classes
         self.writer = writer
+
+    def patch_as_tests_do(
+        self,
+        patcher: WeightPatcher,
+        ratios: Sequence[float],
+        embed_classes: Callable[[CLIP], Tensor] | None = None,
+    ) -> None:
+        """Validate at these ratios as well, instead of at the constructor's.
+
+        Args:
+            patcher: of the weights that are validated; they must not train any more.
+            ratios: shares of CLIP.
+            embed_classes: makes the (C, D) classifier by the text tower, where that is patched too.
+        """
+        self.patcher, self.ratios = patcher, tuple(dict.fromkeys(ratios))
+        self.embed_classes = embed_classes or self.embed_classes
+
+    @contextmanager
+    def _variants(self) -> Iterator[dict[float, Callable[[], None]]]:
+        """Give what puts the weights of each ratio in; 0.0 are the model's own."""
+        if self.patcher is not None:
+            yield {ratio: partial(self.patcher.set_ratio, ratio) for ratio in (0.0, *self.ratios)}
+        elif self.interpolator is not None:
+            with self.interpolator.switching(self.ratio) as (own, patched):
+                yield {0.0: own, self.ratio: patched}
+        else:
+            yield {0.0: lambda: None}
 
     def predict(self, model: nn.Module, epoch: int, stop: StopSignals) -> dict[float, Predictions]:
         """Score the list, by share of CLIP in the weights; the model's own are in at the end.
@@ -68,13 +98,7 @@ class Validator:
             stop: once a signal has come, the rest of this process's share is left out.
         """
         self.loader.set_epoch(epoch)
-        # None of the two functions does anything where there is one set of weights only.
-        switching = (
-            self.interpolator.switching(self.ratio) if self.interpolator is not None
-            else nullcontext((lambda: None, None))
-        )
-        with switching as (own, patched):
-            variants = {0.0: own} if patched is None else {0.0: own, self.ratio: patched}
+        with self._variants() as variants:
             if self.embed_classes is not None:
                 variants = with_classifiers(model, variants, self.embed_classes)
             found = predict(
@@ -95,7 +119,8 @@ class Validator:
         """Log what :meth:`predict` found, and return the accuracies in percent.
 
         ``top1_acc`` and ``top5_acc`` (or ``map``) are of the weights as they are, and the same with
-        ``_patched``. Videos that fail to decode count as wrong.
+        ``_patched``, of the first ratio; the log has a line for each further one. Videos that fail
+        to decode count as wrong.
         """
         dataset, own = self.loader.dataset, found[0.0]
         labels = dataset.label_tensor()
@@ -109,12 +134,19 @@ class Validator:
         }
         if not self.multi_label:  # as PySlowFast's lines have them
             stats.update({f"top{k}_err": 100.0 - accuracies[f"top{k}_acc"] for k in (1, 5)})
-        if self.ratio in found and self.interpolator is not None:
-            patched = self._score(found[self.ratio], labels)
-            accuracies.update({f"{name}_patched": value for name, value in patched.items()})
-            stats.update(accuracies, patching_ratio=self.ratio)
+        lines = [stats]
+        for ratio in self.ratios:
+            patched = {f"{name}_patched": value
+                       for name, value in self._score(found[ratio], labels).items()}
+            if len(lines) == 1 and "patching_ratio" not in stats:
+                accuracies.update(patched)
+                stats.update(patched, patching_ratio=ratio)
+            else:
+                lines.append({"_type": "val_epoch", "epoch": stats["epoch"], **patched,
+                              "patching_ratio": ratio})
         if distributed.is_main():
-            log_json_stats(stats, self.output_dir)
+            for line in lines:
+                log_json_stats(line, self.output_dir)
         if self.writer is not None:
             self.writer.add_scalars("Val", stats, epoch)
             if not self.multi_label:

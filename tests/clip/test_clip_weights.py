@@ -271,3 +271,23 @@ def test_a_file_is_preferred_to_a_name(state, tmp_path, monkeypatch):
     torch.save(state, tmp_path / "ViT-B-16")
     monkeypatch.setattr(weights.open_clip_names, "load", lambda spec: pytest.fail("asked by name"))
     assert set(load_clip("ViT-B-16")) == set(state)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_copy_of_the_original_clip_beside_the_model_is_left_out(state, tmp_path, caplog, prefix):
+    caplog.set_level("INFO", logger="openvclip")
+    path = tmp_path / "published.pyth"
+    both = {f"{prefix}model.{name}": tensor for name, tensor in state.items()}
+    both |= {f"{prefix}raw_model.{name}": tensor + 1 for name, tensor in state.items()}
+    both[f"{prefix}raw_model.steps"] = torch.tensor(3)  # not even a weight
+    torch.save({"model_state": both}, path)
+    found = load_state_dict_file(path)
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
+    assert f"{len(state) + 1} tensors named raw_model.*, is not used" in caplog.text
+
+
+def test_nothing_but_a_copy_of_the_original_clip_is_refused(state, tmp_path):
+    torch.save({f"raw_model.{name}": t for name, t in state.items()}, tmp_path / "raw.pyth")
+    with pytest.raises(CheckpointError, match="only tensors named raw_model"):
+        load_state_dict_file(tmp_path / "raw.pyth")

@@ -99,7 +99,7 @@ def test_keys_of_published_files_and_scripts(tmp_path: Path) -> None:
     ("DATA.INDEX_LABEL_MAPPING_FILE", "/a b/it's.json", "/a b/it's.json"),
 ])
 def test_values_of_options(key: str, value: str, expected: object) -> None:
-    cfg = load_cfg(None, [key, value])
+    cfg = load_cfg(None, ["SOLVER.OPTIMIZING_METHOD", "adamw", key, value])
     for name in key.split("."):
         cfg = cfg[name]
     assert cfg == expected and type(cfg) is type(expected)

@@ -105,3 +105,15 @@ def test_a_frozen_text_tower_stays_the_original_clips(tiny_video_clip, tmp_path,
     assert not load_weights(model, tmp_path / "whole.pth")
     assert not torch.equal(mean["model.visual.proj"], state["model.visual.proj"])
     assert "loaded the weights of" in caplog.text and "whose text tower" not in caplog.text
+
+
+def test_published_epochs_with_the_original_clip_beside_the_model_are_averaged(tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="openvclip")
+    for number in (1, 2):
+        ckpt.save_file(ckpt.checkpoint_path(tmp_path, number), {"model_state": {
+            "model.w": torch.full((2,), float(number)),
+            "raw_model.w": torch.full((2,), torch.nan)}})
+    out = average_checkpoints(tmp_path, start=1, end=2, output=tmp_path / "swa_1_2.pth")
+    state = ckpt.load_file(out)["model_state"]
+    assert list(state) == ["model.w"] and state["model.w"].tolist() == [1.5, 1.5]
+    assert "named raw_model.*, is not used" in caplog.text

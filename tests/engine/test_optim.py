@@ -13,8 +13,10 @@ from openvclip.engine.optim import (
     build_optimizer,
     build_schedule,
     compute_parameter_groups,
+    freeze_parameters,
     set_learning_rate,
 )
+from openvclip.utils.errors import ConfigError
 
 
 def schedule_of(solver: dict):
@@ -108,3 +110,45 @@ def test_groups_reproduce_the_recorded_ones(golden, tiny_video_clip):
     for ours, theirs in zip(groups, recorded, strict=True):
         assert ours["weight_decay"] == theirs["weight_decay"]
         assert set(ours["names"]) == {n.removeprefix("module.") for n in theirs["names"]}
+
+
+def test_factor_zero_freezes_and_is_in_no_group():
+    cfg = get_cfg()
+    cfg.MODEL.MLP_FINETUNE_FACTOR, cfg.MODEL.FINETUNE_FACTOR = 0.0, 2.0
+    block = Block()
+    block.attn.bias.requires_grad_(False)  # frozen before: stays in its group, as published
+    assert freeze_parameters(block, cfg) == {"mlp.weight", "mlp.bias"}
+    assert not block.mlp.weight.requires_grad and block.attn.weight.requires_grad
+    names = [n for g in build_optimizer(block, cfg).param_groups for n in g["names"]]
+    assert sorted(names) == sorted(n for n, _ in block.named_parameters() if "mlp" not in n)
+
+
+def test_everything_frozen_is_an_error_and_nothing_frozen_is_no_work():
+    cfg = get_cfg()
+    cfg.MODEL.MLP_FINETUNE_FACTOR = 0.0
+    with pytest.raises(ConfigError, match="all 2 parameters are frozen.*MLP_FINETUNE_FACTOR 0.0"):
+        freeze_parameters(nn.ModuleDict({"mlp": nn.Linear(2, 2)}), cfg)
+    assert freeze_parameters(Block(), get_cfg()) == set()
+
+
+FACTOR_KEYS = {"FINETUNE_FACTOR", "ADAPT_FINETUNE_FACTOR", "MLP_FINETUNE_FACTOR"}
+
+
+def test_frozen_names_are_the_recorded_ones(shared):
+    recorded = json.loads((shared / "golden" / "param_groups_factors.json").read_text())
+    checked = 0
+    for case in recorded["cases"]:
+        # The default factor, which is not built, freezes nothing where it is over 0.
+        settings = {key: value for key, value in case["settings"].items()
+                    if key != "DEFAULT_FINETUNE_FACTOR" or value == 0.0}
+        if not set(settings) <= FACTOR_KEYS or 0.0 not in settings.values():
+            continue
+        factors = {"message": case["settings"].get("FINETUNE_FACTOR", 1.0),
+                   "stadapt": case["settings"].get("ADAPT_FINETUNE_FACTOR", 1.0),
+                   "mlp": case["settings"].get("MLP_FINETUNE_FACTOR", 1.0)}
+        named = [(name, torch.zeros(1)) for name in case["group_of"]]
+        groups = compute_parameter_groups(named, weight_decay=0.01, lr_factors=factors)
+        kept = {name for group in groups for name in group["names"]}
+        assert kept == {name for name, group in case["group_of"].items() if group >= 0}
+        checked += 1
+    assert checked >= 3

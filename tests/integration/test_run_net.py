@@ -22,6 +22,7 @@ from openvclip.config import load_cfg
 from openvclip.engine.build import build_trainer
 from openvclip.report.curves import read_curves
 from openvclip.report.predictions_file import load_predictions
+from openvclip.utils.errors import ConfigError
 
 
 def read_stats(output, kind):
@@ -243,21 +244,19 @@ def test_options_run_to_the_end(tiny, tmp_path, empty_cfg, changes, in_process):
     assert reports == wanted
 
 
-def test_tests_and_validation_compute_in_fp32_whatever_training_does(
+def test_tests_compute_in_fp32_whatever_training_does(
     tiny, tmp_path, empty_cfg, in_process
 ):
     def run(name, **changes):
         out = tmp_path / name
-        in_process(empty_cfg, options(tiny, out, TRAIN__ENABLE=False, TRAIN__AMP_DTYPE="bfloat16",
+        in_process(empty_cfg, options(tiny, out, TRAIN__ENABLE=False,
                                       TEST__SAVE_RESULTS_PATH="p.pkl", **changes))
-        in_process(empty_cfg, options(tiny, out, VAL_MODE=True, TRAIN__AMP_DTYPE="bfloat16",
-                                      **changes))
         results = json.loads((out / "results.json").read_text())
         return load_predictions(out / "p.pkl")[0], results["precision"]
 
     plain, precision = run("plain")
-    published, same = run("published", TRAIN__MIXED_PRECISION=True)
-    mixed, other = run("mixed", TEST__MIXED_PRECISION=True)
+    published, same = run("published", TRAIN__MIXED_PRECISION=True, TRAIN__AMP_DTYPE="bfloat16")
+    mixed, other = run("mixed", TEST__MIXED_PRECISION=True, TRAIN__AMP_DTYPE="bfloat16")
     assert torch.equal(plain, published) and not torch.equal(plain, mixed)
     assert (precision, same, other) == ("float32", "float32", "bfloat16")
 
@@ -279,6 +278,85 @@ def test_val_mode_validates_and_stops(tiny, tmp_path, empty_cfg, in_process):
     assert len(read_stats(tmp_path / "run", "val_epoch")) == 1
     assert not (tmp_path / "run" / "checkpoints").exists()
     assert not (tmp_path / "run" / "results.json").exists()
+
+
+def test_val_mode_patches_as_a_test_would(tiny, tmp_path, empty_cfg):
+    state = torch.load(tiny / "clip.pt", weights_only=True)
+    draws = torch.Generator().manual_seed(0)
+    tuned = {f"model.{n}": t + 0.1 * torch.randn(t.shape, generator=draws) * n.startswith("visual")
+             for n, t in state.items()}
+    torch.save({"model_state": tuned}, tmp_path / "tuned.pyth")
+
+    def validate(**changes):
+        cfg = load_cfg(str(empty_cfg), options(tiny, tmp_path, VAL_MODE=True, **changes))
+        trainer = build_trainer(cfg)
+        found = trainer.validator.predict(trainer.model, 0, trainer.stop)
+        (tmp_path / "json_stats.jsonl").unlink(missing_ok=True)
+        trainer.validator.report(found, 0)
+        return ({ratio: predictions.scores for ratio, predictions in found.items()},
+                read_stats(tmp_path, "val_epoch"))
+
+    weights = {"TRAIN__CUSTOM_LOAD": True, "TRAIN__CUSTOM_LOAD_FILE": tmp_path / "tuned.pyth"}
+    clip, _ = validate()
+    plain, (line,) = validate(**weights)
+    assert "patching_ratio" not in line and not torch.equal(plain[0.0], clip[0.0])
+    found, (line,) = validate(**weights, TEST__PATCHING_MODEL=True, TEST__PATCHING_RATIO=1.0)
+    assert line["patching_ratio"] == 1.0 and "top1_acc_patched" in line
+    torch.testing.assert_close(found[1.0], clip[0.0], atol=1e-5, rtol=0)
+    assert torch.equal(found[0.0], plain[0.0]), "the log has both, by name"
+    found, lines = validate(**weights, TEST__PATCHING_RATIOS="[0.0,0.5,1.0]")
+    assert list(found) == [0.0, 0.5, 1.0] and not torch.equal(found[0.5], found[1.0])
+    assert [line["patching_ratio"] for line in lines] == [0.5, 1.0]
+    assert "top1_acc" in lines[0] and "top1_acc" not in lines[1]
+
+
+def test_val_mode_with_nothing_to_patch_is_said(tiny, tmp_path, empty_cfg):
+    opts = options(tiny, tmp_path, VAL_MODE=True, TEST__PATCHING_MODEL=True)
+    cfg = load_cfg(str(empty_cfg), opts)
+    with pytest.raises(ConfigError, match="nothing to patch: give TRAIN.CUSTOM_LOAD True"):
+        build_trainer(cfg)
+
+
+@pytest.mark.parametrize("interpolated", [{}, INTERPOLATED], ids=["plain", "interpolated"])
+def test_factor_zero_freezes(tiny, tmp_path, empty_cfg, in_process, interpolated):
+    out = tmp_path / "run"
+    changes = {**interpolated, "MODEL__MLP_FINETUNE_FACTOR": 0.0, "TEST__ENABLE": False,
+               "MODEL__USE_CHECKPOINT": True, "TRAIN__EVAL_PATCHING_RATIO": 0.5}
+    in_process(empty_cfg, options(tiny, out, SOLVER__MAX_EPOCH=1, **changes))
+    start = torch.load(tiny / "clip.pt", weights_only=True)
+    content = torch.load(out / "checkpoints/checkpoint_epoch_00001.pyth", weights_only=True)
+    state = content["model_state"]
+    mlp = [name for name in state if name.startswith("model.visual") and ".mlp." in name]
+    assert mlp and all(torch.equal(state[n], start[n.removeprefix("model.")]) for n in mlp)
+    attn = "model.visual.transformer.resblocks.0.attn.in_proj_weight"
+    assert not torch.equal(state[attn], start[attn.removeprefix("model.")])
+    optimizer = content["optimizer_state"]
+    names = [name for group in optimizer["param_groups"] for name in group["names"]]
+    assert not any(".mlp." in name for name in names) and attn in names
+    in_process(empty_cfg, options(tiny, out, SOLVER__MAX_EPOCH=2, **changes))
+    assert (out / "checkpoints/checkpoint_epoch_00002.pyth").is_file()
+    assert "parameters are frozen: their learning-rate factor is 0" in (
+        out / "stdout.log").read_text()
+
+
+def test_frozen_parameters_have_no_gradient_and_no_share_of_the_norm(tiny, tmp_path, empty_cfg):
+    def step(**changes):
+        cfg = load_cfg(str(empty_cfg), options(tiny, tmp_path, SOLVER__MAX_EPOCH=1, **changes))
+        trainer = build_trainer(cfg)
+        trainer.train_loader.set_epoch(0, 0)
+        batch = next(iter(trainer.train_loader))
+        trainer.step(batch["video"], batch["label"], 0)
+        grads = {n: p.grad for n, p in trainer.model.named_parameters() if p.grad is not None}
+        return grads, trainer._clip_gradients(), trainer
+
+    grads, norm, _ = step(MODEL__MLP_FINETUNE_FACTOR=0.5)
+    rest, less, trainer = step(MODEL__MLP_FINETUNE_FACTOR=0.0, **INTERPOLATED)
+    plain, other, _ = step(MODEL__MLP_FINETUNE_FACTOR=0.0)
+    assert any(".mlp." in name for name in grads) and not any(".mlp." in n for n in [*rest, *plain])
+    assert not any(".mlp." in name for name in trainer.step.interpolator.names)
+    # The two plain steps are the same but for what is frozen.
+    assert set(plain) == {name for name in grads if ".mlp." not in name}
+    assert 0 < other < norm and less > 0
 
 
 def test_multi_label_reports_mean_average_precision(tiny, tmp_path, empty_cfg, in_process):

@@ -75,7 +75,7 @@ class Case:
         amp = self.dtype != "fp32"
         return load_cfg(None, [
             "TRAIN.MIXED_PRECISION", str(amp),
-            "TRAIN.AMP_DTYPE", AMP_NAMES.get(self.dtype, "auto"),
+            "TRAIN.AMP_DTYPE", AMP_NAMES.get(self.dtype, "auto"),  # the default without
             "SOLVER.OPTIMIZING_METHOD", "adamw",
             "SOLVER.BASE_LR", "3.33e-6",
             "SOLVER.WEIGHT_DECAY", "0.01",

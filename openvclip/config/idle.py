@@ -1,0 +1,195 @@
+"""Settings that have no effect, because what would read them is off.
+
+A run that was asked for one thing and does another ends with exit code 0 and a wrong number. So a
+setting without effect is refused, by name, where somebody asked for it, and named in the log where
+it merely came along:
+
+* on the command line it is refused, unless its switch is turned off there, too;
+* in a file (a published one, or the resolved config of another run) it is accepted, unless it says
+  what is tested or trained and the file does not write the switch down at all;
+* weights that nobody would read are refused on the command line even beside their switch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from fvcore.common.config import CfgNode
+
+from openvclip.config.defaults import flatten, get_cfg
+
+Flat = dict[str, Any]
+
+# What a setting without effect means for the run, the least first.
+HARMLESS, DETAIL, RESULT, WEIGHTS = range(4)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Settings, and what they need to have an effect.
+
+    Attributes:
+        keys: the settings.
+        switches: keys that decide.
+        needs: what these must be, in words.
+        met: whether they are, of a flat config.
+        kind: see the constants; harmless ones are only named in the log.
+    """
+
+    keys: tuple[str, ...]
+    switches: tuple[str, ...]
+    needs: str
+    met: Callable[[Flat], bool]
+    kind: int = DETAIL
+
+
+def _under(section: str, names: str) -> tuple[str, ...]:
+    return tuple(f"{section}.{name}" for name in names.split())
+
+
+def _is_on(switch: str, keys: tuple[str, ...], kind: int = DETAIL) -> Pair:
+    return Pair(keys, (switch,), f"{switch} True", lambda flat: bool(flat[switch]), kind)
+
+
+def _equals(
+    switch: str, values: tuple[Any, ...], keys: tuple[str, ...], kind: int = DETAIL
+) -> Pair:
+    words = " or ".join(str(value) for value in values)
+    return Pair(keys, (switch,), f"{switch} {words}", lambda flat: flat[switch] in values, kind)
+
+
+def _is_empty(switch: str, keys: tuple[str, ...], kind: int = DETAIL) -> Pair:
+    return Pair(keys, (switch,), f"{switch} left out", lambda flat: not flat[switch], kind)
+
+
+def _patches(flat: Flat) -> bool:
+    return bool(flat["TEST.PATCHING_MODEL"] or flat["TEST.PATCHING_RATIOS"])
+
+
+def _trains(flat: Flat) -> bool:
+    return bool(flat["TRAIN.ENABLE"] or flat["VAL_MODE"])
+
+
+# Asked for on the command line even at the default: nobody writes a ratio and wants none.
+BY_DEFAULT = ("TEST.PATCHING_RATIO",)
+
+PAIRS: tuple[Pair, ...] = (
+    # What is tested and what training begins with.
+    _is_on("TEST.CUSTOM_LOAD", ("TEST.CUSTOM_LOAD_FILE",), WEIGHTS),
+    _is_on("TRAIN.CUSTOM_LOAD", ("TRAIN.CUSTOM_LOAD_FILE",), WEIGHTS),
+    Pair(("TEST.CHECKPOINT_FILE_PATH",), ("TEST.CUSTOM_LOAD",),
+         "TEST.CUSTOM_LOAD False (TEST.CUSTOM_LOAD_FILE is tested)",
+         lambda flat: not flat["TEST.CUSTOM_LOAD"], WEIGHTS),
+    Pair(("TRAIN.CUSTOM_LOAD_FILE",), ("TRAIN.CHECKPOINT_FILE_PATH",),
+         "TRAIN.CHECKPOINT_FILE_PATH left out (training begins with that)",
+         lambda flat: not flat["TRAIN.CHECKPOINT_FILE_PATH"], WEIGHTS),
+    Pair(("TRAIN.CUSTOM_LOAD_FILE", "TRAIN.CHECKPOINT_FILE_PATH"), ("TRAIN.ENABLE", "VAL_MODE"),
+         "TRAIN.ENABLE or VAL_MODE True (a test reads TEST.CUSTOM_LOAD_FILE with TEST.CUSTOM_LOAD "
+         "True, or TEST.CHECKPOINT_FILE_PATH)", _trains, WEIGHTS),
+    Pair(("TEST.CUSTOM_LOAD_FILE", "TEST.CHECKPOINT_FILE_PATH"), ("VAL_MODE",),
+         "VAL_MODE False (that validates TRAIN.CUSTOM_LOAD_FILE with TRAIN.CUSTOM_LOAD True, or "
+         "TRAIN.CHECKPOINT_FILE_PATH)", lambda flat: not flat["VAL_MODE"], WEIGHTS),
+    Pair(("TRAIN.CHECKPOINT_EPOCH_RESET",), ("TRAIN.CHECKPOINT_FILE_PATH",),
+         "TRAIN.CHECKPOINT_FILE_PATH", lambda flat: bool(flat["TRAIN.CHECKPOINT_FILE_PATH"])),
+    # Patching.
+    Pair(("TEST.PATCHING_RATIO",), ("TEST.PATCHING_MODEL", "TEST.PATCHING_RATIOS"),
+         "TEST.PATCHING_MODEL True", _patches, RESULT),
+    Pair(("TEST.PATCHING_RATIO",), ("TEST.PATCHING_RATIOS",),
+         "TEST.PATCHING_RATIOS left out (these are tested)",
+         lambda flat: not flat["TEST.PATCHING_RATIOS"]),
+    Pair(("TEST.CLIP_ORI_PATH",), ("TEST.PATCHING_MODEL", "MODEL.CLIP_PATH"),
+         "patching (TEST.PATCHING_MODEL True), or MODEL.CLIP_PATH left out",
+         lambda flat: _patches(flat) or not flat["MODEL.CLIP_PATH"], HARMLESS),
+    Pair(("TRAIN.CLIP_ORI_PATH",), ("TRAIN.LINEAR_CONNECT_CLIMB", "MODEL.CLIP_PATH"),
+         "TRAIN.LINEAR_CONNECT_CLIMB True, or MODEL.CLIP_PATH left out",
+         lambda flat: bool(flat["TRAIN.LINEAR_CONNECT_CLIMB"] or flat["TRAIN.EVAL_PATCHING_RATIO"]
+                           or not flat["MODEL.CLIP_PATH"]), HARMLESS),
+    # Training.
+    _is_on("TRAIN.LINEAR_CONNECT_CLIMB", _under(
+        "TRAIN", "LINEAR_CONNECT_LOSS_RATIO LINEAR_CONNECT_SAMPLE_L LINEAR_CONNECT_SAMPLE_R "
+        "LINEAR_CONNECT_CHAIN_RULE LINEAR_CONNECT_PER_RANK")),
+    _is_on("TRAIN.CAPTION.ENABLE", ("TRAIN.CAPTION.FILE",), RESULT),
+    _is_on("TRAIN.CAPTION.ENABLE", _under("TRAIN.CAPTION", "LOSS_RATIO TEXT_TOWER SAMPLE")),
+    _is_on("MIXUP.ENABLE", _under(
+        "MIXUP", "ALPHA CUTMIX_ALPHA PROB SWITCH_PROB LABEL_SMOOTH_VALUE")),
+    _is_on("AUG.ENABLE", _under(
+        "AUG", "COLOR_JITTER AA_TYPE INTERPOLATION RE_PROB RE_MODE RE_COUNT RE_SPLIT")),
+    Pair(("TRAIN.AMP_DTYPE",), ("TRAIN.MIXED_PRECISION", "TEST.MIXED_PRECISION"),
+         "TRAIN.MIXED_PRECISION or TEST.MIXED_PRECISION True",
+         lambda flat: bool(flat["TRAIN.MIXED_PRECISION"] or flat["TEST.MIXED_PRECISION"])),
+    _equals("MODEL.TEMPORAL_MODELING_TYPE", ("cross_frame_attend",), ("MODEL.FINETUNE_FACTOR",)),
+    _equals("MODEL.TEMPORAL_MODELING_TYPE", ("stadapt_zeroinit",),
+            ("MODEL.ADAPT_FINETUNE_FACTOR",)),
+    # Optimizer and schedule.
+    _equals("SOLVER.LR_POLICY", ("cosine",), _under(
+        "SOLVER", "COSINE_END_LR COSINE_AFTER_WARMUP COSINE_RESTART_EPOCH")),
+    _equals("SOLVER.LR_POLICY", ("steps_with_relative_lrs",), _under("SOLVER", "STEPS LRS")),
+    _equals("SOLVER.OPTIMIZING_METHOD", ("sgd",), _under("SOLVER", "MOMENTUM DAMPENING NESTEROV")),
+    _equals("SOLVER.OPTIMIZING_METHOD", ("adam", "adamw"), ("SOLVER.BETAS",)),
+    Pair(("SOLVER.WARMUP_START_LR",), ("SOLVER.WARMUP_EPOCHS",), "SOLVER.WARMUP_EPOCHS over 0",
+         lambda flat: flat["SOLVER.WARMUP_EPOCHS"] > 0, HARMLESS),
+    # Testing, files and pictures.
+    _equals("TEST.TASK", ("retrieval",), ("TEST.RETRIEVAL_FILE",), RESULT),
+    _equals("TEST.TASK", ("retrieval",), ("TEST.RETRIEVAL_SPLIT",)),
+    Pair(_under("MODEL", "TEXT_TEMPLATES CLASS_DESCRIPTIONS"), ("TEST.TASK",),
+         "classes to tell apart, which TEST.TASK retrieval has none of",
+         lambda flat: flat["TEST.TASK"] != "retrieval" or _trains(flat)),
+    _is_empty("TEST.NUM_TEMPORAL_CLIPS", ("TEST.NUM_ENSEMBLE_VIEWS",)),
+    Pair(("DATA.CACHE_MAX_GB",), ("DATA.CACHE_DIR",), "DATA.CACHE_DIR",
+         lambda flat: bool(flat["DATA.CACHE_DIR"])),
+    _is_on("TENSORBOARD.ENABLE", _under(
+        "TENSORBOARD",
+        "LOG_DIR CLASS_NAMES_PATH CONFUSION_MATRIX.ENABLE HISTOGRAM.ENABLE WRONG_PRED_VIS.ENABLE")),
+    # Read by nothing; published files have them.
+    Pair(("MODEL.DROPOUT_RATE", "SOLVER.GAMMA"), (), "anything that reads it, which is not built",
+         lambda flat: False, HARMLESS),
+)
+
+
+def find_idle(cfg: CfgNode) -> list[str]:
+    """Return ``KEY value: no effect without ...`` of each setting that is not read, for the log."""
+    flat, defaults = flatten(cfg), flatten(get_cfg())
+    found = {key: pair for pair in PAIRS for key in pair.keys
+             if flat[key] != defaults[key] and not pair.met(flat)}
+    return [f"{key} {flat[key]}: no effect without {pair.needs}" for key, pair in found.items()]
+
+
+def refuse_idle(
+    cfg: CfgNode, in_file: Collection[str], in_opts: Collection[str], file: str = "the file"
+) -> list[str]:
+    """Return a line for each setting that was asked for and has no effect.
+
+    Args:
+        cfg: the whole config.
+        in_file: keys that the file of settings has.
+        in_opts: keys on the command line.
+        file: how to call the file.
+    """
+    flat, defaults = flatten(cfg), flatten(get_cfg())
+    lines: dict[str, str] = {}
+    for pair, key in _unmet(flat):
+        value, where = flat[key], "--opts" if key in in_opts else file
+        asked = value != defaults[key] or (key in in_opts and key in BY_DEFAULT)
+        if asked and _is_refused(pair, key, in_file, in_opts):
+            lines.setdefault(key, (
+                f"{where}: {key} is {value!r}, which has no effect without {pair.needs}; leave it "
+                "out, or set that"
+            ))
+    return list(lines.values())
+
+
+def _unmet(flat: Flat) -> Iterator[tuple[Pair, str]]:
+    for pair in PAIRS:
+        if pair.kind != HARMLESS and not pair.met(flat):
+            yield from ((pair, key) for key in pair.keys)
+
+
+def _is_refused(
+    pair: Pair, key: str, in_file: Collection[str], in_opts: Collection[str]
+) -> bool:
+    if key in in_opts:
+        return pair.kind == WEIGHTS or not any(switch in in_opts for switch in pair.switches)
+    written = any(switch in in_opts or switch in in_file for switch in pair.switches)
+    return key in in_file and pair.kind >= RESULT and not written
