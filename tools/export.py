@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from openvclip.utils.command_line import Parser
 from openvclip.utils.logging import report_errors, setup_logging
+from openvclip.utils.text import clean_lines
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -57,7 +58,7 @@ def export(argv: list[str] | None) -> None:
         dtype=args.dtype, overwrite=args.overwrite,
     )
     if args.format != "openai":
-        print(describe_loading(paths))
+        print(clean_lines(describe_loading(paths)))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from openvclip.utils.command_line import Parser
 from openvclip.utils.errors import DataError
 from openvclip.utils.logging import get_logger, report_errors, setup_logging
+from openvclip.utils.text import clean_lines
 
 
 def build_parser() -> Parser:
@@ -74,7 +75,7 @@ def predict(argv: list[str] | None) -> None:
 
     labels = read_labels(args.pop("labels"), args.pop("label_file"))
     found = predict_videos(
-        labels=labels, show=lambda text: print(text, flush=True),
+        labels=labels, show=lambda text: print(clean_lines(text), flush=True),
         columns=shutil.get_terminal_size().columns, **args,
     )
     if all(prediction.error for prediction in found):

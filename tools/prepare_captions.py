@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from openvclip.utils.command_line import Parser
 from openvclip.utils.logging import get_logger, report_errors, setup_logging
+from openvclip.utils.text import clean_lines
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -41,7 +42,7 @@ def prepare(args: argparse.Namespace) -> None:
     from openvclip.data.caption_prepare import describe_preparation, prepare_captions
 
     result = prepare_captions(count_tokens=count_tokens, **vars(args))
-    print("\n".join(describe_preparation(result)))
+    print(clean_lines("\n".join(describe_preparation(result))))
 
 
 def main(argv: list[str] | None = None) -> int:

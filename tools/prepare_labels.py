@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from openvclip.utils.errors import ConfigError
 from openvclip.utils.logging import report_errors, setup_logging
+from openvclip.utils.text import clean_lines
 
 CLONE = Path(__file__).resolve().parents[1]
 DATASETS = {
@@ -142,7 +143,7 @@ def prepare(args: argparse.Namespace) -> None:
     preparation = plan(args)
     root = getattr(args, "root", None)
     width = shutil.get_terminal_size((100, 24)).columns
-    print("\n".join(describe_preparation(preparation, root, width)))
+    print(clean_lines("\n".join(describe_preparation(preparation, root, width))))
     written = write_preparation(preparation, overwrite=args.overwrite, strict=args.strict)
     print(f"{len(written.files)} files written, {written.unchanged} unchanged")
 

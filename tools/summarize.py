@@ -18,6 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from openvclip.utils.logging import report_errors, setup_logging
+from openvclip.utils.text import clean_lines
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -59,7 +60,7 @@ def summarize(args: argparse.Namespace) -> None:
 
 def show(text: str) -> None:
     try:
-        print(text, flush=True)
+        print(clean_lines(text), flush=True)
     except BrokenPipeError:  # Whoever reads, such as head, has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

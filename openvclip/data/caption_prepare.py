@@ -15,6 +15,7 @@ from openvclip.data.check import RawList, read_raw_list
 from openvclip.utils.errors import ConfigError, DataError
 from openvclip.utils.files import replacing
 from openvclip.utils.logging import Progress, get_logger
+from openvclip.utils.text import clean
 
 CONTEXT = 77  # Tokens of CLIP's text tower, start and end included.
 # Of each kind of trouble the terminal names so many.
@@ -231,5 +232,5 @@ def describe_preparation(result: dict[str, Any]) -> list[str]:
 
 
 def _named(text: str, names: Sequence[str], before: str = "") -> list[str]:
-    lines = [text, *(f"  {before}{name}" for name in names[:NAMED])]
+    lines = [clean(text), *(f"  {before}{clean(name)}" for name in names[:NAMED])]
     return [*lines, f"  and {len(names) - NAMED:,} more"] if len(names) > NAMED else lines

@@ -20,6 +20,7 @@ from openvclip.data.check_pool import CRASHED, TIMEOUT
 from openvclip.data.check_video import DAMAGED, OK, UNREADABLE
 from openvclip.utils.errors import DataError
 from openvclip.utils.files import open_append, read_bytes, replacing
+from openvclip.utils.text import guard_row, read_cell
 
 MISSING = "missing"
 STATUSES = (OK, DAMAGED, UNREADABLE, MISSING, CRASHED, TIMEOUT)
@@ -92,14 +93,18 @@ class Record:
 
 def _reader(kind: str) -> Callable[[str], str | int | float | None]:
     if kind == "str":
-        return str
+        return read_cell
     number = float if kind.startswith("float") else int
     return lambda text: number(text) if text else None
 
 
 _READERS = {column.name: _reader(column.type) for column in fields(Record)}
 _COLUMNS = tuple(_READERS)
-_row: Callable[[Record], tuple] = attrgetter(*_COLUMNS)
+_values: Callable[[Record], tuple] = attrgetter(*_COLUMNS)
+
+
+def _row(record: Record) -> list:
+    return guard_row(_values(record))
 
 
 class VideoTable:

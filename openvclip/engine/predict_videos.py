@@ -25,6 +25,7 @@ from openvclip.report.predictions import (
 )
 from openvclip.utils.errors import ConfigError, DataError
 from openvclip.utils.logging import Progress, get_logger
+from openvclip.utils.text import clean
 
 logger = get_logger(__name__)
 
@@ -169,10 +170,10 @@ class _Run:
         try:
             found = self.model.timeline(prediction.video, self.labels, window, stride)
         except DataError as error:
-            logger.warning("no timeline: %s", printable(str(error)))
+            logger.warning("no timeline: %s", error)
             return
         picture = self._path(prediction, "_timeline.png")
-        name, end = printable(prediction.video), found.spans[-1][1]
+        name, end = clean(prediction.video), found.spans[-1][1]
         if found.merged:
             logger.info("%s: %d windows show the same frames as the one before and are part of it",
                         name, found.merged)

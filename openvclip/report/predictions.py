@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from openvclip.report.writers import write_csv, write_json
+from openvclip.utils.text import clean
 
 BAR = 24  # Most signs of a bar in the terminal, at 100 %.
 NUMBERS = 16  # Columns of a line that rank, probability and spaces take.
@@ -143,14 +144,14 @@ def printable(text: str) -> str:
 
 def format_prediction(prediction: Prediction, heading: str = "", columns: int = 100) -> str:
     """Format a ranking as lines of text, labels in one column, not wider than ``columns``."""
-    title = f"{heading}{printable(prediction.video)}"
+    title = f"{heading}{clean(prediction.video)}"
     if prediction.error:
         reason = prediction.error.removeprefix(f"{prediction.video}: ")
-        return f"{title}\n  skipped: {printable(reason)}"
+        return f"{title}\n  skipped: {clean(reason)}"
     clips = len(prediction.times)
     title += f"  ({prediction.seconds:.1f} s, {clips} clip{'s' if clips > 1 else ''})"
     # Labels before bars: a bar takes what the longest label leaves.
-    names = [shorten(row.label, max(columns - NUMBERS, 20)) for row in prediction.ranking]
+    names = [shorten(clean(row.label), max(columns - NUMBERS, 20)) for row in prediction.ranking]
     width = max(map(display_width, names), default=0)
     bar = max(min(BAR, columns - NUMBERS - width - 2), 0)
     lines = [

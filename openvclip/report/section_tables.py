@@ -11,6 +11,7 @@ from openvclip.report.checks import count_trained, say_trained
 from openvclip.report.notes import Note
 from openvclip.report.rows import CLIP
 from openvclip.report.sections import SHOTS, Line, Section, Test, find_draw
+from openvclip.utils.text import clean
 
 GAP = "  "
 LABEL_WIDTH = 40  # Longer names are cut in the terminal; the files have them whole.
@@ -52,6 +53,7 @@ def _footer(section: Section) -> str:
 
 def shorten(label: str) -> str:
     """Cut the middle out of a long name, for a table in the terminal."""
+    label = clean(label)
     if len(label) <= LABEL_WIDTH:
         return label
     head = LABEL_WIDTH // 2 - 2

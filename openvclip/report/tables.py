@@ -35,6 +35,7 @@ from openvclip.report.summary import Summary
 from openvclip.report.sweeps import PICTURE, save_sweeps
 from openvclip.utils.errors import DataError
 from openvclip.utils.files import replacing
+from openvclip.utils.text import clean, guard_row
 
 TITLE = "Zero-shot top-1 accuracy (%)"
 FOOTER = (
@@ -206,9 +207,9 @@ def _notes_by_heading(summary: Summary) -> Iterator[tuple[str, list[str]]]:
 
 def _say_note(summary: Summary, note: Note) -> str:
     if not note.rows:
-        return note.text
+        return clean(note.text)
     every = len(summary.rows) > 1 and len(note.rows) == len(summary.rows)
-    return ("all rows" if every else "; ".join(note.rows)) + f": {note.text}"
+    return clean(("all rows" if every else "; ".join(note.rows)) + f": {note.text}")
 
 
 def _text_notes(summary: Summary, width: int) -> list[str]:
@@ -266,6 +267,7 @@ def _zero_shot_markdown(summary: Summary) -> list[str]:
 
 
 def _escape(text: str) -> str:
+    text = clean(text)
     for sign in "\\|*`<":
         text = text.replace(sign, f"\\{sign}")
     return text
@@ -375,11 +377,12 @@ def save_summary(summary: Summary, folder: str | Path) -> list[Path]:
         with replacing(paths[0]) as file:
             file.write(format_markdown(summary))
         with replacing(paths[1]) as file:
-            csv.writer(file, lineterminator="\n").writerows(build_csv(summary))
+            csv.writer(file, lineterminator="\n").writerows(map(guard_row, build_csv(summary)))
         if summary.retrieval:
             paths.append(Path(folder) / "retrieval.csv")
             with replacing(paths[-1]) as file:
-                csv.writer(file, lineterminator="\n").writerows(retrieval_csv(summary.retrieval))
+                csv.writer(file, lineterminator="\n").writerows(
+                    map(guard_row, retrieval_csv(summary.retrieval)))
         with replacing(paths[2]) as file:
             json.dump(build_json(summary), file, indent=1, ensure_ascii=False)
             file.write("\n")
@@ -387,7 +390,7 @@ def save_summary(summary: Summary, folder: str | Path) -> list[Path]:
             paths.append(Path(folder) / "summary_protocols.csv")
             with replacing(paths[-1]) as file:
                 csv.writer(file, lineterminator="\n").writerows(
-                    build_sections_csv(summary.sections))
+                    map(guard_row, build_sections_csv(summary.sections)))
     except OSError as error:
         raise DataError(
             f"cannot write the summary into {folder}: {error.strerror}; give another --output"

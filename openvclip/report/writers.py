@@ -18,6 +18,7 @@ from openvclip.report.metrics import (
 from openvclip.utils import distributed
 from openvclip.utils.errors import ConfigError
 from openvclip.utils.files import MOST_JSON_BYTES, read_text, replacing
+from openvclip.utils.text import guard_row
 
 
 def write_json(path: str | Path, content: Any) -> None:
@@ -27,11 +28,14 @@ def write_json(path: str | Path, content: Any) -> None:
 
 
 def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
-    """Write a CSV file with a header line, under a temporary name first."""
+    """Write a CSV file with a header line, under a temporary name first.
+
+    Texts that a spreadsheet would compute begin with an apostrophe (``openvclip.utils.text``).
+    """
     with replacing(path) as file:
         writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
+        writer.writerow(guard_row(header))
+        writer.writerows(map(guard_row, rows))
 
 
 class TensorboardWriter:

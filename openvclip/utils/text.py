@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 # Control, format (directions, invisible), halves of characters, private, line and paragraph ends.
@@ -24,8 +24,11 @@ _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?%?", re.ASCII)
 
 
 def _show(character: str) -> str:
-    if character in _JOINERS or unicodedata.category(character) not in _SHOWN_AS_CODES:
+    kind = unicodedata.category(character)
+    if character in _JOINERS or kind not in _SHOWN_AS_CODES:
         return character
+    if kind == "Cs":  # half of a character, as of a name that is not UTF-8
+        return "\ufffd"
     code = ord(character)
     if code < 0x100:
         return _NAMES.get(character, f"\\x{code:02x}")
@@ -66,11 +69,6 @@ def guard_cell(value: Any) -> Any:
 def guard_row(row: Iterable[Any]) -> list[Any]:
     """Return a row of which :func:`guard_cell` has seen every cell."""
     return [guard_cell(value) for value in row]
-
-
-def guard_rows(rows: Iterable[Sequence[Any]]) -> Iterable[list[Any]]:
-    """Return rows of which :func:`guard_cell` has seen every cell."""
-    return map(guard_row, rows)
 
 
 def read_cell(text: str) -> str:

@@ -67,7 +67,7 @@ def test_wide_and_narrow_letters_stay_in_line():
 
 def test_a_skipped_video_is_a_line_with_the_reason_once():
     text = format_prediction(Prediction("b\n.mp4", error="b\n.mp4: has no video stream"))
-    assert text == "b\ufffd.mp4\n  skipped: has no video stream"
+    assert text == "b\\n.mp4\n  skipped: has no video stream"
 
 
 def test_files_hold_rankings_and_failures(tmp_path):

@@ -15,7 +15,7 @@ from openvclip.utils.text import clean, clean_lines, guard_cell, guard_row, read
     ("plain", "plain"), ("café 中文 ไทย हिन्दी עברית", "café 中文 ไทย हिन्दी עברית"),
     ("\x1b[2J", r"\x1b[2J"), ("\x1b]0;title\x07", r"\x1b]0;title\x07"), ("\x9b1m", r"\x9b1m"),
     ("a\u202eb\u2066c", r"a\u202eb\u2066c"), ("a\nb\rc\td", r"a\nb\rc\td"),
-    ("\u2028\u200b\ufeff\x00\x7f", r"\u2028\u200b\ufeff\x00\x7f"), ("\udce9", r"\udce9"),
+    ("\u2028\u200b\ufeff\x00\x7f", r"\u2028\u200b\ufeff\x00\x7f"), ("\udce9", "\ufffd"),
     ("\U000e0041", r"\U000e0041"), ("👩\u200d🍳", "👩\u200d🍳"),
 ])
 def test_one_line(text, shown):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from openvclip.data.prepare.plan import Preparation, PreparedList
 from openvclip.data.prepare.writer import EXTRA, MISSING
+from openvclip.utils.text import clean
 
 SHOWN = 20  # Names of files on the terminal; the files have all.
 
@@ -80,7 +81,7 @@ def _class_counts(group: Sequence[PreparedList], root: Path | None, width: int) 
     if present:
         broad = max(len(count) for _, count in present)
         # Long names, as of Something-Something, are cut to leave room for two columns.
-        long = min(max(len(name) for name, _ in present), max(width // 2 - broad - 4, 12))
+        long = min(max(len(clean(name)) for name, _ in present), max(width // 2 - broad - 4, 12))
         cells = [f"{_cut(name, long):<{long}} {count:>{broad}}" for name, count in present]
         columns = max((width - 2) // (long + broad + 3), 1)
         deep = -(-len(cells) // columns)
@@ -91,14 +92,16 @@ def _class_counts(group: Sequence[PreparedList], root: Path | None, width: int) 
 
 
 def _cut(name: str, length: int) -> str:
+    name = clean(name)
     return name if len(name) <= length else f"{name[:length - 3]}..."
 
 
 def _names(title: str, names: Sequence[str], folder: Path | None, file: str) -> list[str]:
     where = f", all in {folder / file}" if file and folder and len(names) > SHOWN else ""
     first = f", the first {SHOWN}" if len(names) > SHOWN else ""
-    return [f"{len(names):,} {title}{first}{where}:"] + [f"  {name}" for name in names[:SHOWN]]
+    return [f"{len(names):,} {title}{first}{where}:",
+            *(f"  {clean(name)}" for name in names[:SHOWN])]
 
 
 def _name(path: Path, root: Path | None) -> str:
-    return str(path.relative_to(root)) if root and path.is_relative_to(root) else str(path)
+    return clean(str(path.relative_to(root) if root and path.is_relative_to(root) else path))
