@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("docs/**/*.md")) + sorted(
     ROOT.glob("*/README.md")
 )
-SCRIPTS = sorted(ROOT.glob("script/**/*.sh")) + [ROOT / ".ci/run"]
+SCRIPTS = sorted(ROOT.glob("script/**/*.sh")) + [ROOT / ".ci/run", ROOT / "tests/settings.sh"]
 CONFIGS = sorted(ROOT.glob("configs/**/*.yaml"))
 
 

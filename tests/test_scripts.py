@@ -335,3 +335,15 @@ def test_quickstart_captions_goes_on_from_a_quickstart(tmp_path):
     assert [test.TEST.TASK for test in tests] == ["classification"] * 3 + ["retrieval"] * 2
     assert not any(test.TRAIN.ENABLE for test in tests)
     assert len({test.OUTPUT_DIR for test in configs}) == 6
+
+
+@pytest.mark.parametrize("names, settings, message", [
+    (["moon"], {}, "there is no setting moon; give some of core locale background user folder"),
+    (["locale"], {"SKIP_INSTALL": 1}, "SKIP_INSTALL=1 needs VENV"),
+    (["locale"], {"SKIP_INSTALL": 1, "VENV": "/nonexistent"}, "VENV is /nonexistent"),
+    (["user"], {"SETTINGS_USER": "n o"}, "set SETTINGS_USER to the name of a user"),
+])
+def test_settings_that_cannot_be_are_refused_before_the_first(names, settings, message, tmp_path):
+    finished = bash(ROOT / "tests/settings.sh", *names, **settings, SETTINGS_DIR=tmp_path / "out")
+    assert finished.returncode == 1 and message in finished.stderr, finished.stderr
+    assert not (tmp_path / "out").exists()

@@ -57,6 +57,7 @@ UP_TO_PYTHON = [
 NOT_RUN = {
     r"^(\w+=\S* )*bash script/quickstart(_captions)?\.sh": "takes minutes",
     r"^(\w+=\S* )*bash script/test\.sh": "these are the tests",
+    r"^(\w+=\S* )*bash tests/settings\.sh": "these are the tests, six times",
     r"^python -m pytest": "these are the tests",
     r"^(pip|apt|python3 -m venv) ?": "installs",
     r"(^| )\.\.\.( |$)": "stands for several commands",
