@@ -91,8 +91,8 @@ test_protocol() {
         DATA.PATH_PREFIX "$DATA" \
         DATA.PATH_LABEL_SEPARATOR , \
         DATA.INDEX_LABEL_MAPPING_FILE "$LISTS/$MAP" \
-        MODEL.NUM_CLASSES "$("$PYTHON" -c \
-            'import json, sys; print(len(json.load(open(sys.argv[1]))))' "$LISTS/$MAP")" \
+        MODEL.NUM_CLASSES "$("$PYTHON" -c 'import json, sys
+print(len(json.load(open(sys.argv[1], encoding="utf-8"))))' "$LISTS/$MAP")" \
         MODEL.CLIP_PATH "$CLIP" \
         MODEL.TEXT_CACHE_DIR "$OUT/text_cache" \
         TRAIN.ENABLE False \

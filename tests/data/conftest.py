@@ -31,6 +31,8 @@ def write_video(
         stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
         stream.options = options or {}
         stream.bit_rate = 4_000_000
+        # As many slices and so the same bytes, whatever the number of cores.
+        stream.codec_context.thread_count = 3
         stream.codec_context.time_base = Fraction(1, fps)
         for number in range(count):
             image = np.full((height, width, 3), 20 + 5 * number, np.uint8)
