@@ -2,7 +2,8 @@
 
 Reads one JSON request a line from stdin and answers with one line each:
 ``{"argv": [...], "log": path, "env": {...}, "file_limit": bytes or null}`` starts a run, answered
-by its process id; ``{"wait": pid}`` is answered by its exit code, negative for a signal.
+by its process id (with HELD_VIDEO in ``env`` it waits there, see integration/held);
+``{"wait": pid}`` is answered by its exit code, negative for a signal.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import runpy
 import sys
 from pathlib import Path
 
@@ -34,6 +36,7 @@ def start(request: dict) -> int:
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.environ.update(request["env"])
+        runpy.run_path(str(ROOT / "tests" / "integration" / "held" / "sitecustomize.py"))
         if request["file_limit"]:
             limit = request["file_limit"]
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))

@@ -38,19 +38,20 @@ class Runs:
         return int(self._driver.stdout.readline())
 
     def start(self, output: Path, processes: int = 1, file_limit: int | None = None,
-              **changes) -> list[int]:
-        """Start the run in ``output``; returns the ids of its processes."""
+              held: Path | None = None, **changes) -> list[int]:
+        """Start the run in ``output``; returns the ids of its processes, which wait at ``held``."""
         argv = ["--cfg", str(self.config), "--opts",
                 *options(self.root, output, **{**CHANGES, **changes})]
-        shared = {}
+        shared = {} if held is None else {"HELD_VIDEO": str(held)}
         if processes > 1:
             with socket.socket() as probe:
                 probe.bind(("localhost", 0))
-                shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(probe.getsockname()[1]),
-                          "WORLD_SIZE": str(processes)}
+                shared |= {"MASTER_ADDR": "localhost", "WORLD_SIZE": str(processes),
+                           "MASTER_PORT": str(probe.getsockname()[1])}
         return [
             self._ask(argv=argv, log=f"{output}.{rank}.log", file_limit=file_limit,
-                      env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} if shared else {})
+                      env=shared if processes == 1 else
+                      {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
             for rank in range(processes)
         ]
 

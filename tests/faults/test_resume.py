@@ -135,9 +135,10 @@ def test_a_validation_that_was_cut_off_is_done_again(runs, tmp_path):
     assert "val_epoch" not in runs.finish(out, SOLVER__MAX_EPOCH=1)
 
 
-def test_a_signal_ends_testing_at_once(runs, tmp_path):
+def test_a_signal_ends_testing_at_once(runs, tiny, tmp_path):
     out = tmp_path / "run"
-    pids = runs.start(out, TRAIN__ENABLE=False, TEST__ENABLE=True, TEST__NUM_ENSEMBLE_VIEWS=1000)
+    video = (tiny / "test.csv").read_text().splitlines()[4].rpartition(",")[0]
+    pids = runs.start(out, held=tiny / "videos" / video, TRAIN__ENABLE=False, TEST__ENABLE=True)
     wait_for_file(out, "config.yaml")
     kill(pids, signal.SIGTERM)
     assert runs.wait(pids) == [EXIT_CODE]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -66,6 +67,13 @@ def make_dataset(root: Path) -> Path:
     (root / "tiny-index2cls.json").write_text(json.dumps(names))
     write_tiny_clip(root / "clip.pt")
     return root
+
+
+def hold_at(monkeypatch, video: Path) -> None:
+    """Let every process that is started from now on wait for ever when it comes to a video."""
+    folder = Path(__file__).with_name("held")
+    monkeypatch.setenv("HELD_VIDEO", str(video))
+    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
 
 
 def options(root: Path, output: Path, **changes) -> list[str]:

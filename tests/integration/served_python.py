@@ -11,14 +11,20 @@ import importlib
 import json
 import os
 import runpy
+import shlex
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import traceback
 from pathlib import Path
 
-CLIENT = """#!{python} -IS
+# Not in the file's first line: python's path may have spaces, or be too long for one.
+SHELL = """#!/bin/sh
+exec {python} -IS {client} "$@"
+"""
+CLIENT = """
 import json, os, socket, sys
 link = socket.socket(socket.AF_UNIX)
 link.connect({path!r})
@@ -31,11 +37,14 @@ sys.exit(int(link.recv(16) or 1))
 
 def start_server(clone: Path, folder: Path) -> subprocess.Popen:
     """Start the server, with ``python`` and ``python3`` in ``folder``/bin."""
-    path = str(folder / "socket")
+    path = os.path.join(tempfile.mkdtemp(), "socket")  # a socket's path has 107 bytes at most
     (folder / "bin").mkdir()
+    client = folder / "client.py"
+    client.write_text(CLIENT.format(path=path), encoding="utf-8")
     for name in ("python", "python3"):
         file = folder / "bin" / name
-        file.write_text(CLIENT.format(python=sys.executable, path=path))
+        file.write_text(SHELL.format(python=shlex.quote(sys.executable),
+                                     client=shlex.quote(str(client))), encoding="utf-8")
         file.chmod(0o755)
     env = {**os.environ, "PYTHONPATH": str(clone), "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
     server = subprocess.Popen([sys.executable, __file__, path], env=env, cwd=clone, text=True,

@@ -12,7 +12,7 @@ import time
 
 import psutil
 import pytest
-from conftest_integration import options
+from conftest_integration import hold_at, options
 
 LIMIT = 60  # seconds from the loss to the end of all processes
 
@@ -95,14 +95,11 @@ def start(tmp_path, empty_cfg, repo):
 
 
 @pytest.fixture
-def held(tiny, tmp_path):
+def held(tiny, monkeypatch):
     """The dataset with a test video, in the share of process 1, that is never read to its end."""
-    root = tmp_path / "held"
-    shutil.copytree(tiny, root)
-    video = root / "videos" / (root / "test.csv").read_text().splitlines()[4].rpartition(",")[0]
-    video.unlink()
-    os.mkfifo(video)
-    return root
+    row = (tiny / "test.csv").read_text().splitlines()[4]
+    hold_at(monkeypatch, tiny / "videos" / row.rpartition(",")[0])
+    return tiny
 
 
 def one_line(text: str, *parts: str) -> None:

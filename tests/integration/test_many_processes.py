@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from conftest_integration import CLASSES, COLOURS, options, write_clip
+from conftest_integration import CLASSES, COLOURS, hold_at, options, write_clip
 
 from openvclip.config import load_cfg
 from openvclip.data.loader import build_loader
@@ -73,7 +73,7 @@ def test_the_same_floats_on_1_2_3_and_4_processes(many, tmp_path, empty_cfg, rep
         done = run_under_torchrun(repo, empty_cfg, processes, options(many, out, **changes))
         assert done.returncode == 0, done.stdout + done.stderr
         results[processes] = json.loads((out / "results.json").read_text())
-        files[processes] = [(out / f"preds_ratio{r}.pt").read_bytes() for r in ("0.00", "0.50")]
+        files[processes] = read_floats(out)
     first = results[1]
     assert first["videos"] == VIDEOS
     assert [entry["row"] for entry in first["failed"]] == [DAMAGED]
@@ -105,6 +105,12 @@ def test_every_view_is_loaded_once(many, processes):
     assert sorted(groups) == [(row, min(row + 2, VIDEOS)) for row in range(0, VIDEOS, 2)]
 
 
+def read_floats(out: Path) -> list[bytes]:
+    """Scores and labels of both ratios, bit by bit; the files number their tensors by address."""
+    found = [load_predictions(out / f"preds_ratio{r}.pt") for r in ("0.00", "0.50")]
+    return [tensor.numpy().tobytes() for pair in found for tensor in pair]
+
+
 def read_digest(journal: Path) -> str:
     data = journal.read_bytes()
     return json.loads(data[FRAME.size:FRAME.size + FRAME.unpack_from(data)[1]])["digest"]
@@ -134,7 +140,9 @@ def start_until_scored(repo, cfg, opts: list[str], out: Path, least: int) -> lis
     return list((out / "resume").glob("*.journal"))
 
 
-def test_a_killed_test_goes_on_where_it_was(many, tmp_path, empty_cfg, repo, in_process):
+def test_a_killed_test_goes_on_where_it_was(
+    many, tmp_path, empty_cfg, repo, in_process, monkeypatch
+):
     """Killed on two processes and resumed on one: same results, nothing decoded twice."""
     root, out = tmp_path / "many", tmp_path / "run"
     shutil.copytree(many, root)
@@ -143,15 +151,13 @@ def test_a_killed_test_goes_on_where_it_was(many, tmp_path, empty_cfg, repo, in_
     in_process(empty_cfg, opts)
     assert not (out / "resume").exists()
     wanted = json.loads((out / "results.json").read_text())
-    files = [(out / f"preds_ratio{r}.pt").read_bytes() for r in ("0.00", "0.50")]
+    files = read_floats(out)
     shutil.rmtree(out)
 
-    # A pipe that nobody writes to: the process that comes to it waits, and the run cannot end.
-    held = root / "videos" / "60.mp4"
-    held.rename(root / "held.mp4")
-    os.mkfifo(held)
-    journals = start_until_scored(repo, empty_cfg, opts, out, least=12)
-    (root / "held.mp4").replace(held)
+    # The process that comes to this video waits there, and the run cannot end.
+    with monkeypatch.context() as changed:
+        hold_at(changed, root / "videos" / "60.mp4")
+        journals = start_until_scored(repo, empty_cfg, opts, out, least=12)
     assert len(journals) == 2 and not (out / "results.json").exists()
     digest = read_digest(journals[0])
     done = [record for path in journals for record in read_records(path, digest, (2, 3))]
@@ -165,7 +171,7 @@ def test_a_killed_test_goes_on_where_it_was(many, tmp_path, empty_cfg, repo, in_
     found = json.loads((out / "results.json").read_text())
     del wanted["seconds"], found["seconds"]
     assert found == wanted
-    assert [(out / f"preds_ratio{r}.pt").read_bytes() for r in ("0.00", "0.50")] == files
+    assert read_floats(out) == files
     assert not (out / "resume").exists()
 
 
