@@ -85,11 +85,7 @@ def predict(
     ensembles = {
         ratio: ViewEnsemble(num_videos, num_classes, num_clips, method) for ratio in variants
     }
-    failures: dict[int, str] = {}
-    for record in journal.restored if journal is not None else ():
-        failures.update(record.failures)
-        for ensemble, scores in zip(ensembles.values(), record.scores, strict=True):
-            ensemble.restore(record.rows, scores)
+    failures = _restore(journal, list(ensembles.values()))
     was_training = model.training
     model.eval()
     progress = Progress(num_videos if own_videos is None else own_videos, what, "videos")
@@ -98,13 +94,8 @@ def predict(
         parts = _split(batch, device)
         for ratio, set_weights in variants.items():
             set_weights()
-            which = f"{what}, patching ratio {ratio:g}" if len(variants) > 1 else what
-            for video, rows, clips in parts:
-                with autocast():
-                    logits = model(video)
-                # The only place that waits for the device.
-                logits = _check(logits.float().cpu(), rows, which)
-                ensembles[ratio].add(logits, rows, clips)
+            which = what + (f", patching ratio {ratio:g}" if len(variants) > 1 else "")
+            _score(model, parts, ensembles[ratio], autocast, which)
         if journal is not None:
             _note(journal, batch, list(ensembles.values()))
         progress.update(len(set(batch["index"].tolist())) + len(batch["bad"]))
@@ -126,6 +117,28 @@ def _split(batch: dict, device: torch.device) -> list[tuple[Tensor, Tensor, Tens
             # A copy: kernels may round differently at another alignment in memory.
             parts.append((video[where.to(video.device)], rows[where], clips[where]))
     return parts
+
+
+def _restore(journal: Journal | None, ensembles: list[ViewEnsemble]) -> dict[int, str]:
+    """Let ensembles have what a journal had before; returns row -> reason of its failures."""
+    failures: dict[int, str] = {}
+    for record in journal.restored if journal is not None else ():
+        failures.update(record.failures)
+        for ensemble, scores in zip(ensembles, record.scores, strict=True):
+            ensemble.restore(record.rows, scores)
+    return failures
+
+
+def _score(
+    model: nn.Module, parts: Iterable[tuple[Tensor, Tensor, Tensor]], ensemble: ViewEnsemble,
+    autocast: Callable, which: str,
+) -> None:
+    """Add what the model gives of each group of a batch, if it is finite, to an ensemble."""
+    for video, rows, clips in parts:
+        with autocast():
+            logits = model(video)
+        # The only place that waits for the device.
+        ensemble.add(_check(logits.float().cpu(), rows, which), rows, clips)
 
 
 def _check(logits: Tensor, rows: Tensor, which: str) -> Tensor:
