@@ -5,7 +5,9 @@ Written to --output:
   videos.csv    path, status, codec, frames, size, duration, ... of each file, in list order
   clean/        each list without the rows of files that are not ok, other rows unchanged; a
                 list lies there as it lies below the folder that all lists share: clean/test.csv
-                for one list, clean/split1/test.csv and clean/split2/test.csv for two
+                for one list, clean/split1/test.csv and clean/split2/test.csv for two. Such a
+                folder can be given to a run: DATA.PATH_TO_DATA_DIR DIR/clean. Lists beside those
+                given that are equal to one of them, label maps and draw.json are there, too
   summary.json  counts by status and by codec, frames, hours, bytes
 
 Statuses:

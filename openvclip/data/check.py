@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 import os
 import time
@@ -16,11 +17,14 @@ from openvclip.data.check_pool import Outcome, run_isolated
 from openvclip.data.check_table import STATUSES, Record, VideoTable
 from openvclip.data.check_video import DAMAGED, OK, check_video
 from openvclip.utils.errors import ConfigError, DataError
-from openvclip.utils.files import read_bytes, replacing
+from openvclip.utils.files import read_bytes, read_text, replacing
 from openvclip.utils.logging import Progress, format_seconds, get_logger
 
 # Bad files that the log names.
 NAMED = 20
+# Lists that runs read from the folder that DATA.PATH_TO_DATA_DIR names, and what lies beside them.
+RUN_LISTS = ("train.csv", "val.csv", "test.csv", "test_openset.csv")
+BESIDE = ("draw.json", "*-index2cls.json")
 
 logger = get_logger(__name__)
 
@@ -72,8 +76,11 @@ def check_lists(
     """Decode every video that the lists name, once each, and write what was found.
 
     Writes ``videos.csv``, the lists without the rows of bad files below ``clean/``, and
-    ``summary.json``. Files whose path, size and modification time are those of an earlier run
-    into the same folder, finished or not, are not decoded again.
+    ``summary.json``. A folder of cleaned lists can be a run's DATA.PATH_TO_DATA_DIR: label maps,
+    ``draw.json`` and lists that equal one of those given, as ``test.csv`` often does ``val.csv``,
+    come along; other lists that are missing there are named. Files whose path, size and
+    modification time are those of an earlier run into the same folder, finished or not, are not
+    decoded again.
 
     Args:
         lists: files of ``path<separator>label`` rows.
@@ -117,6 +124,7 @@ def check_lists(
     table.finish(records.values(), others)
     kept = {OK, DAMAGED} if keep_damaged else {OK}
     cleaned = [_write_clean(*pair, records, kept) for pair in zip(raw, targets, strict=True)]
+    _complete_folders(raw, targets)
     seconds = round(time.monotonic() - started, 1)
     summary = _summarise(records.values(), decoded=len(todo), seconds=seconds, lists=cleaned)
     with replacing(Path(output) / "summary.json") as file:
@@ -250,6 +258,41 @@ def _write_clean(
     return {
         "source": str(raw.source), "rows": len(raw.rows), "clean": str(target), "kept": len(rows)
     }
+
+
+def _complete_folders(raw: Sequence[RawList], targets: Sequence[Path]) -> None:
+    """Put what a run reads beside its lists into the folders of cleaned lists."""
+    given = {os.path.abspath(item.source) for item in raw}
+    folders = dict(zip((target.parent for target in targets),
+                       (item.source.parent for item in raw), strict=True))
+    for folder, source in folders.items():
+        cleaned = {item.source: target for item, target in zip(raw, targets, strict=True)
+                   if target.parent == folder}
+        for name in RUN_LISTS:
+            path = source / name
+            if not path.is_file() or os.path.abspath(path) in given:
+                continue
+            same = next((target for other, target in cleaned.items()
+                         if filecmp.cmp(path, other, shallow=False)), None)
+            if same is not None:
+                _copy_file(same, folder / name)
+            else:
+                logger.warning("%s was not checked: %s has no %s for a run to read; give it to "
+                               "--list as well", path, folder, name)
+        for pattern in BESIDE:
+            for path in sorted(filter(Path.is_file, source.glob(pattern))):
+                _copy_file(path, folder / path.name)
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    """Copy a text file; the copy is whole or not there. One that is no text is named."""
+    try:
+        text = read_text(source)
+    except (OSError, UnicodeDecodeError) as error:
+        logger.warning("%s was not put beside the cleaned lists: %s", source, error)
+        return
+    with replacing(target) as file:
+        file.write(text)
 
 
 def _summarise(records: Collection[Record], **run: Any) -> dict[str, Any]:

@@ -17,8 +17,10 @@ import av
 import psutil
 import pytest
 
+from openvclip.config import load_cfg
 from openvclip.data.check import check_lists
 from openvclip.data.check_video import check_video
+from openvclip.data.loader import build_list
 from openvclip.utils.errors import ConfigError, DataError
 from tests.data.check_functions import crash_once, misbehave, note_and_check
 from tests.integration.conftest_integration import COLOURS, write_clip
@@ -252,6 +254,33 @@ def test_a_list_is_not_replaced_by_its_cleaned_self(folder, tmp_path):
     with pytest.raises(ConfigError, match="would replace the list"):
         run([source], tmp_path)
     assert source.read_text() == "a.mp4,0\ngone.mp4,1\n"
+
+
+def test_a_cleaned_folder_can_be_given_to_a_run(folder, tmp_path, caplog):
+    folder("a.mp4", "b.mp4")
+    lists = tmp_path / "lists"
+    train, val = (write_list(lists / f"{name}.csv", "a.mp4", "gone.mp4", "b.mp4")
+                  for name in ("train", "val"))
+    write_list(lists / "val.csv", "b.mp4", "gone.mp4")
+    shutil.copy(val, lists / "test.csv")
+    write_list(lists / "test_openset.csv", "a.mp4")
+    (lists / "draw.json").write_text('{"kind": "few-shot"}')
+    (lists / "x-index2cls.json").write_text('{"0": "ä", "1": "b", "2": "c"}', encoding="utf-8")
+    run([train, val], tmp_path)
+    clean = tmp_path / "out" / "clean"
+    assert {path.name for path in clean.iterdir()} == {
+        "train.csv", "val.csv", "test.csv", "draw.json", "x-index2cls.json"}
+    assert f"{clean} has no test_openset.csv for a run to read" in caplog.text
+    cfg = load_cfg(None, [
+        "DATA.PATH_TO_DATA_DIR", str(clean), "DATA.PATH_PREFIX", str(tmp_path / "videos"),
+        "DATA.PATH_LABEL_SEPARATOR", ",", "MODEL.NUM_CLASSES", "3",
+        "DATA.INDEX_LABEL_MAPPING_FILE", str(clean / "x-index2cls.json")])
+    found = {split: [Path(path).name for path in build_list(cfg, split)[0].paths]
+             for split in ("train", "val", "test")}
+    assert found == {"train": ["a.mp4", "b.mp4"], "val": ["b.mp4"], "test": ["b.mp4"]}
+    # Again, with more lists: nothing is left of the first time's.
+    run([train, val, lists / "test_openset.csv"], tmp_path)
+    assert (clean / "test_openset.csv").read_text() == "a.mp4,0\n"
 
 
 # --- starting again
