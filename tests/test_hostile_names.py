@@ -19,8 +19,9 @@ from openvclip.report.results import write_per_class
 from openvclip.report.section_tables import shorten
 from openvclip.report.tables import _escape
 from openvclip.utils import live
+from openvclip.utils.command_line import run_tool
 from openvclip.utils.errors import ConfigError
-from openvclip.utils.logging import get_logger, report_errors, setup_logging
+from openvclip.utils.logging import get_logger, setup_logging
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\u202eevil\u2066\r\x9b31m\u2028\x00\x08"
 FORGED = "x\n[11/23 13:00:00][INFO] all is well"
@@ -65,11 +66,11 @@ def test_unknown_keys_and_errors_are_one_clean_line(log, tmp_path):
     read = log()
     keys = {f"NO{EVIL}": 1, f"TRAIN{FORGED}": {"A": EVIL}}
     (tmp_path / "run.yaml").write_text(json.dumps(keys), encoding="utf-8")
-    assert report_errors(lambda: load_cfg(tmp_path / "run.yaml")) == 2
+    assert run_tool(lambda: load_cfg(tmp_path / "run.yaml"), log=False) == 2
     assert all(is_clean(text) for text in read())
     with pytest.raises(ConfigError) as caught:
         load_cfg(tmp_path / f"no{EVIL}.yaml".replace("\0", ""))
-    assert report_errors(lambda: (_ for _ in ()).throw(caught.value)) == 2
+    assert run_tool(lambda: (_ for _ in ()).throw(caught.value), log=False) == 2
     for text in read():
         assert is_clean(text) and "no such config file" in text
 

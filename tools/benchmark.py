@@ -21,18 +21,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from openvclip.utils.logging import report_errors, setup_logging
+from openvclip.utils.command_line import Parser, read_int, run_tool
 
 
 def _positive(text: str) -> int:
-    number = int(text)
+    number = read_int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 1")
     return number
 
 
 def _natural(text: str) -> int:
-    number = int(text)
+    number = read_int(text)
     if number < 0:
         raise argparse.ArgumentTypeError(f"{text} is less than 0")
     return number
@@ -164,19 +164,20 @@ def _run_average(args: argparse.Namespace) -> None:
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     for add_command in (_add_data, _add_model, _add_step, _add_text, _add_average):
         add_command(commands)
     return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> int:
+def benchmark(argv: list[str] | None) -> None:
     args = parse_args(argv)
-    setup_logging()
-    return report_errors(lambda: args.run(args))
+    args.run(args)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run_tool(lambda: benchmark(argv), "nothing was written")
 
 
 if __name__ == "__main__":

@@ -31,13 +31,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from openvclip.utils.logging import get_logger, report_errors, setup_logging
+from openvclip.utils.command_line import Parser, run_tool
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--list", nargs="+", required=True, metavar="CSV", dest="lists",
                         help="lists of 'path,label' rows; each file is decoded once")
     parser.add_argument("--prefix", default="", metavar="DIR",
@@ -58,16 +56,15 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> int:
+def check(argv: list[str] | None) -> None:
     args = vars(parse_args(argv))
     from openvclip.data.check import check_lists
 
-    setup_logging()
-    try:
-        return report_errors(lambda: check_lists(**args))
-    except KeyboardInterrupt:
-        get_logger().warning("stopped; what was decoded is kept, start again to go on")
-        return 130
+    check_lists(**args)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run_tool(lambda: check(argv), "what was decoded is kept, start again to go on")
 
 
 if __name__ == "__main__":

@@ -14,15 +14,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from openvclip.utils.logging import report_errors, setup_logging
+from openvclip.utils.command_line import Parser, run_tool
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--from", dest="source", metavar="DIR",
                       help="OUTPUT_DIR of the full list's test, with results and predictions")
@@ -43,20 +41,22 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def main(argv: list[str] | None = None) -> int:
+def derive(argv: list[str] | None) -> None:
     args = parse_args(argv)
     from openvclip.report.subset_lists import compare_lists
     from openvclip.report.subsets import derive_all
 
-    setup_logging()
     if args.check_lists:
-        return report_errors(lambda: compare_lists(args.check_lists, args.root))
-    return report_errors(
-        lambda: derive_all(
-            args.source, args.protocol, root=args.root, output=args.output,
-            predictions=args.predictions,
-        )
+        compare_lists(args.check_lists, args.root)
+        return
+    derive_all(
+        args.source, args.protocol, root=args.root, output=args.output,
+        predictions=args.predictions,
     )
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run_tool(lambda: derive(argv), "protocols that were written are whole")
 
 
 if __name__ == "__main__":

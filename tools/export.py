@@ -16,8 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from openvclip.utils.command_line import Parser
-from openvclip.utils.logging import report_errors, setup_logging
+from openvclip.utils.command_line import Parser, run_tool
 from openvclip.utils.text import clean_lines
 
 
@@ -62,8 +61,7 @@ def export(argv: list[str] | None) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    setup_logging()
-    return report_errors(lambda: export(argv))
+    return run_tool(lambda: export(argv), "files that were being written are gone")
 
 
 if __name__ == "__main__":

@@ -7,11 +7,14 @@ The source is read, not imported, so that this takes no time and shows defaults 
 
 from __future__ import annotations
 
-import argparse
 import ast
 import re
 import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from openvclip.utils.command_line import Parser, run_tool
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "docs" / "api.md"
@@ -229,7 +232,11 @@ def render() -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    return run_tool(lambda: make(argv))
+
+
+def make(argv: list[str] | None) -> int:
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if "
                         "docs/api.md is not what it would become")
     args = parser.parse_args(argv)

@@ -14,9 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from openvclip.utils.command_line import Parser
+from openvclip.utils.command_line import Parser, run_tool
 from openvclip.utils.errors import ConfigError
-from openvclip.utils.logging import get_logger, report_errors, setup_logging
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -67,12 +66,8 @@ def make(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the tool; returns the exit code."""
-    setup_logging()
-    try:
-        return report_errors(lambda: make(parse_args(argv)))
-    except KeyboardInterrupt:
-        get_logger().warning("stopped; what was written is kept, start again to go on")
-        return 130
+    return run_tool(lambda: make(parse_args(argv)),
+                    "what was written is kept, start again to go on")
 
 
 if __name__ == "__main__":

@@ -9,13 +9,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from openvclip.utils.errors import OpenVCLIPError
-from openvclip.utils.logging import setup_logging
+from openvclip.utils.command_line import Parser, run_tool
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line; ``-h`` after a subcommand shows its options."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Make what the quickstart works on. A second call skips what is done and "
         "completes what was cut off."
     )
@@ -64,14 +63,7 @@ def run(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run a subcommand; returns the exit code."""
-    args = parse_args(argv)
-    setup_logging()
-    try:
-        run(args)
-    except (OpenVCLIPError, OSError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_tool(lambda: run(parse_args(argv)), "what was made is kept, start again to go on")
 
 
 if __name__ == "__main__":

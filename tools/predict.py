@@ -19,9 +19,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from openvclip.utils.command_line import Parser
+from openvclip.utils.command_line import Parser, run_tool
 from openvclip.utils.errors import DataError
-from openvclip.utils.logging import get_logger, report_errors, setup_logging
 from openvclip.utils.text import clean_lines
 
 
@@ -83,15 +82,10 @@ def predict(argv: list[str] | None) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    setup_logging()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # A terminal that lacks a sign shows a question mark.
             stream.reconfigure(errors="replace")
-    try:
-        return report_errors(lambda: predict(argv))
-    except KeyboardInterrupt:
-        get_logger().warning("stopped; what was predicted is kept")
-        return 130
+    return run_tool(lambda: predict(argv), "what was predicted is kept")
 
 
 if __name__ == "__main__":

@@ -15,8 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from openvclip.utils.command_line import Parser
-from openvclip.utils.logging import get_logger, report_errors, setup_logging
+from openvclip.utils.command_line import Parser, run_tool
 from openvclip.utils.text import clean_lines
 
 
@@ -47,12 +46,7 @@ def prepare(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the tool; returns the exit code."""
-    setup_logging()
-    try:
-        return report_errors(lambda: prepare(parse_args(argv)))
-    except KeyboardInterrupt:
-        get_logger().warning("stopped; nothing was written")
-        return 130
+    return run_tool(lambda: prepare(parse_args(argv)), "nothing was written")
 
 
 if __name__ == "__main__":

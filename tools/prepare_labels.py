@@ -10,8 +10,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from openvclip.utils.command_line import Parser, run_tool
 from openvclip.utils.errors import ConfigError
-from openvclip.utils.logging import report_errors, setup_logging
 from openvclip.utils.text import clean_lines
 
 CLONE = Path(__file__).resolve().parents[1]
@@ -38,7 +38,7 @@ SUBSETS = {
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line; ``-h`` after a subcommand shows its options."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in {**DATASETS, **SUBSETS}.items():
         command = commands.add_parser(name, help=text, description=f"Lists of {name}: {text}.")
@@ -149,9 +149,7 @@ def prepare(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parse_args(argv)
-    setup_logging()
-    return report_errors(lambda: prepare(args))
+    return run_tool(lambda: prepare(parse_args(argv)), "lists are written all or none")
 
 
 if __name__ == "__main__":

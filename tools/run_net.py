@@ -9,19 +9,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from openvclip.config import default_output_dir, load_cfg, parse_args
-from openvclip.utils.errors import OpenVCLIPError
-from openvclip.utils.logging import get_logger, report_errors, setup_logging
+from openvclip.utils.command_line import run_tool
+from openvclip.utils.logging import get_logger, setup_logging
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Check the config, which takes no torch and so no time, then run; returns the exit code."""
-    try:
-        args = parse_args(argv)
-        cfg = load_cfg(args.cfg_file, args.opts)
-    except OpenVCLIPError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 2
+def run_net(argv: list[str] | None) -> None:
+    """Check the config, which takes no torch and so no time, then run."""
+    from openvclip.config import default_output_dir, load_cfg, parse_args
+
+    args = parse_args(argv)
+    cfg = load_cfg(args.cfg_file, args.opts)
     setup_logging(rank=int(os.environ.get("RANK", cfg.SHARD_ID)))
     named = cfg.OUTPUT_DIR == default_output_dir(args.cfg_file)
     get_logger().info(
@@ -31,7 +28,13 @@ def main(argv: list[str] | None = None) -> int:
     from openvclip.engine.run import run
     from openvclip.utils.distributed import launch
 
-    return report_errors(lambda: launch(run, cfg, args.init_method))
+    launch(run, cfg, args.init_method)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the tool; returns the exit code."""
+    return run_tool(lambda: run_net(argv),
+                    "what was saved is kept, and the same command goes on from there", log=False)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from openvclip.engine.slurm import Resources, submit, wait_for
-from openvclip.utils.logging import report_errors, setup_logging
+from openvclip.utils.command_line import Parser, run_tool
 
 # Options that Slurm knows by the same name.
 SLURM = {
@@ -29,7 +28,7 @@ SLURM = {
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=__doc__.replace("``", ""), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--cfg", required=True, help="config file")
@@ -52,9 +51,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Submit; returns the exit code, with ``--wait`` that of the job."""
+def start(argv: list[str] | None) -> None:
+    """Submit and, with ``--wait``, wait for the job."""
     args = parse_args(argv)
+    from openvclip.engine.slurm import Resources, submit, wait_for
+
     slurm = {name: getattr(args, name) for name in SLURM if getattr(args, name)}
     if "mail_user" in slurm:
         slurm["mail_type"] = "END,FAIL"
@@ -63,15 +64,15 @@ def main(argv: list[str] | None = None) -> int:
         cpus_per_gpu=args.cpus_per_gpu, memory_per_gpu=args.mem_per_gpu, name=args.name,
         slurm=tuple(slurm.items()),
     )
-    setup_logging()
+    job = submit(args.cfg, args.opts, job_dir=args.job_dir, resources=resources,
+                 cluster=args.cluster)
+    if args.wait:
+        wait_for(job)
 
-    def start() -> None:
-        job = submit(args.cfg, args.opts, job_dir=args.job_dir, resources=resources,
-                     cluster=args.cluster)
-        if args.wait:
-            wait_for(job)
 
-    return report_errors(start)
+def main(argv: list[str] | None = None) -> int:
+    """Run the tool; returns the exit code."""
+    return run_tool(lambda: start(argv), "a job that was submitted runs on")
 
 
 if __name__ == "__main__":

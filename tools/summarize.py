@@ -11,22 +11,19 @@ and trained against zero-shot sets. Exit code: 0, or 2 where there are no result
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from openvclip.utils.logging import report_errors, setup_logging
+from openvclip.utils.command_line import Parser, run_tool
 from openvclip.utils.text import clean_lines
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", metavar="DIR",
                         help="folder with tests' results, at any depth")
     parser.add_argument("--output", metavar="DIR", help="where to save; default: the first DIR")
@@ -45,7 +42,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def summarize(args: argparse.Namespace) -> None:
+def summarize(argv: list[str] | None) -> None:
+    args = parse_args(argv)
     from openvclip.report import summary, tables
 
     found = summary.summarize(
@@ -54,24 +52,15 @@ def summarize(args: argparse.Namespace) -> None:
     try:
         paths = tables.save_summary(found, args.output or args.folders[0])
     finally:  # The table is worth seeing even if it cannot be saved.
-        show(tables.format_text(found))
-    show("\n".join(f"wrote {path}" for path in paths))
-
-
-def show(text: str) -> None:
-    try:
-        print(clean_lines(text), flush=True)
-    except BrokenPipeError:  # Whoever reads, such as head, has seen enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(clean_lines(tables.format_text(found)))
+    print(clean_lines("\n".join(f"wrote {path}" for path in paths)))
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parse_args(argv)
-    setup_logging()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # A terminal that lacks a sign shows a question mark.
             stream.reconfigure(errors="replace")
-    return report_errors(lambda: summarize(args))
+    return run_tool(lambda: summarize(argv), "the tests' results are untouched")
 
 
 if __name__ == "__main__":

@@ -9,11 +9,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from openvclip.utils.logging import report_errors, setup_logging
+from openvclip.utils.command_line import Parser, run_tool
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument(
         "--source", required=True,
         help="folder with checkpoint_epoch_NNNNN.pyth files, or the OUTPUT_DIR above it",
@@ -26,16 +26,17 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> int:
+def average(argv: list[str] | None) -> None:
     args = parse_args(argv)
     from openvclip.engine.averaging import average_checkpoints
 
-    setup_logging()
-    return report_errors(
-        lambda: average_checkpoints(
-            args.source, start=args.start, end=args.end, output=args.output, clip=args.clip
-        )
+    average_checkpoints(
+        args.source, start=args.start, end=args.end, output=args.output, clip=args.clip
     )
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run_tool(lambda: average(argv), "nothing was written")
 
 
 if __name__ == "__main__":

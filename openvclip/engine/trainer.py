@@ -44,7 +44,7 @@ from openvclip.report.writers import TensorboardWriter, write_csv
 from openvclip.utils import distributed, live
 from openvclip.utils.errors import DataError
 from openvclip.utils.logging import get_logger, log_json_stats
-from openvclip.utils.signals import EXIT_CODE, Interrupted, StopSignals
+from openvclip.utils.signals import Interrupted, StopSignals
 
 logger = get_logger(__name__)
 
@@ -142,6 +142,7 @@ class Trainer:
             Interrupted: for a signal.
         """
         self.stop = stop or self.stop
+        self.stop.take_interrupts()
         if self.start_epoch >= self.max_epoch:
             logger.info("training is complete (%d epochs)", self.max_epoch)
         last = self.start_epoch - 1
@@ -253,9 +254,10 @@ class Trainer:
     def _leave(self) -> None:
         if self.writer is not None:
             self.writer.close()
+        leaving = Interrupted(self.stop.received)
         logger.warning("%s: the state is saved, and the same command goes on from there (exit "
-                       "code %d)", self.stop.received or "a signal elsewhere", EXIT_CODE)
-        raise Interrupted
+                       "code %d)", self.stop.received or "a signal elsewhere", leaving.code)
+        raise leaving
 
     def _clip_gradients(self) -> float:
         """Limit the gradients and return their global L2 norm before that."""

@@ -1,44 +1,137 @@
-"""Command lines whose mistakes end in one line that says what was meant."""
+"""What every tool's ``main`` goes through: mistakes end in one line, and so does Ctrl-C."""
 
 from __future__ import annotations
 
 import argparse
 import difflib
+import logging
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from openvclip.utils.errors import ConfigError
+from openvclip.utils import interrupts, live
+from openvclip.utils.errors import ConfigError, OpenVCLIPError, describe_os_error
+from openvclip.utils.logging import get_logger, setup_logging
+from openvclip.utils.output import guarded_output
+from openvclip.utils.text import clean_lines
+
+FAILED = 2  # Exit code after an error that a user can act on.
+MOST = 2**63 - 1  # No number that a tool takes is larger.
+
+
+def run_tool(
+    work: Callable[[], int | None], kept: str = "nothing was lost", *, log: bool = True,
+    always: bool = False,
+) -> int:
+    """Do a tool's work, its command line included, and return its exit code.
+
+    An error that a user can act on, and what the system refuses (a full disk, no permission), is a
+    line of the log, or of standard error while there is no log, and exit code 2. Ctrl-C is a line
+    and exit code 130. Where standard output is closed the work goes on without; where it cannot
+    take what is written (a full disk) that is said, and the exit code is 2.
+
+    Args:
+        work: returns an exit code; None is 0.
+        kept: what to say of the state after Ctrl-C.
+        log: begin with a log to the terminal; else ``work`` begins its own.
+        always: see :func:`openvclip.utils.interrupts.raising`.
+    """
+    with guarded_output() as output, interrupts.raising(always=always):
+        if log:
+            setup_logging()
+        code = _run(work, kept)
+        output.flush()
+        return code or (FAILED if output.lost else 0)
+
+
+def _run(work: Callable[[], int | None], kept: str) -> int:
+    try:
+        with live.closing():
+            return work() or 0
+    except BaseException as error:
+        if interrupts.came() and not isinstance(error, SystemExit):
+            _say(logging.WARNING, f"stopped by Ctrl-C: {kept}")
+            return interrupts.EXIT_CODE
+        if isinstance(error, OpenVCLIPError):
+            _say(logging.ERROR, f"{type(error).__name__}: {error}")
+        elif isinstance(error, OSError):
+            _say(logging.ERROR, f"OSError: {describe_os_error(error)}")
+        else:
+            raise
+        return FAILED
+
+
+def _say(level: int, text: str) -> None:
+    """Log a line, or print it where the log is not set up; only the run's first process does."""
+    logger = get_logger()
+    quiet = level < logging.ERROR and (
+        not interrupts.is_first_process() or logger.level > logging.INFO)
+    if quiet:
+        return
+    if logger.handlers:
+        logger.log(level, "%s", text)
+    if not logger.handlers or getattr(sys.stdout, "lost", None) is not None:
+        sys.stderr.write(f"{clean_lines(text)}\n")
+
+
+def read_int(text: str) -> int:
+    """Read a whole number of an option: at most 19 digits."""
+    text = text.strip()
+    number = int(text) if len(text) <= 20 else None
+    if number is None or abs(number) > MOST:
+        raise argparse.ArgumentTypeError(f"{_shorten(text)} is not a whole number up to {MOST}")
+    return number
+
+
+def read_float(text: str) -> float:
+    """Read a finite number of an option."""
+    number = float(text) if len(text) <= 400 else math.inf
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{_shorten(text)} is not a finite number")
+    return number
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:30]}... ({len(text):,} characters)"
 
 
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser without abbreviations that raises :class:`ConfigError`.
 
     Options that do not exist are named first, with the nearest one that does: what else is wrong,
-    such as a required option that is missing, mostly follows from the misspelling.
+    such as a required option that is missing, mostly follows from the misspelling. Options of the
+    types ``int`` and ``float`` are bounded, see :func:`read_int`. Subcommands are such parsers too.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
+        self.register("type", int, read_int)
+        self.register("type", float, read_float)
 
-    def parse_args(  # type: ignore[override]
+    def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
-    ) -> argparse.Namespace:
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse what is known, after a look for options that do not exist."""
         args = sys.argv[1:] if args is None else list(args)
-        self._check_names(args)
-        return super().parse_args(args, namespace)
+        if self._subparsers is None:  # else the subcommand knows its options
+            self._check_names(args)
+        return super().parse_known_args(args, namespace)
 
     def _check_names(self, args: Sequence[str]) -> None:
         known = list(self._option_string_actions)
+        takes_rest = {name for name, action in self._option_string_actions.items()
+                      if action.nargs == argparse.REMAINDER}
         for word in args:
             name = word.split("=", 1)[0]
-            if name == "--":
+            if name == "--" or name in takes_rest:
                 return
             if not name.startswith("--") or name in known:
                 continue
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"the nearest is {near[0]}" if near else "-h lists all"
-            raise ConfigError(f"command line: there is no option {name}; {hint}")
+            raise ConfigError(f"command line: there is no option {_shorten(name)}; {hint}")
 
     def error(self, message: str) -> NoReturn:
+        """Raise what is wrong as an error of the project."""
         raise ConfigError(f"command line: {message}; -h shows the options")

@@ -11,8 +11,10 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
+from openvclip.utils import interrupts
+from openvclip.utils.command_line import run_tool
 from openvclip.utils.errors import ConfigError, OpenVCLIPError, TrainingError, first_line
-from openvclip.utils.logging import get_logger, report_errors, setup_logging
+from openvclip.utils.logging import get_logger, setup_logging
 from openvclip.utils.peers import FAILED, PeerWatch
 from openvclip.utils.signals import EXIT_CODE, Interrupted, forwarding
 
@@ -160,7 +162,7 @@ def launch(function: Callable[[Any], None], cfg: Any, init_method: str) -> None:
 def spawn(function: Callable, args: tuple, processes: int, first: int = 0) -> None:
     """Run ``function(number, *args)`` in as many processes and wait for them.
 
-    SIGTERM and SIGUSR1 are handed on to them.
+    SIGTERM, SIGUSR1 and Ctrl-C are handed on to them.
 
     Args:
         function: importable by name.
@@ -172,23 +174,46 @@ def spawn(function: Callable, args: tuple, processes: int, first: int = 0) -> No
         Interrupted: one of them left with its exit code.
         TrainingError: one of them was killed or failed; the others were stopped.
     """
-    context = torch.multiprocessing.spawn(function, args=args, nprocs=processes, join=False)
-    with forwarding(context.pids()):
+    shared = torch.multiprocessing.get_context("spawn")
+    stopping, begun = (shared.Value("b", 0, lock=False) for _ in range(2))
+    # Importing torch takes them seconds, in which Ctrl-C would end them with a traceback each.
+    with interrupts.held_back() as possible:
+        context = torch.multiprocessing.spawn(
+            _begin, args=(function, args, (stopping, begun, possible)), nprocs=processes,
+            join=False,
+        )
+    with forwarding(context.pids(), stopping):
         try:
             while not context.join():
                 pass
         except torch.multiprocessing.ProcessExitedException as error:
+            if stopping.value:  # one of them says so, if any came that far
+                code = interrupts.EXIT_CODE
+                raise SystemExit(code) if begun.value else KeyboardInterrupt from error
             raise _explain_exit(error, first) from error
+
+
+def _begin(number: int, function: Callable, args: tuple, shared: tuple) -> None:
+    """What a started process does first: take Ctrl-C as the one that started it does."""
+    stopping, begun, possible = shared
+
+    def work() -> None:
+        if stopping.value:
+            raise SystemExit(interrupts.EXIT_CODE)
+        begun.value = 1
+        function(number, *args)
+
+    kept = "what was saved is kept, and the same command goes on from there"
+    code = run_tool(work, kept, log=False, always=possible)
+    if code:
+        raise SystemExit(code)  # the end of this process: its line is in the log
 
 
 def _spawned(
     local_rank: int, function: Callable, cfg: Any, init_method: str, total: int, first: int
 ) -> None:
     os.environ["LOCAL_RANK"] = str(local_rank)
-    number = first + local_rank
-    code = report_errors(lambda: _run(local_rank, function, cfg, init_method, total, number))
-    if code:
-        raise SystemExit(code)  # the end of this process: its line is in the log
+    _run(local_rank, function, cfg, init_method, total, first + local_rank)
 
 
 def _explain_exit(

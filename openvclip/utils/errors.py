@@ -26,3 +26,9 @@ class TrainingError(OpenVCLIPError):
 def first_line(error: BaseException) -> str:
     """First line of an error's text, shortened, or its kind where it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def describe_os_error(error: OSError) -> str:
+    """Say which file the system refused, and why, as far as it tells."""
+    why = error.strerror or first_line(error)
+    return f"{error.filename}: {why}" if error.filename is not None else why

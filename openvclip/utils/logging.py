@@ -12,7 +12,7 @@ from typing import TypeVar
 import simplejson
 
 from openvclip.utils import live
-from openvclip.utils.errors import ConfigError, OpenVCLIPError
+from openvclip.utils.errors import ConfigError
 from openvclip.utils.files import UnfitFileError, check_regular, open_append
 from openvclip.utils.text import clean_lines
 
@@ -81,10 +81,23 @@ class _CleanFormatter(logging.Formatter):
 
 
 class _LogFile(logging.FileHandler):
-    """The log's file, which must be one."""
+    """The log's file, which must be one.
+
+    If it cannot be written any more, that is said once, and the work goes on.
+    """
 
     def _open(self):
         return _check_log(self.baseFilename, open_append)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's own name
+        """Say why, on the terminal, and write no more."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        self.addFilter(lambda _: False)
+        get_logger().warning("%s is written no further: %s", self.baseFilename, error.strerror,
+                             extra={"only": "console"})
 
 
 def _check_log(path: str | Path, use: Callable[[str | Path], T]) -> T:
@@ -121,21 +134,6 @@ def log_json_stats(
     if output_dir is not None:
         with _check_log(Path(output_dir) / "json_stats.jsonl", open_append) as file:
             file.write(line + "\n")
-
-
-def report_errors(function: Callable[[], object]) -> int:
-    """Call ``function`` for a tool; an error that a user can act on becomes a line of the log.
-
-    Returns:
-        The tool's exit code: 0, or 2 after such an error.
-    """
-    try:
-        with live.closing():
-            function()
-    except OpenVCLIPError as error:
-        get_logger().error("%s: %s", type(error).__name__, error)
-        return 2
-    return 0
 
 
 def format_seconds(seconds: float) -> str:

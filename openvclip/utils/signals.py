@@ -1,6 +1,7 @@
 """What a cluster's signals do: a run ends at a moment of its own choosing, with its own exit code.
 
-SIGTERM and SIGUSR1 are what Slurm and torchrun send before they kill.
+SIGTERM and SIGUSR1 are what Slurm and torchrun send before they kill. Ctrl-C is treated like them
+while a training has steps to save; at any other time see :mod:`openvclip.utils.interrupts`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from openvclip.utils import interrupts
 from openvclip.utils.logging import get_logger
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -22,10 +24,14 @@ logger = get_logger(__name__)
 
 
 class Interrupted(SystemExit):
-    """Ends the process with :data:`EXIT_CODE`: a signal asked for it, and it may be continued."""
+    """Ends the process: a signal asked for it, and the work may be continued.
 
-    def __init__(self) -> None:
-        super().__init__(EXIT_CODE)
+    Args:
+        name: of the signal; Ctrl-C's has an exit code of its own, others have :data:`EXIT_CODE`.
+    """
+
+    def __init__(self, name: str | None = None) -> None:
+        super().__init__(interrupts.EXIT_CODE if name == "SIGINT" else EXIT_CODE)
 
 
 class StopSignals:
@@ -42,6 +48,7 @@ class StopSignals:
         self.received: str | None = None
         self._at_once = False
         self._pid = os.getpid()
+        self._interrupt: Any = None  # the handler that SIGINT had
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
@@ -50,7 +57,26 @@ class StopSignals:
                     signal.signal(number, self._note)
         return self
 
+    def take_interrupts(self) -> None:
+        """From now on note Ctrl-C too: whoever calls this saves its state and leaves soon."""
+        old = signal.getsignal(signal.SIGINT)
+        on_main = threading.current_thread() is threading.main_thread()
+        if on_main and self._interrupt is None and interrupts.is_ours(old):
+            self._interrupt = old
+            signal.signal(signal.SIGINT, self._note_interrupt)
+
+    def leave_interrupts(self) -> None:
+        """Let Ctrl-C do again what it did before :meth:`take_interrupts`."""
+        if self._interrupt is not None:
+            signal.signal(signal.SIGINT, self._interrupt)
+            self._interrupt = None
+
+    def _note_interrupt(self, number: int, _: Any) -> None:
+        if interrupts.note():
+            self.received = "SIGINT"
+
     def __exit__(self, *_: object) -> None:
+        self.leave_interrupts()
         for number in SIGNALS:
             if signal.getsignal(number) == self._note:
                 signal.signal(number, signal.SIG_DFL)
@@ -61,6 +87,7 @@ class StopSignals:
         Raises:
             Interrupted: now, if a signal has come before; else when one comes.
         """
+        self.leave_interrupts()
         self._at_once = True
         if self.received:
             self._leave()
@@ -75,9 +102,10 @@ class StopSignals:
             self._leave()
 
     def _leave(self) -> None:
+        leaving = Interrupted(self.received)
         logger.warning("%s: stopped; the same command goes on (exit code %d)", self.received,
-                       EXIT_CODE)
-        raise Interrupted
+                       leaving.code)
+        raise leaving
 
 
 def leave_signals_to_parent(parent: int) -> None:
@@ -89,7 +117,8 @@ def leave_signals_to_parent(parent: int) -> None:
     Args:
         parent: process id of the training process.
     """
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    for number in (signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     # Blocked, and awaited in a thread: a handler is not told who sent the signal.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_obey_parent, args=(parent,), daemon=True).start()
@@ -105,21 +134,35 @@ def _obey_parent(parent: int) -> None:
 
 
 @contextmanager
-def forwarding(pids: Sequence[int]) -> Iterator[None]:
-    """Hand SIGTERM and SIGUSR1 on to the processes ``pids`` instead of dying of them."""
+def forwarding(pids: Sequence[int], stopping: Any = None) -> Iterator[None]:
+    """Hand SIGTERM, SIGUSR1 and Ctrl-C on to the processes ``pids`` instead of dying of them.
+
+    Args:
+        pids: process ids.
+        stopping: a shared number whose ``value`` becomes 1 at Ctrl-C, for those that cannot take
+            a signal yet; None: Ctrl-C is left alone.
+    """
 
     def forward(number: int, _: Any) -> None:
+        if number == signal.SIGINT:
+            stopping.value = 1
+            again = interrupts.came()
+            if not interrupts.note() or again:  # the terminal has told them all
+                return
         for pid in pids:
             try:
                 os.kill(pid, number)
             except ProcessLookupError:
                 continue
 
-    taken = [number for number in SIGNALS if signal.getsignal(number) is signal.SIG_DFL]
+    found = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGINT)}
+    taken = [number for number in SIGNALS if found[number] is signal.SIG_DFL]
+    if stopping is not None and interrupts.is_ours(found[signal.SIGINT]):
+        taken.append(signal.SIGINT)
     for number in taken:
         signal.signal(number, forward)
     try:
         yield
     finally:
         for number in taken:
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, found[number])

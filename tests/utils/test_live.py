@@ -18,7 +18,8 @@ from openvclip.utils.live import Field, fit
 BEGIN = """
 import sys, time
 from openvclip.utils import live
-from openvclip.utils.logging import Progress, get_logger, report_errors, setup_logging
+from openvclip.utils.command_line import run_tool
+from openvclip.utils.logging import Progress, get_logger, setup_logging
 live.PERIOD = 0.0
 setup_logging(sys.argv[1])
 """
@@ -30,7 +31,7 @@ def work():
         if i == 1:
             get_logger().warning("%s", "careful " * 15)
             END
-report_errors(work)
+run_tool(work, log=False)
 """
 
 
@@ -104,7 +105,8 @@ def test_the_line_never_wraps_and_the_log_stands_above_it(terminal, columns):
 
 @pytest.mark.parametrize(("end", "said"), [
     ("raise RuntimeError('broken')", "RuntimeError: broken"),
-    ("import os, signal; os.kill(os.getpid(), signal.SIGINT); time.sleep(5)", "KeyboardInterrupt"),
+    ("import os, signal; os.kill(os.getpid(), signal.SIGINT); time.sleep(5)",
+     "[WARNING] stopped by Ctrl-C"),
     ("raise live_error()", "[ERROR] DataError: no such list"),
 ])
 def test_an_end_in_the_middle_leaves_a_fresh_line(terminal, end, said):
