@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -13,7 +14,14 @@ from torch.distributed.rendezvous import rendezvous
 
 from openvclip.utils import interrupts
 from openvclip.utils.command_line import run_tool
-from openvclip.utils.errors import ConfigError, OpenVCLIPError, TrainingError, first_line
+from openvclip.utils.errors import (
+    ConfigError,
+    OpenVCLIPError,
+    TrainingError,
+    describe_os_error,
+    first_line,
+)
+from openvclip.utils.lock import training_lock
 from openvclip.utils.logging import get_logger, setup_logging
 from openvclip.utils.peers import FAILED, PeerWatch
 from openvclip.utils.signals import EXIT_CODE, Interrupted, forwarding
@@ -156,6 +164,12 @@ def launch(function: Callable[[Any], None], cfg: Any, init_method: str) -> None:
     if cfg.NUM_GPUS > torch.cuda.device_count():
         select_device(cfg.NUM_GPUS)
     first = cfg.SHARD_ID * processes
+    if first == 0 and _trains(cfg):  # before processes are started that would be stopped again
+        try:
+            with training_lock(cfg.OUTPUT_DIR):
+                pass
+        except OSError as error:
+            raise _explain_output(cfg, error) from error
     spawn(_spawned, (function, cfg, init_method, total, first), processes, first)
 
 
@@ -243,11 +257,47 @@ def _run(
     total: int,
     number: int,
 ) -> None:
-    """Join the group, run, and leave it."""
-    setup_logging(cfg.OUTPUT_DIR, rank=number)
-    if init_method is None:
+    """Open OUTPUT_DIR, join the group, run, and leave it."""
+    with ExitStack() as stack:
+        refused = _open_output(cfg, number, stack)
+        if init_method is not None:
+            _run_in_group(function, cfg, init_method, total, number, refused)
+            return
+        if refused is not None:
+            raise refused
         function(cfg)
-        return
+
+
+def _open_output(cfg: Any, number: int, stack: ExitStack) -> ConfigError | None:
+    """Claim OUTPUT_DIR for a training, and begin the log in it; return why that cannot be.
+
+    It is returned, not raised, as the other processes wait to be told.
+    """
+    setup_logging(rank=number)
+    try:
+        if number == 0 and _trains(cfg):
+            stack.enter_context(training_lock(cfg.OUTPUT_DIR))
+        setup_logging(cfg.OUTPUT_DIR, rank=number)
+    except OSError as error:
+        return _explain_output(cfg, error)
+    except ConfigError as error:
+        return error
+    return None
+
+
+def _trains(cfg: Any) -> bool:
+    return cfg.TRAIN.ENABLE and not cfg.VAL_MODE
+
+
+def _explain_output(cfg: Any, error: OSError) -> ConfigError:
+    return ConfigError(f"OUTPUT_DIR {cfg.OUTPUT_DIR} cannot be written to "
+                       f"({describe_os_error(error)}); free space there or give another")
+
+
+def _run_in_group(
+    function: Callable[[Any], None], cfg: Any, init_method: str, total: int, number: int,
+    refused: ConfigError | None,
+) -> None:
     # NCCL moves GPU tensors only: a run on CPUs takes gloo whatever the default says.
     backend = cfg.DIST_BACKEND if cfg.NUM_GPUS and torch.cuda.is_available() else "gloo"
     store = _join(init_method, total, number)
@@ -259,6 +309,8 @@ def _run(
             timeout=TIMEOUT,
         )
         _KEPT.append(dist.group.WORLD)
+        if refused is not None:
+            raise refused
         function(cfg)
         watch.finish()
         barrier()  # nobody leaves, and takes the store along, before all are done

@@ -1,0 +1,128 @@
+"""One training a folder: a lock of the system's, which ends with the process that holds it.
+
+It is a POSIX record lock: the kernel lets it go however its process ends, loader workers that are
+forked do not inherit it, and NFS passes it on to other machines where its lock service runs. After
+the crash of a whole machine an NFS server keeps it until that machine is back or its lease is over.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import socket
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from openvclip.utils.errors import ConfigError
+from openvclip.utils.logging import get_logger
+
+FILE = ".training.lock"
+# What file systems say that have no locks, or whose lock service is not there.
+UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
+HELD = {errno.EACCES, errno.EAGAIN}
+# A holder whose parent was killed notices that within some seconds, and ends.
+PATIENCE = 12.0
+
+_own: set[str] = set()  # Folders whose lock this process has: the system would give it twice.
+logger = get_logger(__name__)
+
+
+@contextmanager
+def training_lock(folder: str | Path, patience: float | None = None) -> Iterator[None]:
+    """Keep other trainings out of a folder inside the block; the folder is made.
+
+    Where the file system has no locks, the log says so and nothing is kept out.
+
+    Args:
+        folder: OUTPUT_DIR.
+        patience: seconds to wait for a holder that may be about to end, as it is on another machine
+            or the process that started it is gone; None: :data:`PATIENCE`.
+
+    Raises:
+        ConfigError: another training has it; names its process and machine.
+        OSError: the folder cannot be made or written to.
+    """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    whole = os.path.realpath(folder)
+    if whole in _own:
+        raise _refuse(folder, _describe_self())
+    descriptor = _open(Path(folder) / FILE)
+    try:
+        locked = _lock(descriptor, folder, PATIENCE if patience is None else patience)
+        if locked:
+            _own.add(whole)
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(_describe_self()).encode(), 0)
+        yield
+    finally:
+        _own.discard(whole)
+        os.close(descriptor)  # and with it the lock; the file stays, as others may have it open
+
+
+def _open(path: Path) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    descriptor = os.open(path, flags, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "is not a regular file; delete it", str(path))
+    return descriptor
+
+
+def _lock(descriptor: int, folder: str | Path, patience: float) -> bool:
+    """Take the lock; False where the file system has none."""
+    end = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError as error:
+            if error.errno in UNSUPPORTED:
+                logger.warning(
+                    "%s: the file system has no locks (%s): a second training with this OUTPUT_DIR "
+                    "would not be noticed, and spoil both; start only one", folder, error.strerror)
+                return False
+            if error.errno not in HELD:
+                raise
+        holder = _read(descriptor)
+        if time.monotonic() >= end or _is_well(holder):
+            raise _refuse(folder, holder)
+        time.sleep(0.2)
+
+
+def _refuse(folder: str | Path, holder: dict[str, Any]) -> ConfigError:
+    return ConfigError(
+        f"OUTPUT_DIR {folder}: a training writes there already, process {holder.get('pid', '?')} "
+        f"on {holder.get('host', '?')}; wait for its end or stop it, or give another OUTPUT_DIR"
+    )
+
+
+def _describe_self() -> dict[str, Any]:
+    return {"pid": os.getpid(), "parent": os.getppid(), "host": socket.gethostname()}
+
+
+def _read(descriptor: int) -> dict[str, Any]:
+    try:
+        found = json.loads(os.pread(descriptor, 1000, 0))
+    except (OSError, ValueError, RecursionError):  # being written
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    kinds = {"pid": int, "parent": int, "host": str}
+    return {name: found[name] for name, kind in kinds.items() if type(found.get(name)) is kind}
+
+
+def _is_well(holder: dict[str, Any]) -> bool:
+    """Whether a holder is seen to be a process of this machine whose parent is there."""
+    if holder.get("host") != socket.gethostname():
+        return False
+    try:
+        text = Path(f"/proc/{holder.get('pid')}/stat").read_text()
+    except OSError:
+        return False
+    return text.rpartition(")")[2].split()[1] == str(holder.get("parent"))
