@@ -50,7 +50,8 @@ def _run(work: Callable[[], int | None], kept: str) -> int:
         with live.closing():
             return work() or 0
     except BaseException as error:
-        if interrupts.came() and not isinstance(error, SystemExit):
+        pressed = interrupts.came() or isinstance(error, KeyboardInterrupt)
+        if pressed and not isinstance(error, SystemExit):
             _say(logging.WARNING, f"stopped by Ctrl-C: {kept}")
             return interrupts.EXIT_CODE
         if isinstance(error, OpenVCLIPError):

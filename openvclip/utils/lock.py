@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from openvclip.utils.errors import ConfigError
+from openvclip.utils.files import read_text
 from openvclip.utils.logging import get_logger
 
 FILE = ".training.lock"
@@ -122,7 +123,7 @@ def _is_well(holder: dict[str, Any]) -> bool:
     if holder.get("host") != socket.gethostname():
         return False
     try:
-        text = Path(f"/proc/{holder.get('pid')}/stat").read_text()
-    except OSError:
+        text = read_text(f"/proc/{holder.get('pid')}/stat", "utf-8")
+    except (OSError, ValueError):
         return False
     return text.rpartition(")")[2].split()[1] == str(holder.get("parent"))
