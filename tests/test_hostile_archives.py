@@ -261,3 +261,38 @@ def test_many_tensors_and_tied_weights_are_read(tmp_path):
 def test_pickles_that_torch_does_not_write_are_refused(protocol):
     with pytest.raises(ArchiveError):
         check_pickles(pickle.dumps({"a": b"b", "c": [1, 2.0]}, protocol=protocol), 1)
+
+
+READ_CONFIGS = """
+    import sys
+    from pathlib import Path
+    import torch
+    from openvclip.engine.averaging import average_checkpoints
+    from openvclip.engine.export import read_temporal_settings
+    from openvclip.engine.video_options import find_video_options
+    from openvclip.report.runs import read_config
+    from openvclip.utils.errors import OpenVCLIPError
+
+    lines = ["TRAIN: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"K{i}: &a{i} [" + ", ".join([f"*a{i - 1}"] * 9) + "]" for i in range(1, 10)]
+    lines += ["MODEL: *a9", "DATA: *a9", "TEST: *a9"]
+    text = "\\n".join(lines)
+    assert len(text) < 600, len(text)
+    folder = Path(sys.argv[1])
+    path = folder / "checkpoints" / "checkpoint_epoch_00001.pyth"
+    path.parent.mkdir()
+    torch.save({"model_state": {"w": torch.ones(2)}, "epoch": 0, "cfg": text}, path)
+    (folder / "config.yaml").write_text(text)
+    assert read_config(folder) is None and read_temporal_settings(path) == {}
+    average_checkpoints(folder, start=1, end=1, output=folder / "mean.pyth")
+    for given in ({"config": folder / "config.yaml"}, {}):
+        try:
+            print(find_video_options(path, **given))
+        except OpenVCLIPError as error:
+            assert "\\n" not in str(error) and len(str(error)) < 500, error
+            assert "more than 10,000 values" in str(error), error
+"""
+
+
+def test_configs_in_checkpoints_are_bounded_too(tmp_path, bounded):
+    assert bounded(READ_CONFIGS, tmp_path) == ""

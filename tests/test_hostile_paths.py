@@ -147,3 +147,46 @@ def test_journals_and_the_cache_follow_no_link(tmp_path, caplog):
     assert cache.get(str(tmp_path / "video")) is None
     assert not cache.put(str(tmp_path / "video"), {"a": np.zeros(3)})
     assert outside.read_text() == "mine" and "nothing more is put" in caplog.text
+
+
+LARGE = {
+    "lines.csv": lambda p: p.write_bytes(b"x,0\n" * 3_000_000),
+    "line.csv": lambda p: p.write_bytes(b"ab," * 1_000_000),
+    "zeros.csv": lambda p: os.truncate(p, 1 << 40),
+    "zeros.jsonl": lambda p: os.truncate(p, 1 << 40),
+    "objects.json": lambda p: p.write_bytes(b"[" + b"{}," * 10_000_000 + b"{}]"),
+    "lists.json": lambda p: p.write_bytes(b'{"0":[' + b"[]," * 10_000_000 + b"[]]}"),
+    "line.jsonl": lambda p: p.write_bytes(b"[" + b"[]," * 1_000_000 + b"[]]"),
+    "zeros.json": lambda p: os.truncate(p, 1 << 40),
+}
+READ_LARGE = """
+    import sys
+    from pathlib import Path
+    from openvclip.data.caption_sources import read_captions
+    from openvclip.data.check import read_raw_list
+    from openvclip.data.labels import LabelSpace, read_label_file, read_list
+    from openvclip.data.retrieval import read_retrieval_list
+    from openvclip.utils.errors import OpenVCLIPError
+
+    for path in map(Path, sys.argv[1:]):
+        readers = [read_captions, read_retrieval_list]
+        if path.suffix == ".json":
+            readers += [LabelSpace.from_json]
+        if path.suffix == ".csv":
+            readers += [lambda p: read_list(p, separator=",", num_classes=1), read_label_file,
+                        lambda p: read_raw_list(p, ",")]
+        for number, reader in enumerate(readers):
+            try:
+                reader(path)
+                print("read", path, number)
+            except OpenVCLIPError as error:
+                assert path.name in str(error) and "\\n" not in str(error), error
+                assert len(str(error)) < 500
+"""
+
+
+def test_large_lists_stay_small_in_memory(tmp_path, bounded):
+    for name, write in LARGE.items():
+        (tmp_path / name).touch()
+        write(tmp_path / name)
+    assert bounded(READ_LARGE, *(tmp_path / name for name in LARGE)) == ""

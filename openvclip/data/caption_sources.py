@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from openvclip.utils.errors import DataError, first_line
-from openvclip.utils.files import open_regular, read_text
+from openvclip.utils.files import iterate_lines, open_regular, read_json_text, read_table
 from openvclip.utils.torch_files import load_torch
 
 # Names of fields and columns, the first being ours.
@@ -80,7 +80,7 @@ def _read_pt(path: Path) -> Iterator[Entry]:
 
 def _read_json(path: Path) -> Iterator[Entry]:
     try:
-        content = json.loads(read_text(path, "utf-8-sig"), object_pairs_hook=_Object)
+        content = json.loads(read_json_text(path, "utf-8-sig"), object_pairs_hook=_Object)
     except (json.JSONDecodeError, RecursionError) as error:
         raise DataError(
             f"the captions {path} are not JSON: {error}; one object a line is a .jsonl file"
@@ -95,20 +95,19 @@ def _read_json(path: Path) -> Iterator[Entry]:
 
 
 def _read_jsonl(path: Path) -> Iterator[Entry]:
-    with open_regular(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                item = json.loads(line, object_pairs_hook=_Object)
-            except (json.JSONDecodeError, RecursionError):
-                yield Entry(None, None, f"line {number}: not JSON")
-                continue
-            yield from _from_object(item, f"line {number}")
+    for number, line in enumerate(iterate_lines(path, "utf-8-sig"), 1):
+        if not line.strip():
+            continue
+        try:
+            item = json.loads(line, object_pairs_hook=_Object)
+        except (json.JSONDecodeError, RecursionError):
+            yield Entry(None, None, f"line {number}: not JSON")
+            continue
+        yield from _from_object(item, f"line {number}")
 
 
 def _read_csv(path: Path) -> Iterator[Entry]:
-    text = read_text(path, "utf-8-sig")
+    text = read_table(path, "utf-8-sig")
     rows = csv.reader(io.StringIO(text, newline=""))
     video, caption, width = 0, 1, 2
     try:

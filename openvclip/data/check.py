@@ -17,7 +17,7 @@ from openvclip.data.check_pool import Outcome, run_isolated
 from openvclip.data.check_table import STATUSES, Record, VideoTable
 from openvclip.data.check_video import DAMAGED, OK, check_video
 from openvclip.utils.errors import ConfigError, DataError
-from openvclip.utils.files import read_bytes, read_text, replacing
+from openvclip.utils.files import check_lines, read_bytes, read_text, replacing
 from openvclip.utils.logging import Progress, format_seconds, get_logger
 
 # Bad files that the log names.
@@ -51,6 +51,7 @@ def read_raw_list(source: str | Path, separator: str) -> RawList:
     """
     try:
         text = read_bytes(source).decode("utf-8-sig")
+        check_lines(source, text)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the list {source}: {error}") from error
     rows = [row for row in text.split("\n") if row.strip()]

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from openvclip.utils.errors import DataError
-from openvclip.utils.files import MOST_JSON_BYTES, read_text
+from openvclip.utils.files import read_json_text, read_table
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class LabelSpace:
         """
         hint = 'expected {"0": "first class", "1": "second class", ...}'
         try:
-            text = read_text(path, "utf-8-sig", most=MOST_JSON_BYTES)
+            text = read_json_text(path, "utf-8-sig")
             pairs = json.loads(text, object_pairs_hook=list)
         except OSError as error:
             raise DataError(f"cannot read the label map {path}: {error.strerror}") from error
@@ -148,7 +148,7 @@ def read_list(
 def _lines(csv: Path) -> list[tuple[int, str]]:
     """Return (line number, text) of each row; empty lines at the end are no rows."""
     try:
-        text = read_text(csv, "utf-8-sig")
+        text = read_table(csv, "utf-8-sig")
     except FileNotFoundError as error:
         found = sorted(p.name for p in csv.parent.glob("*.csv")) if csv.parent.is_dir() else None
         there = "that folder does not exist" if found is None else (
@@ -249,7 +249,7 @@ def read_label_file(path: str | Path) -> list[str]:
     if Path(path).suffix.lower() == ".json":
         return list(LabelSpace.from_json(path).names)
     try:
-        text = read_text(path, "utf-8-sig")
+        text = read_table(path, "utf-8-sig")
     except OSError as error:
         raise DataError(f"cannot read the label file {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

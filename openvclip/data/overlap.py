@@ -15,7 +15,7 @@ import numpy as np
 import xxhash
 
 from openvclip.utils.errors import DataError
-from openvclip.utils.files import read_text
+from openvclip.utils.files import read_table
 
 
 def hash_videos(paths: Iterable[str], prefix: str = "") -> np.ndarray:
@@ -48,7 +48,7 @@ def find_shared(paths: Sequence[str], known: np.ndarray, prefix: str = "") -> li
 def read_paths(csv: str | Path, separator: str, prefix: str) -> list[str] | None:
     """Read the paths of a list, with the prefix; None where there is no such list to read."""
     try:
-        text = read_text(csv, "utf-8-sig")
+        text = read_table(csv, "utf-8-sig")
     except (OSError, ValueError):
         return None
     rows = (line.strip() for line in text.split("\n"))

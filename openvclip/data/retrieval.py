@@ -16,7 +16,7 @@ import numpy as np
 
 from openvclip.data.labels import VideoList, is_text, join_prefix, shorten
 from openvclip.utils.errors import DataError
-from openvclip.utils.files import read_text
+from openvclip.utils.files import read_json_text, read_table
 
 # Where a video of the list is a name without ending, as in MSR-VTT; the first that is there counts.
 ENDINGS = (".mp4", ".avi", ".webm", ".mkv")
@@ -125,7 +125,8 @@ def _read(path: Path, split: str) -> tuple[Iterable[Entry], str]:
     if ending not in (*readers, ".json"):
         raise DataError(f"the list {path} ends in {ending!r}; {FORMS}")
     try:
-        text = read_text(path, "utf-8-sig")
+        read = read_table if ending in readers else read_json_text
+        text = read(path, "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"cannot read the list {path}: {error}; set TEST.RETRIEVAL_FILE to a list of videos "

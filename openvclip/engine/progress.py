@@ -15,7 +15,7 @@ from openvclip.engine.setup import unwrap
 from openvclip.engine.train_step import StepResult
 from openvclip.utils import distributed
 from openvclip.utils.errors import CheckpointError, TrainingError
-from openvclip.utils.files import open_regular
+from openvclip.utils.files import iterate_lines
 
 MEANS = ("loss", "connect_loss", "caption_loss", "connect_caption_loss", "grad_norm", "top1_err",
          "top5_err")
@@ -46,14 +46,13 @@ def validation_missed(output_dir: str | Path, epoch: int) -> bool:
     path = Path(output_dir) / "json_stats.jsonl"
     if distributed.is_main() and path.is_file():
         seen = set()
-        with open_regular(path) as file:
-            for line in file:
-                try:
-                    stats = json.loads(line.decode("utf-8", "replace"))
-                except ValueError:  # cut off when a run was killed
-                    continue
-                if str(stats.get("epoch", "")).split("/")[0] == str(epoch + 1):
-                    seen.add(stats.get("_type"))
+        for line in iterate_lines(path, errors="replace"):
+            try:
+                stats = json.loads(line)
+            except ValueError:  # cut off when a run was killed
+                continue
+            if str(stats.get("epoch", "")).split("/")[0] == str(epoch + 1):
+                seen.add(stats.get("_type"))
         missed = "train_epoch" in seen and "val_epoch" not in seen
     return distributed.all_gather_object(missed)[0]
 

@@ -16,7 +16,7 @@ from openvclip.clip.tokenizer import find_in_open_clip
 from openvclip.config.validate import TEMPLATE_SETS
 from openvclip.models.prompts import TEMPLATES
 from openvclip.utils.errors import ConfigError, DataError
-from openvclip.utils.files import MOST_JSON_BYTES, read_bytes, read_text
+from openvclip.utils.files import MOST_JSON_BYTES, read_bytes, read_table
 
 # The 16 of ActionCLIP (arXiv 2109.08472) as its code has them, without full stops.
 ACTION_TEMPLATES: tuple[str, ...] = (
@@ -114,7 +114,7 @@ def _open_clip_metadata() -> ModuleType:
 
 def _read_templates(path: str) -> tuple[str, ...]:
     try:
-        lines = read_text(path, "utf-8-sig").splitlines()
+        lines = read_table(path, "utf-8-sig").splitlines()
     except FileNotFoundError as error:
         near = difflib.get_close_matches(path, TEMPLATE_SETS, n=1)
         raise ConfigError(

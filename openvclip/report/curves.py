@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from openvclip.utils.files import open_regular
+from openvclip.utils.files import iterate_lines
 from openvclip.utils.logging import get_logger
 
 logger = get_logger(__name__)
@@ -74,9 +73,7 @@ def write_curves(output_dir: str | Path) -> Path | None:
         a training that is done does not fail for it.
     """
     try:
-        with open_regular(Path(output_dir) / STATS) as raw, \
-                io.TextIOWrapper(raw, encoding="utf-8", errors="replace") as file:
-            curves = read_curves(file)
+        curves = read_curves(iterate_lines(Path(output_dir) / STATS, errors="replace"))
     except OSError:
         return None
     if not curves.train_iter and not curves.train_epoch:

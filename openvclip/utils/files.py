@@ -21,6 +21,9 @@ from typing import BinaryIO, TextIO
 MOST_BYTES = 256 << 20
 # JSON: the shortest objects take about twenty times the memory of their text.
 MOST_JSON_BYTES = 32 << 20
+MOST_JSON_VALUES = 3_000_000
+MOST_LINES = 2_000_000
+LONGEST_LINE = 1 << 20
 _KINDS = {stat.S_IFIFO: "a pipe (FIFO)", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
           stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
 
@@ -83,6 +86,56 @@ def read_text(path: str | Path, encoding: str = "utf-8", *, most: int = MOST_BYT
     """
     text = read_bytes(path, most).decode(encoding)
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+
+def read_table(path: str | Path, encoding: str = "utf-8") -> str:
+    """Read a text of lines, such as a list: at most MOST_LINES, of at most LONGEST_LINE each.
+
+    Raises:
+        OSError, ValueError: see :func:`read_text`.
+    """
+    text = read_text(path, encoding)
+    check_lines(path, text)
+    return text
+
+
+def check_lines(path: str | Path, text: str) -> None:
+    """Raise an UnfitFileError if a text has more or longer lines than a list."""
+    count = text.count("\n")
+    if count > MOST_LINES:
+        raise UnfitFileError(path, f"has {count:,} lines; at most {MOST_LINES:,} are read")
+    if len(text) > LONGEST_LINE and max(map(len, text.split("\n"))) > LONGEST_LINE:
+        raise UnfitFileError(path, f"has a line of more than {LONGEST_LINE:,} characters")
+
+
+def read_json_text(path: str | Path, encoding: str = "utf-8") -> str:
+    """Read the text of a JSON file whose values take less than a gigabyte.
+
+    Raises:
+        OSError, ValueError: see :func:`read_text`.
+    """
+    text = read_text(path, encoding, most=2 * MOST_JSON_BYTES)
+    count = text.count("[") + text.count("{")
+    if count > MOST_JSON_VALUES:
+        raise UnfitFileError(path, f"has {count:,} lists and objects; at most "
+                             f"{MOST_JSON_VALUES:,} are read, more from a .jsonl file")
+    return text
+
+
+def iterate_lines(
+    path: str | Path, encoding: str = "utf-8", errors: str = "strict"
+) -> Iterator[str]:
+    """Yield the lines of a text of any size, each of at most LONGEST_LINE bytes.
+
+    Raises:
+        OSError, ValueError: see :func:`open_regular`; also a longer line, or another encoding.
+    """
+    with open_regular(path) as file:
+        while line := file.readline(LONGEST_LINE):
+            if len(line) == LONGEST_LINE:
+                raise UnfitFileError(path, f"has a line of {LONGEST_LINE:,} bytes or more")
+            yield line.decode(encoding, errors)
+            encoding = encoding.removesuffix("-sig")  # that is for the first line
 
 
 def open_append(path: str | Path) -> TextIO:

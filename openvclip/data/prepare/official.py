@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from openvclip.utils.errors import DataError
-from openvclip.utils.files import read_bytes
+from openvclip.utils.files import MOST_JSON_BYTES, read_bytes
 
 
 def read_text(path: Path) -> str:
@@ -18,7 +18,7 @@ def read_text(path: Path) -> str:
         DataError: the file cannot be read.
     """
     try:
-        content = read_bytes(path)
+        content = read_bytes(path, 2 * MOST_JSON_BYTES)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
     try:
