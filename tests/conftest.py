@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.children import default_signals
+from tests.children import default_signals, forget_environment
 
 # One thread each: the models here are too small to share, and several tests start processes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Several tests send signals, to themselves or to processes that they start.
 default_signals()
+forget_environment()
 
 ROOT = Path(__file__).resolve().parents[1]
 # What hostile files may take at most.

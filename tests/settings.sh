@@ -110,7 +110,8 @@ try() {
     make_clone "$folder"
     echo "settings: $name, log in $log"
     (trap end_load EXIT; run_ci "$name" "$folder") >"$log" 2>&1 </dev/null || code=$?
-    said="$(grep -aE '^[=]* ?[0-9]+ (passed|failed|error)' "$log" | tail -n 1 | tr -d = || true)"
+    said="$(grep -aE '(passed|failed|errors?|skipped|deselected|warnings?) in [0-9.]+s' "$log" |
+        tail -n 1 | tr -d = || true)"
     [ "$code" = 0 ] && rm -rf "$folder" || said="exit $code; $said"
     rows+=("$(printf '%-10s  %-4s  %5d s  %s' "$name" "$([ "$code" = 0 ] && echo pass ||
         echo FAIL)" $((SECONDS - started)) "${said:-see $log}")")

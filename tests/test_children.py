@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 
 import pytest
+
+from tests.children import forget_environment
 
 CODE = """
 import os, signal, sys, time
@@ -37,6 +40,14 @@ def test_signals_reach_a_child_that_was_started_without_them(repo, name, state):
         assert (child.returncode, child.stdout) == (0, "alive\n"), child.stderr
     else:
         assert child.returncode == -number and not child.stdout
+
+
+def test_a_batch_job_or_a_narrow_terminal_is_forgotten(monkeypatch):
+    foreign = {"SLURM_PROCID": "3", "RANK": "3", "WORLD_SIZE": "4", "COLUMNS": "20"}
+    for name, value in foreign.items():
+        monkeypatch.setenv(name, value)
+    forget_environment()
+    assert not foreign.keys() & os.environ.keys() and "PATH" in os.environ
 
 
 def test_the_tests_themselves_get_the_signals_that_they_send():

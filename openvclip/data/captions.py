@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sqlite3
 import struct
 import unicodedata
@@ -204,7 +205,8 @@ class CaptionFile:
         if (magic, application) != (MAGIC, APPLICATION):
             raise DataError(
                 f"{self.path} is not a prepared caption file; prepare it: python "
-                f"tools/prepare_captions.py --captions {self.path} --output captions.sqlite"
+                f"tools/prepare_captions.py --captions {shlex.quote(str(self.path))} "
+                "--output captions.sqlite"
             )
         if version != VERSION:
             raise DataError(
