@@ -6,6 +6,7 @@ and cutmix on a batch. All frames of a clip get the same draw.
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib
 import math
@@ -25,6 +26,8 @@ MAX_LEVEL = 10.0
 # Each operation of RandAugment is skipped half of the time, as in timm and PySlowFast.
 OPERATION_PROB = 0.5
 GREY = 128.0
+# Bytes of frames that are augmented at once.
+AT_ONCE = 32 << 20
 ERASE_AREA = (0.02, 1 / 3)
 ERASE_ASPECT = (0.3, 1 / 0.3)
 ERASE_ATTEMPTS = 100
@@ -249,11 +252,21 @@ class ClipAugment:
     erasing: RandomErasing | None = None
 
     def frames(self, frames: torch.Tensor, draws: np.random.Generator) -> torch.Tensor:
-        """Augment uint8 frames (T, H, W, 3)."""
+        """Augment uint8 frames (T, H, W, 3), all with the same draws."""
         if self.color is None:
             return frames
-        planes = frames.permute(0, 3, 1, 2).contiguous()
-        return self.color(planes, draws).permute(0, 2, 3, 1)
+        if frames.nbytes <= AT_ONCE:
+            planes = frames.permute(0, 3, 1, 2).contiguous()
+            return self.color(planes, draws).permute(0, 2, 3, 1)
+        # Large frames one by one, each with a copy of the draws: operations take several floats
+        # a pixel.
+        found = torch.empty_like(frames)
+        start = copy.deepcopy(draws)
+        for number, frame in enumerate(frames):
+            own = copy.deepcopy(start) if number else draws
+            planes = frame.permute(2, 0, 1)[None].contiguous()
+            found[number] = self.color(planes, own)[0].permute(1, 2, 0)
+        return found
 
     def erase(self, clip: torch.Tensor, draws: np.random.Generator) -> torch.Tensor:
         """Erase in a normalised clip (3, T, H, W)."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from openvclip.data.check import read_raw_list
+from openvclip.data.keeping import whole_frame
 from openvclip.data.prepare.scan import scan_videos
 from openvclip.data.sampling import ClipRequest, Sampling
 from openvclip.data.video_io import read_clips
@@ -28,15 +29,15 @@ def spread_frames(path: str, count: int) -> np.ndarray:
     """Read the middle frame of each of ``count`` equal parts of a video.
 
     Returns:
-        uint8 RGB (count, H, W, 3), in order.
+        uint8 RGB (count, H, W, 3), in order; frames beyond 4096 x 2304 pixels are made smaller.
 
     Raises:
         DataError: the video cannot be read.
     """
     # View 2i + 1 of 2N starts in the middle of part i.
     middles = [ClipRequest(view=2 * i + 1, views=2 * count) for i in range(count)]
-    clips = read_clips(path, middles, Sampling(num_frames=1, sampling_rate=1))
-    return clips.frames[[index for (index,) in clips.indices]]
+    clips = read_clips(path, middles, Sampling(num_frames=1, sampling_rate=1), keep=whole_frame)
+    return np.stack([clips.frames[index] for (index,) in clips.indices])
 
 
 def list_videos(source: str | Path, *, prefix: str = "", separator: str = ",") -> dict[str, str]:

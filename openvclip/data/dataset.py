@@ -13,12 +13,13 @@ from torch.utils.data import Dataset
 
 from openvclip.data.augment import ClipAugment
 from openvclip.data.cache import FrameCache
+from openvclip.data.keeping import DrawnCuts, FixedCuts, whole_frame
 from openvclip.data.labels import VideoList
 from openvclip.data.packing import Cut, PackedClips
 from openvclip.data.resample import Normalisation
 from openvclip.data.sampling import ClipRequest, Sampling
 from openvclip.data.transforms import CENTRE, Crop, fixed_crop, jitter_crop, relative_crop
-from openvclip.data.video_io import Clips, read_clips
+from openvclip.data.video_io import Clips, Keep, read_clips
 from openvclip.utils.errors import DataError
 
 MODES = ("train", "val", "test")
@@ -184,9 +185,9 @@ class VideoDataset(Dataset):
         return [self.videos.paths[row] for row in rows]
 
     def frames(self, row: int) -> np.ndarray:
-        """Return the frames of the first view as decoded: uint8 RGB (T, H, W, 3)."""
-        frames, (order,) = self._read(row, [ClipRequest(0, self.views)])
-        return frames[list(order)]
+        """Return the frames of the first view, large ones made smaller: uint8 RGB (T, H, W, 3)."""
+        frames, (order,) = self._read(row, [ClipRequest(0, self.views)], whole_frame)
+        return np.stack([frames[place] for place in order])
 
     def label_tensor(self) -> torch.Tensor:
         """Return all labels: int64 (rows,), or float (rows, classes) for several a video."""
@@ -247,8 +248,9 @@ class VideoDataset(Dataset):
         generators = [item_generator(self.seed, epoch, row, s) for s in range(self.num_sample)]
         jitter = generators[0].uniform(0.0, self.fps_jitter) if self.fps_jitter else 0.0
         request = ClipRequest(draw=generators[0].uniform(), fps_jitter=jitter)
-        frames, (order,) = self._read(row, [request])
-        cuts = [self._random_cut(frames, order, s, draws) for s, draws in enumerate(generators)]
+        drawn = DrawnCuts(self.pixels.draw, self.augment, generators)
+        kept, (order,) = self._read(row, [request], drawn)
+        cuts = drawn.cuts(kept, order)
         clips = self._pack(cuts)
         if self.augment is None or not self.finish:
             return clips
@@ -257,35 +259,30 @@ class VideoDataset(Dataset):
             for clip, draws in zip(clips, generators, strict=True)
         ])
 
-    def _random_cut(
-        self, frames: np.ndarray, order: Sequence[int], sample: int, draws: np.random.Generator
-    ) -> Cut:
-        if self.augment is not None:
-            frames = self.augment.frames(torch.from_numpy(frames), draws).numpy()
-        crop = self.pixels.draw(frames.shape[1], frames.shape[2], draws)
-        return Cut.of(frames, crop, [(sample, order)])
-
     def _fixed_clips(self, row: int) -> torch.Tensor | PackedClips:
         """Return all views and crops of a video."""
         stored = self.cache.get(self.videos.paths[row]) if self.cache is not None else None
         if stored is not None:
             return self._pack(self._load_cuts(stored))
-        frames, orders = self._read(row, [ClipRequest(v, self.views) for v in range(self.views)])
-        crops = self.pixels.fixed(frames.shape[1], frames.shape[2], self.crops)
-        cuts = [Cut.of(frames, crop, self._clips_of(orders, c)) for c, crop in enumerate(crops)]
+        fixed = FixedCuts(self._crops)
+        requests = [ClipRequest(v, self.views) for v in range(self.views)]
+        kept, orders = self._read(row, requests, fixed)
+        cuts = fixed.cuts(kept, [self._clips_of(orders, c) for c in range(self.crops)])
         if self.cache is not None:
             arrays = {f"crop{c}": part.pixels for c, part in enumerate(cuts)}
-            size = np.array(frames.shape[1:3])
-            self.cache.put(self.videos.paths[row],
-                           {"size": size, "orders": np.array(orders), **arrays})
+            self.cache.put(self.videos.paths[row], {
+                "size": np.array(fixed.size), "orders": np.array(orders), **arrays})
         return self._pack(cuts)
 
     def _load_cuts(self, stored: dict[str, np.ndarray]) -> list[Cut]:
         """Return the cuts of a video from what the cache has of it."""
-        crops = self.pixels.fixed(*stored["size"].tolist(), self.crops)
+        crops = self._crops(*stored["size"].tolist())
         orders = stored["orders"].tolist()
         return [Cut(crop, self._clips_of(orders, c), stored[f"crop{c}"])
                 for c, crop in enumerate(crops)]
+
+    def _crops(self, height: int, width: int) -> list[Crop]:
+        return self.pixels.fixed(height, width, self.crops)
 
     def _clips_of(
         self, orders: Sequence[Sequence[int]], crop: int
@@ -299,9 +296,10 @@ class VideoDataset(Dataset):
         return packed.finish() if self.finish else packed
 
     def _read(
-        self, row: int, requests: Sequence[ClipRequest]
-    ) -> tuple[np.ndarray, list[tuple[int, ...]]]:
+        self, row: int, requests: Sequence[ClipRequest], keep: Keep
+    ) -> tuple[list[Any], list[tuple[int, ...]]]:
         clips = self.reader(
-            self.videos.paths[row], requests, self.sampling, multi_thread=self.multi_thread
+            self.videos.paths[row], requests, self.sampling, multi_thread=self.multi_thread,
+            keep=keep,
         )
         return clips.frames, clips.indices

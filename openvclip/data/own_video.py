@@ -13,11 +13,12 @@ from PIL import Image
 
 from openvclip.data.prepare.scan import scan_videos
 from openvclip.data.sampling import EXACT, ClipRequest, Sampling, clip_size
-from openvclip.data.video_io import Clips, read_clips
+from openvclip.data.video_io import Clips, Keep, read_clips
 from openvclip.data.video_reader import open_video
 from openvclip.utils.errors import DataError
 
 THUMBNAIL = 240  # Longest side of the small pictures, in pixels.
+PIXELS_A_SIDE = 8  # Pixels of a frame, along a side, of which one of a small picture is made.
 
 
 def find_videos(names: Sequence[str]) -> list[str]:
@@ -89,7 +90,7 @@ def count_turns(frame: av.VideoFrame) -> int:
 
 
 def read_views(
-    path: str, sampling: Sampling, views: int, as_tested: bool = False
+    path: str, sampling: Sampling, views: int, as_tested: bool = False, keep: Keep | None = None
 ) -> tuple[Clips, VideoFacts]:
     """Read ``views`` clips spread over a video, as a test does.
 
@@ -102,6 +103,8 @@ def read_views(
         sampling: how clips are drawn.
         views: how many.
         as_tested: do with short and with turned videos what a test does.
+        keep: what of each frame, which is turned before; see
+            :func:`openvclip.data.video_io.read_clips`.
 
     Raises:
         DataError: the file cannot be read.
@@ -111,15 +114,17 @@ def read_views(
         rate = (facts.count - 1) / max(sampling.num_frames - 1, 1) / facts.fps
         sampling = replace(sampling, sampling_rate=rate * sampling.target_fps, compat=EXACT)
         views = 1
-    clips = read_clips(path, [ClipRequest(v, views) for v in range(views)], sampling)
-    if facts.turns and not as_tested:
-        upright = np.ascontiguousarray(np.rot90(clips.frames, facts.turns, axes=(1, 2)))
-        clips = replace(clips, frames=upright)
-    return clips, facts
+    turns = 0 if as_tested else facts.turns
+    take = np.copy if keep is None else keep
+    clips = read_clips(path, [ClipRequest(v, views) for v in range(views)], sampling,
+                       keep=lambda image: take(np.rot90(image, turns)))
+    return clips if keep else replace(clips, frames=np.stack(clips.frames)), facts
 
 
 def shrink(image: np.ndarray) -> np.ndarray:
     """Scale uint8 (H, W, 3) down until no side is longer than ``THUMBNAIL``."""
-    picture = Image.fromarray(image)
+    # Of a large frame every n-th pixel will do: Pillow would copy it twice.
+    step = max(max(image.shape) // (PIXELS_A_SIDE * THUMBNAIL), 1)
+    picture = Image.fromarray(np.ascontiguousarray(image[::step, ::step]))
     picture.thumbnail((THUMBNAIL, THUMBNAIL))
     return np.asarray(picture)

@@ -34,7 +34,7 @@ from openvclip.data.sampling import (
     counted_indices,
     window_indices,
 )
-from openvclip.data.video_io import Clips
+from openvclip.data.video_io import Clips, Keep
 from openvclip.utils.errors import ConfigError, first_line
 from openvclip.utils.logging import get_logger
 
@@ -42,6 +42,8 @@ logger = get_logger(__name__)
 
 # FFmpeg's names of codecs of which every packet is a frame, as their usual containers hold them.
 FRAME_CODECS = frozenset({"h264", "hevc", "av1", "vp9", "mjpeg"})
+# Most bytes of the frames of a video that it may give in RGB at once.
+AT_ONCE = 256 << 20
 # What torchcodec raises: its C++ errors are RuntimeErrors.
 TORCHCODEC_ERRORS = (
     RuntimeError, ValueError, IndexError, TypeError, AssertionError, OSError, MemoryError,
@@ -91,6 +93,7 @@ def read_clips(
     sampling: Sampling,
     *,
     multi_thread: bool = False,
+    keep: Keep | None = None,
 ) -> Clips:
     """Read the frames of all ``requests`` from a video; as :func:`video_io.read_clips`.
 
@@ -98,14 +101,18 @@ def read_clips(
         DataError: the file is missing, has no video stream, or gives no frame for a clip.
     """
     try:
-        return _read(path, requests, sampling, multi_thread)
+        return _read(path, requests, sampling, multi_thread, keep)
     except _Unsuitable as reason:
         logger.debug("%s: read by PyAV: %s", path, reason)
-    return video_io.read_clips(path, requests, sampling, multi_thread=multi_thread)
+    return video_io.read_clips(path, requests, sampling, multi_thread=multi_thread, keep=keep)
 
 
 def _read(
-    path: str, requests: Sequence[ClipRequest], sampling: Sampling, multi_thread: bool
+    path: str,
+    requests: Sequence[ClipRequest],
+    sampling: Sampling,
+    multi_thread: bool,
+    keep: Keep | None,
 ) -> Clips:
     with video_reader.open_video(path, multi_thread) as reader:
         stamps = _packet_stamps(reader)
@@ -114,11 +121,15 @@ def _read(
             duration=reader.duration,
         )
         stream, base = reader.stream.index, float(reader.stream.time_base)
-    order = sorted({position for clip in clips for position in clip})
+        codec = reader.stream.codec_context
+        order = sorted({position for clip in clips for position in clip})
+        if keep is not None and 3 * codec.width * codec.height * len(order) > AT_ONCE:
+            raise _Unsuitable("its frames are large, and torchcodec gives all of them at once")
     times = np.array(stamps, np.float64) * base
     frames = _decode(path, stream, times, order, multi_thread)
     place = {position: number for number, position in enumerate(order)}
-    return Clips(frames, [tuple(place[position] for position in clip) for clip in clips])
+    return Clips(frames if keep is None else [keep(frame) for frame in frames],
+                 [tuple(place[position] for position in clip) for clip in clips])
 
 
 def _packet_stamps(reader: video_reader.VideoReader) -> list[int]:

@@ -22,6 +22,9 @@ MAX_PIXELS = 8192 * 4320
 DECODER_OPTIONS = {"max_pixels": str(MAX_PIXELS)}
 # How many frames early the second seek aims: a frame's decoding time lies before its showing.
 SEEK_MARGIN = 8
+# FFmpeg's own choice is no more than this; what the frames that threads decode may take together.
+AUTO_THREADS = 16
+THREADS_BYTES = 256 << 20
 KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket",
          stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
@@ -164,6 +167,9 @@ def open_video(path: str, multi_thread: bool) -> Iterator[VideoReader]:
             codec.options = DECODER_OPTIONS  # Frames can be larger than the header says.
             if multi_thread:
                 codec.thread_type = "AUTO"
+                most = THREADS_BYTES // max(2 * codec.width * codec.height, 1)
+                if most < AUTO_THREADS:  # Each thread holds frames of its own.
+                    codec.thread_count = max(1, min(most, os.cpu_count() or 1))
             else:
                 codec.thread_count = 1
             yield VideoReader(path, container, stream)
@@ -171,12 +177,8 @@ def open_video(path: str, multi_thread: bool) -> Iterator[VideoReader]:
             raise DataError(f"{path}: cannot be decoded: {error}") from error
 
 
-def convert_frame(
-    frame: av.VideoFrame, reformatter: VideoReformatter, image: np.ndarray
-) -> None:
-    """Convert a decoded frame to RGB, into ``image``: uint8 (H, W, 3), contiguous."""
+def rgb_image(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
+    """Convert a decoded frame to RGB: uint8 (H, W, 3), whose rows may have gaps between them."""
     # One thread: swscale's own would fight with torch's and with other workers for the cores.
     rgb = reformatter.reformat(frame, format="rgb24", threads=1).planes[0]
-    rows = np.frombuffer(rgb, np.uint8).reshape(-1, rgb.line_size)
-    height, width, _ = image.shape
-    image.reshape(height, -1)[:] = rows[:, : 3 * width]
+    return np.ndarray((frame.height, frame.width, 3), np.uint8, rgb, strides=(rgb.line_size, 3, 1))

@@ -22,7 +22,7 @@ from av.video.reformatter import VideoReformatter
 from openvclip.data.dataset import Pixels
 from openvclip.data.own_video import count_turns, shrink
 from openvclip.data.resample import cut, resample
-from openvclip.data.video_reader import VideoReader, convert_frame, open_video
+from openvclip.data.video_reader import VideoReader, open_video, rgb_image
 from openvclip.utils.logging import get_logger
 
 logger = get_logger(__name__)
@@ -99,9 +99,7 @@ class _Shown:
     @cached_property
     def rgb(self) -> np.ndarray:
         """uint8 (H, W, 3)."""
-        rgb = np.empty((self.frame.height, self.frame.width, 3), np.uint8)
-        convert_frame(self.frame, VideoReformatter(), rgb)
-        return np.ascontiguousarray(np.rot90(rgb, count_turns(self.frame)))
+        return np.rot90(rgb_image(self.frame, VideoReformatter()), count_turns(self.frame))
 
     @cached_property
     def image(self) -> torch.Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -21,8 +22,9 @@ from openvclip.clip.weights import (
     find_not_finite,
     load_clip,
 )
+from openvclip.data.keeping import FixedCuts
 from openvclip.data.own_video import probe, read_views, shrink
-from openvclip.data.packing import Cut, PackedBatch, PackedClips
+from openvclip.data.packing import PackedBatch, PackedClips
 from openvclip.data.windows import Window, stream_windows
 from openvclip.engine.setup import compute_amp_dtype, load_weights
 from openvclip.engine.video_options import VideoOptions, find_video_options
@@ -337,21 +339,26 @@ class VideoClassifier:
                                for name in islice(names, 1))
 
     def _read(self, video: str, keep_frames: bool) -> tuple[EncodedVideo, PackedClips | None]:
+        fixed = FixedCuts(partial(self.pixels.fixed, crops=1))
+
+        def keep(image: np.ndarray) -> tuple[list[np.ndarray], np.ndarray | None]:
+            return fixed(image), shrink(image) if keep_frames else None
+
         try:
-            clips, facts = read_views(video, self.options.sampling(), self.views, self.as_tested)
+            clips, facts = read_views(video, self.options.sampling(), self.views, self.as_tested,
+                                      keep)
         except DataError as error:
             return EncodedVideo(video, error=str(error)), None
         times = tuple(tuple(clips.seconds[i] for i in order) for order in clips.indices)
+        parts, pictures = zip(*clips.frames, strict=True)
         frames = None
         if keep_frames:
-            small = np.stack([shrink(frame) for frame in clips.frames])
-            frames = np.stack([small[list(order)] for order in clips.indices])
-        (crop,) = self.pixels.fixed(*clips.frames.shape[1:3], 1)
-        cut = Cut.of(clips.frames, crop, list(enumerate(clips.indices)))
-        # A view would keep all of the frames until the clips are finished.
-        cut = replace(cut, pixels=np.ascontiguousarray(cut.pixels))
-        packed = PackedClips([cut], num_frames=self.options.num_frames, size=self.pixels.size,
-                             normalisation=self.pixels.normalisation())
+            frames = np.stack([np.stack(pictures)[list(order)] for order in clips.indices])
+        packed = PackedClips(
+            fixed.cuts(parts, [list(enumerate(clips.indices))]),
+            num_frames=self.options.num_frames, size=self.pixels.size,
+            normalisation=self.pixels.normalisation(),
+        )
         return EncodedVideo(video, seconds=facts.seconds, times=times, frames=frames), packed
 
     def _encode_group(

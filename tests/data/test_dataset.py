@@ -97,7 +97,7 @@ def test_test_items_hold_views_times_crops(videos):
 def test_three_crops_lie_side_by_side(videos):
     frames = np.tile(np.arange(96, dtype=np.uint8)[None, None, :, None], (4, 32, 1, 3))
     data = build(videos, "test", views=1, crops=3,
-                 reader=lambda *_, **__: Clips(frames, [(0, 1, 2, 3)]))
+                 reader=lambda *_, keep, **__: Clips(list(map(keep, frames)), [(0, 1, 2, 3)]))
     video = data[0]["video"] * 255
     assert [round(clip[0, 0, 0, 0].item()) for clip in video] == [0, 32, 64]
 

@@ -302,9 +302,9 @@ def test_real_videos_give_the_published_frames(name, monkeypatch):
     chosen = []
     original = video_io._convert
 
-    def record(reader, stamps, frames):
+    def record(reader, stamps, *rest):
         chosen.extend(stamps)
-        return original(reader, stamps, frames)
+        return original(reader, stamps, *rest)
 
     monkeypatch.setattr(video_io, "_convert", record)
     sampling = Sampling(8, 16, 30, use_offset=True)

@@ -19,6 +19,7 @@ from openvclip.engine.predictor import VideoClassifier, load_model
 from openvclip.report.prediction_plots import draw_timeline
 from openvclip.report.predictions import describe, write_timeline
 from openvclip.utils.errors import DataError
+from tests.data.conftest import write_video
 from tests.fuzz.corruption import make_case
 from tests.fuzz.reading import SAMPLING, judge, load_sources, try_case
 from tests.fuzz.times import CAMPAIGN
@@ -39,6 +40,7 @@ def read_case_through(paths: Sequence[Path], keep: Path, max_memory: int, item: 
     """
     case = make_case(int(item), load_sources(tuple(paths)), CAMPAIGN)
     case = case.renamed(case.kind.rstrip("0123456789"))
+    sound_video()
     model()  # Not while the file's time and memory are measured.
     return try_case(case, keep, max_memory, lambda path: [
         attempt(path, lambda: dataset_item(path, "train", case.seed)),
@@ -70,13 +72,22 @@ def model() -> VideoClassifier:
     return found
 
 
+@functools.lru_cache(maxsize=1)
+def sound_video() -> tuple[tempfile.TemporaryDirectory, str]:
+    """A video that takes the place of one that cannot be read, and the folder that it needs."""
+    folder = tempfile.TemporaryDirectory()
+    return folder, str(write_video(Path(folder.name) / "sound.mp4", 20))
+
+
 def dataset_item(path: Path, mode: str, seed: int) -> None:
-    """Make the item of a list of one video."""
-    videos = VideoList([str(path)], np.zeros(1, np.int64), "fuzz")
+    """Make the item of a damaged video, which is the first of a list."""
+    paths = [str(path)] + [sound_video()[1]] * 19
+    videos = VideoList(paths, np.zeros(len(paths), np.int64), "fuzz")
     data = VideoDataset(mode, videos, num_classes=3, sampling=SAMPLING, pixels=PIXELS, views=3,
                         crops=3, seed=seed, reader=read_clips)
     item = data[0]
-    if item["bad"]:  # In training a bad video that cannot be replaced is an error already.
+    if item["bad"]:
+        assert (item["index"] > 0) == (mode == "train")
         raise DataError(item["bad"][0][1])
     clips = 1 if mode == "train" else 9
     assert item["video"].shape == (clips, 3, SAMPLING.num_frames, SIDE, SIDE)

@@ -133,7 +133,7 @@ def _epoch_stages(
     meters: list[_Meter] = []
 
     def read() -> None:
-        read_clips(video.path, requests, settings.sampling)
+        read_clips(video.path, requests, settings.sampling, keep=lambda image: None)
 
     def read_metered() -> None:
         meters.append(_Meter())
