@@ -114,6 +114,7 @@ def build_validator(
         ratio=cfg.TRAIN.EVAL_PATCHING_RATIO,
         embed_classes=embed_classes,
         writer=writer,
+        log_period=cfg.LOG_PERIOD,
     )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from openvclip.clip.model import CLIP
 from openvclip.data.loader import Loader
+from openvclip.engine.evaluation_lines import EvaluationLines
 from openvclip.engine.journal import Journal, Record, open_journal
 from openvclip.engine.meters import ViewEnsemble
 from openvclip.interpolation import WeightPatcher
@@ -53,6 +54,7 @@ def predict(
     autocast: Callable = nullcontext,
     journal: Journal | None = None,
     what: str = "evaluating",
+    lines: EvaluationLines | None = None,
 ) -> dict[float, Predictions]:
     """Evaluate every clip once with every variant of the weights.
 
@@ -74,6 +76,7 @@ def predict(
         autocast: makes the context of the forward passes.
         journal: gets the scores of each group; what it had before counts as scored here.
         what: name of the work in the progress line.
+        lines: told of each batch, with the scores of the first variant; or None.
 
     Returns:
         Predictions by ratio, the same in every process.
@@ -89,6 +92,8 @@ def predict(
     was_training = model.training
     model.eval()
     progress = Progress(num_videos if own_videos is None else own_videos, what, "videos")
+    if lines is not None:
+        lines.start(progress.total)
     for batch in batches:
         failures.update(batch["bad"])
         parts = _split(batch, device)
@@ -98,6 +103,10 @@ def predict(
             _score(model, parts, ensembles[ratio], autocast, which)
         if journal is not None:
             _note(journal, batch, list(ensembles.values()))
+        if lines is not None:
+            lines.batch_done(
+                batch["index"], len(batch["bad"]), next(iter(ensembles.values()))
+            )
         progress.update(len(set(batch["index"].tolist())) + len(batch["bad"]))
     model.train(was_training)
     return {ratio: _gather(ensemble, failures) for ratio, ensemble in ensembles.items()}
@@ -197,7 +206,7 @@ def predict_ratios(
         journal_key: what the outputs depend on, to keep a journal of them and go on with one that
             a killed run left; None keeps none.
         embed_classes: makes the model's classifier by the text tower, where ratios differ in that.
-        **options: ``num_clips``, ``method``, ``device``, ``autocast`` and ``what``.
+        **options: ``num_clips``, ``method``, ``device``, ``autocast``, ``what`` and ``lines``.
 
     Returns:
         Predictions by ratio, and the journal, which whoever needs it no more removes.

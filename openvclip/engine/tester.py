@@ -23,6 +23,7 @@ from openvclip.data.draws import read_draw
 from openvclip.data.loader import build_loader
 from openvclip.engine import checkpoint as ckpt
 from openvclip.engine.evaluate import Predictions, describe_failures, predict_ratios
+from openvclip.engine.evaluation_lines import EvaluationLines
 from openvclip.engine.patching import build_patcher
 from openvclip.engine.provenance import find_overlap, find_training
 from openvclip.engine.setup import (
@@ -76,6 +77,7 @@ class Tester:
         writer: TensorBoard, or None.
         journal_key: what the scores depend on, to keep a journal of them and go on with one that
             a killed run left; None keeps none.
+        log_period: batches from one ``test_iter`` line of the log's file to the next.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class Tester:
         embed_classes: Callable[[CLIP], torch.Tensor] | None = None,
         writer: TensorboardWriter | None = None,
         journal_key: dict[str, Any] | None = None,
+        log_period: int = 10,
     ) -> None:
         self.model, self.loader = model, loader
         self.class_names = list(class_names)
@@ -111,6 +114,7 @@ class Tester:
         self.embed_classes = embed_classes
         self.writer = writer
         self.journal_key, self.journal = journal_key, None
+        self.log_period = log_period
 
     def run(self) -> dict[str, Any]:
         """Test, log and write the results; returns what ``results.json`` holds.
@@ -132,6 +136,7 @@ class Tester:
             device=self.device,
             autocast=self.autocast,
             what="testing",
+            lines=EvaluationLines("test_iter", self.log_period, self.device),
         )
         labels = self.loader.dataset.label_tensor()
         rows = [
@@ -380,6 +385,7 @@ def build_tester(cfg, output_dir: str | Path) -> Tester:
         embed_classes=embed_classes,
         writer=build_tensorboard(cfg, labels.names),
         journal_key=describe_scores(cfg, facts, loader, ratios) if cfg.TEST.RESUME else None,
+        log_period=cfg.LOG_PERIOD,
     )
 
 

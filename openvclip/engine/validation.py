@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from openvclip.clip.model import CLIP
 from openvclip.engine.evaluate import Predictions, predict, with_classifiers
+from openvclip.engine.evaluation_lines import EvaluationLines
+from openvclip.engine.meters import memory_stats
 from openvclip.interpolation import WeightInterpolator, WeightPatcher
 from openvclip.report.metrics import compute_accuracy, compute_mean_average_precision
 from openvclip.report.writers import TensorboardWriter
@@ -36,6 +38,7 @@ class Validator:
         ratio: share of CLIP to validate at as well, with an interpolator.
         embed_classes: makes the (C, D) classifier by the text tower, where that trains.
         writer: TensorBoard, or None.
+        log_period: batches from one ``val_iter`` line of the log's file to the next.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class Validator:
         ratio: float = 0.0,
         embed_classes: Callable[[CLIP], Tensor] | None = None,
         writer: TensorboardWriter | None = None,
+        log_period: int = 10,
     ) -> None:
         self.loader, self.num_classes, self.device = loader, num_classes, device
         self.output_dir, self.max_epoch = Path(output_dir), max_epoch
@@ -61,6 +65,9 @@ class Validator:
         self.patcher: WeightPatcher | None = None
         self.embed_classes = embed_classes
         self.writer = writer
+        self.log_period = log_period
+        self.lines: EvaluationLines | None = None
+        self.least = dict.fromkeys((1, 5), 100.0)  # errors of the best validation so far
 
     def patch_as_tests_do(
         self,
@@ -98,6 +105,10 @@ class Validator:
             stop: once a signal has come, the rest of this process's share is left out.
         """
         self.loader.set_epoch(epoch)
+        self.lines = EvaluationLines(
+            "val_iter", self.log_period, self.device, f"{epoch + 1}/{self.max_epoch}",
+            None if self.multi_label else self.loader.dataset.label_tensor(),
+        )
         with self._variants() as variants:
             if self.embed_classes is not None:
                 variants = with_classifiers(model, variants, self.embed_classes)
@@ -111,6 +122,7 @@ class Validator:
                 device=self.device,
                 autocast=self.autocast,
                 what=f"validation after epoch {epoch + 1}",
+                lines=self.lines,
             )
             variants[0.0]()
         return found
@@ -146,7 +158,7 @@ class Validator:
                               "patching_ratio": ratio})
         if distributed.is_main():
             for line in lines:
-                log_json_stats(line, self.output_dir)
+                log_json_stats(line, self.output_dir, file_only=self._published_fields(line))
         if self.writer is not None:
             self.writer.add_scalars("Val", stats, epoch)
             if not self.multi_label:
@@ -154,6 +166,17 @@ class Validator:
                 self.writer.add_predictions("Val", own.scores[done], labels[done], epoch)
                 self.writer.add_wrong_predictions("Val", dataset, own.scores, labels, done, epoch)
         return accuracies
+
+    def _published_fields(self, stats: dict[str, Any]) -> dict[str, Any]:
+        """What PySlowFast's ``val_epoch`` lines have beside ours."""
+        fields: dict[str, Any] = memory_stats(self.device)
+        if self.lines is not None:
+            fields["time_diff"] = self.lines.seconds
+        for k in (1, 5):
+            if f"top{k}_err" in stats:
+                self.least[k] = min(self.least[k], stats[f"top{k}_err"])
+                fields[f"min_top{k}_err"] = self.least[k]
+        return fields
 
     def _score(self, found: Predictions, labels: Tensor) -> dict[str, float]:
         done = found.complete

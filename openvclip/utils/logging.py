@@ -14,6 +14,7 @@ import simplejson
 from openvclip.utils import live
 from openvclip.utils.errors import ConfigError
 from openvclip.utils.files import UnfitFileError, check_regular, open_append
+from openvclip.utils.published_stats import as_published
 from openvclip.utils.text import clean_lines
 
 ROOT = "openvclip"
@@ -109,31 +110,44 @@ def _check_log(path: str | Path, use: Callable[[str | Path], T]) -> T:
 
 
 def log_json_stats(
-    stats: dict, output_dir: str | Path | None = None, *, terminal: bool = True
+    stats: dict,
+    output_dir: str | Path | None = None,
+    *,
+    terminal: bool = True,
+    file_only: dict | None = None,
 ) -> None:
     """Log statistics: for people on the terminal, for programs in the file.
 
-    The log file gets PySlowFast's ``json_stats: {...}`` line, which its tools read; the terminal
-    gets the same as ``train_iter: epoch 1/22, iter 10/100, loss 1.5, ...``.
+    The log file gets a ``json_stats: {...}`` line with PySlowFast's names beside ours
+    (:mod:`openvclip.utils.published_stats`); the terminal gets
+    ``train_iter: epoch 1/22, iter 10/100, loss 1.5, ...``.
 
     Args:
         stats: what to write, ``_type`` first; floats are kept to six significant digits.
         output_dir: where ``json_stats.jsonl`` is appended to, if given.
         terminal: False keeps it off the terminal, whose live line says the same.
+        file_only: more for the log file's line.
     """
-    short = {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in stats.items()}
+    short = _shorten(stats)
     line = simplejson.dumps(short, sort_keys=True, ignore_nan=True)
+    published = simplejson.dumps(
+        as_published({**short, **_shorten(file_only or {})}), sort_keys=True, ignore_nan=True
+    )
     text = ", ".join(
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in short.items()
         if name != "_type"
     )
-    get_logger().info("json_stats: %s", line, extra={"only": "file"})
+    get_logger().info("json_stats: %s", published, extra={"only": "file"})
     if terminal:
         get_logger().info("%s: %s", short.get("_type", "stats"), text, extra={"only": "console"})
     if output_dir is not None:
         with _check_log(Path(output_dir) / "json_stats.jsonl", open_append) as file:
             file.write(line + "\n")
+
+
+def _shorten(stats: dict) -> dict:
+    return {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in stats.items()}
 
 
 def format_seconds(seconds: float) -> str:

@@ -83,6 +83,31 @@ def test_without_an_output_dir_a_run_stays_in_a_folder_of_its_own(
     assert "OUTPUT_DIR is output/my" in (tmp_path / "here/output/my/stdout.log").read_text()
 
 
+def check_published_lines(log):
+    """What PySlowFast's readers take from the log: rows by _type or split, fields by name."""
+    rows = [json.loads(line.split("json_stats: ")[1]) for line in log.splitlines()
+            if "json_stats: " in line]
+    kinds = {kind: [row for row in rows if row["_type"] == kind]
+             for kind in ("train_iter_", "train_epoch", "val_iter", "val_epoch")}
+    assert [len(found) for found in kinds.values()] == [6, 2, 4, 2]
+    for kind, found in kinds.items():
+        for row in found:
+            assert [int(part) for part in row["epoch"].split("/")][1] == 2
+            assert row["gpu_mem"] == "0.00G" and row["RAM"].endswith("G")
+            assert 0 <= row["top1_err"] <= 100 and 0 <= row["top5_err"] <= 100
+            names = {"train_iter_": "iter dt dt_data dt_net eta loss lr", "val_iter": "iter eta",
+                     "train_epoch": "dt dt_data dt_net eta loss lr", "val_epoch": "time_diff"}
+            assert set(names[kind].split()) <= set(row)
+            assert row.get("eta", "0:00:00").count(":") == 2
+    assert [row["iter"] for row in kinds["val_iter"]] == ["1/2", "2/2"] * 2
+    best = min(row["top1_err"] for row in kinds["val_epoch"])
+    assert kinds["val_epoch"][-1]["min_top1_err"] == best
+    tests = [row for row in rows if "split" in row]
+    assert {row["split"] for row in tests} == {"test_iter", "test_final"}
+    assert [row["cur_iter"] for row in tests[:-1]] == [str(i + 1) for i in range(len(tests) - 1)]
+    assert tests[-1]["top1_acc"] == f"{tests[-1]['top1']:.2f}" and tests[-1]["top5_acc"]
+
+
 def test_train_then_test_leaves_everything(tiny, tool, tmp_path, empty_cfg):
     out = tmp_path / "run"
     tool("run_net", "--cfg", empty_cfg, "--opts", *options(tiny, out, **INTERPOLATED,
@@ -114,6 +139,7 @@ def test_train_then_test_leaves_everything(tiny, tool, tmp_path, empty_cfg):
         table = list(csv.DictReader(file))
     assert [r["class"] for r in table] == list(CLASSES)
     assert {r["videos"] for r in table} == {"3"}
+    check_published_lines((out / "stdout.log").read_text())
     # The config that was left behind makes the same config again.
     cfg = load_cfg(str(out / "config.yaml"), [])
     assert cfg.TRAIN.LINEAR_CONNECT_CLIMB is True and str(out) == cfg.OUTPUT_DIR

@@ -33,7 +33,8 @@ def test_terminal_reads_well_and_the_file_is_pyslowfasts(tmp_path, capsys, fresh
     assert "train_iter: epoch 1/22, loss 1.235" in terminal and "json_stats" not in terminal
     line = next(x for x in file.splitlines() if "json_stats: " in x)
     wanted = {"_type": "train_iter", "epoch": "1/22", "loss": 1.23457}
-    assert json.loads(line.split("json_stats: ")[1]) == wanted
+    assert json.loads(line.split("json_stats: ")[1]) == {
+        **wanted, "_type": "train_iter_", "gpu_mem": "0.00G"}
     assert json.loads((tmp_path / "json_stats.jsonl").read_text()) == wanted
     assert "train_iter: epoch" not in file
     assert terminal.count("plain") == file.count("plain") == 1
