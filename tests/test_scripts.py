@@ -230,8 +230,8 @@ def test_further_refusals(fake):
 def test_the_suite_names_what_it_lacks(fake):
     suite = SCRIPT / "testing/zero_shot_suite.sh"
     assert "no dataset found" in bash(suite, **fake).stderr
-    assert "HMDB is /nonexistent, which is not a folder" in bash(
-        suite, **fake, HMDB="/nonexistent").stderr
+    nowhere = fake["LISTS"] / "nowhere"
+    assert f"HMDB is {nowhere}, which is not a folder" in bash(suite, **fake, HMDB=nowhere).stderr
     assert "BACKBONE is b8" in refusal(suite, **fake, BACKBONE="b8")
     assert "KIND is new" in refusal(suite, **fake, KIND="new")
 
@@ -340,7 +340,7 @@ def test_quickstart_captions_goes_on_from_a_quickstart(tmp_path):
 @pytest.mark.parametrize("names, settings, message", [
     (["moon"], {}, "there is no setting moon; give some of core locale background user folder"),
     (["locale"], {"SKIP_INSTALL": 1}, "SKIP_INSTALL=1 needs VENV"),
-    (["locale"], {"SKIP_INSTALL": 1, "VENV": "/nonexistent"}, "VENV is /nonexistent"),
+    (["locale"], {"SKIP_INSTALL": 1, "VENV": "/nonexistent/venv"}, "VENV is /nonexistent/venv"),
     (["user"], {"SETTINGS_USER": "n o"}, "set SETTINGS_USER to the name of a user"),
 ])
 def test_settings_that_cannot_be_are_refused_before_the_first(names, settings, message, tmp_path):
