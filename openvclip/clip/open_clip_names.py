@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ import torch
 
 from openvclip.clip.layers import num_heads
 from openvclip.utils.errors import CheckpointError
+from openvclip.utils.json_text import parse_json
 from openvclip.utils.torchvision_ops import import_torchvision
 
 # Settings that leave a tower as OpenAI's; any other one changes how it computes.
@@ -79,7 +79,7 @@ def describe_model(config: CLIPConfig) -> dict:
 def find_name(description: dict) -> str | None:
     """Return the model of open_clip that has exactly this config, such as ViT-B-16-quickgelu."""
     return next((name for name, path in model_configs().items()
-                 if json.loads(path.read_text(encoding="utf-8")) == description), None)
+                 if parse_json(path.read_text(encoding="utf-8")) == description), None)
 
 
 def check_name(name: str) -> None:
@@ -93,7 +93,7 @@ def check_name(name: str) -> None:
             f"{name!r} is neither a file nor a model of open_clip{hint}. Give the path of a CLIP "
             "file or a name such as ViT-B-16"
         )
-    reason = why_refused(json.loads(configs[name].read_text(encoding="utf-8")))
+    reason = why_refused(parse_json(configs[name].read_text(encoding="utf-8")))
     if reason:
         raise CheckpointError(
             f"open_clip's {name} cannot be used: {reason}; only towers like OpenAI's ViT can, such "

@@ -244,6 +244,8 @@ def _upstream_problem(key: str, value: Any) -> str | None:
 def _type_problem(key: str, value: Any, default: Any) -> str:
     found = values.parse_text(value) if isinstance(value, str) else value
     kind = type(found).__name__
+    if isinstance(found, str) and "\0" in found:
+        return f"{key} is {_show(value)}; it has a zero byte, which no path or name has"
     return f"{key} is {_show(value)} ({kind}); {values.expected(key, default)} is expected"
 
 

@@ -16,11 +16,13 @@ OPTIONAL: dict[str, type] = {
 ELEMENTS: dict[str, type] = {
     "DATA.TRAIN_JITTER_SCALES_RELATIVE": float,
     "DATA.TRAIN_JITTER_ASPECT_RELATIVE": float,
+    "TRAIN.CHECKPOINT_KEEP_RANGE": int,
     "SOLVER.LRS": float,
     "SOLVER.STEPS": int,
     "TEST.NUM_TEMPORAL_CLIPS": int,
     "TEST.PATCHING_RATIOS": float,
 }
+MOST_INT = 2**63 - 1
 _KINDS = {bool: "True or False", int: "an int", float: "a number", str: "a string"}
 
 
@@ -55,7 +57,9 @@ def _scalar(value: Any, kind: type) -> Any:
             return float(value)
         except OverflowError:
             raise TypeError from None
-    if type(value) is not kind:
+    if type(value) is not kind or (kind is int and abs(value) > MOST_INT):
+        raise TypeError
+    if kind is str and "\0" in value:  # which no path has, and no name
         raise TypeError
     return value
 
@@ -100,7 +104,7 @@ def convert(key: str, value: Any, default: Any) -> Any:
     if kind is str:
         if value in (None, "None") and default == "":
             return ""
-        return _unquote(_scalar(value, str))
+        return _scalar(_unquote(_scalar(value, str)), str)
     if kind in (list, tuple):
         return _sequence(key, parse_text(value) if isinstance(value, str) else value, default)
     return _scalar(value, kind)

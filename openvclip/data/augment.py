@@ -161,7 +161,7 @@ class RandAugment:
         values: dict[str, float] = {}
         head, *parts = text.split("-")
         for part in parts:
-            match = re.fullmatch(r"(mstd|inc|m|n)(\d+(?:\.\d+)?)", part)
+            match = re.fullmatch(r"(mstd|inc|m|n)(\d{1,9}(?:\.\d+)?)", part)
             if match is None:
                 head = ""
                 break

@@ -31,6 +31,7 @@ from typing import BinaryIO
 import numpy as np
 
 from openvclip.utils.files import open_regular
+from openvclip.utils.json_text import parse_json
 from openvclip.utils.logging import get_logger
 
 logger = get_logger(__name__)
@@ -258,7 +259,7 @@ def _load(file: BinaryIO, key: str, most: int) -> dict[str, np.ndarray]:
     blank = zlib.crc32(PREFIX.pack(MAGIC, 0, header_size, promised))
     if zlib.crc32(raw[PREFIX.size:], blank) != checksum:
         raise _Damaged("is damaged (its checksum does not hold)")
-    header = json.loads(bytes(raw[PREFIX.size:PREFIX.size + header_size]))
+    header = parse_json(bytes(raw[PREFIX.size:PREFIX.size + header_size]))
     if header["key"] != key:
         raise _Damaged("is the entry of another video")
     arrays = {}
@@ -293,7 +294,7 @@ class _Ledger:
         text, _, checksum = raw.rstrip(b"\n").rpartition(b" ")
         self.runs: list[str] = []
         if text and checksum == b"%08x" % zlib.crc32(text):
-            self.total, self.runs = json.loads(text)
+            self.total, self.runs = parse_json(text)
         else:
             self.save(_count(folder))
 
@@ -393,7 +394,7 @@ def _is_stale(path: str) -> bool:
         if magic != MAGIC or size != os.fstat(file.fileno()).st_size:
             return True
         try:
-            source = json.loads(file.read(header_size))["source"]
+            source = parse_json(file.read(header_size))["source"]
             return _Source(*source).is_stale()
         except (ValueError, KeyError, TypeError):
             return True

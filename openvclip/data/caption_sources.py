@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from openvclip.utils.errors import DataError, first_line
 from openvclip.utils.files import iterate_lines, open_regular, read_json_text, read_table
+from openvclip.utils.json_text import parse_json
 from openvclip.utils.torch_files import load_torch
 
 # Names of fields and columns, the first being ours.
@@ -79,9 +79,10 @@ def _read_pt(path: Path) -> Iterator[Entry]:
 
 
 def _read_json(path: Path) -> Iterator[Entry]:
+    text = read_json_text(path, "utf-8-sig")
     try:
-        content = json.loads(read_json_text(path, "utf-8-sig"), object_pairs_hook=_Object)
-    except (json.JSONDecodeError, RecursionError) as error:
+        content = parse_json(text, object_pairs_hook=_Object)
+    except ValueError as error:
         raise DataError(
             f"the captions {path} are not JSON: {error}; one object a line is a .jsonl file"
         ) from error
@@ -99,8 +100,8 @@ def _read_jsonl(path: Path) -> Iterator[Entry]:
         if not line.strip():
             continue
         try:
-            item = json.loads(line, object_pairs_hook=_Object)
-        except (json.JSONDecodeError, RecursionError):
+            item = parse_json(line, object_pairs_hook=_Object)
+        except ValueError:
             yield Entry(None, None, f"line {number}: not JSON")
             continue
         yield from _from_object(item, f"line {number}")

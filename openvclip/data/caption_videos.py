@@ -17,6 +17,7 @@ from openvclip.data.sampling import ClipRequest, Sampling
 from openvclip.data.video_io import read_clips
 from openvclip.utils.errors import ConfigError, DataError
 from openvclip.utils.files import open_append
+from openvclip.utils.json_text import parse_json
 from openvclip.utils.logging import Progress, get_logger
 
 # Bad videos that the log names.
@@ -164,7 +165,7 @@ def _read_known(output: Path, made_by: str) -> set[str]:
 
 def _known_video(line: bytes, where: str, made_by: str) -> str:
     try:
-        record = json.loads(line)
+        record = parse_json(line)
         video, maker = record["video"], record["made_by"]
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(

@@ -54,6 +54,8 @@ def read_raw_list(source: str | Path, separator: str) -> RawList:
         check_lines(source, text)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the list {source}: {error}") from error
+    if "\0" in text:
+        raise DataError(f"the list {source} has a zero byte, which no path has; is it a list?")
     rows = [row for row in text.split("\n") if row.strip()]
     if not rows:
         raise DataError(f"the list {source} is empty; expected rows like 'video.mp4{separator}0'")

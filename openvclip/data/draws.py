@@ -9,6 +9,7 @@ from typing import Any
 
 from openvclip.utils.errors import DataError
 from openvclip.utils.files import MOST_JSON_BYTES, read_text
+from openvclip.utils.json_text import parse_json
 
 FILE = "draw.json"
 KINDS = ("few-shot", "base", "novel")
@@ -53,7 +54,7 @@ def read_draw(folder: str | Path) -> Draw | None:
     """
     path = Path(folder) / FILE
     try:
-        found = parse_draw(json.loads(read_text(path, most=MOST_JSON_BYTES)))
+        found = parse_draw(parse_json(read_text(path, most=MOST_JSON_BYTES)))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RecursionError) as error:

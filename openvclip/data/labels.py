@@ -13,6 +13,8 @@ import numpy as np
 
 from openvclip.utils.errors import DataError
 from openvclip.utils.files import read_json_text, read_table
+from openvclip.utils.json_text import parse_json
+from openvclip.utils.numbers import read_whole
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class LabelSpace:
         hint = 'expected {"0": "first class", "1": "second class", ...}'
         try:
             text = read_json_text(path, "utf-8-sig")
-            pairs = json.loads(text, object_pairs_hook=list)
+            pairs = parse_json(text, object_pairs_hook=list)
         except OSError as error:
             raise DataError(f"cannot read the label map {path}: {error.strerror}") from error
         except (ValueError, RecursionError) as error:
@@ -180,10 +182,10 @@ def _split_row(line: str, separator: str, where: str) -> tuple[str, str]:
 
 def _label(text: str, num_classes: int, where: str) -> int:
     try:
-        label = int(text)
+        label = read_whole(text)
     except ValueError as error:
         raise DataError(
-            f"{where}: the label {text!r} is not an integer; if it belongs to the path, "
+            f"{where}: the label {shorten(text)} is not an integer; if it belongs to the path, "
             "set DATA.PATH_LABEL_SEPARATOR"
         ) from error
     if not 0 <= label < num_classes:

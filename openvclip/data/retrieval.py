@@ -17,6 +17,7 @@ import numpy as np
 from openvclip.data.labels import VideoList, is_text, join_prefix, shorten
 from openvclip.utils.errors import DataError
 from openvclip.utils.files import read_json_text, read_table
+from openvclip.utils.json_text import parse_json
 
 # Where a video of the list is a name without ending, as in MSR-VTT; the first that is there counts.
 ENDINGS = (".mp4", ".avi", ".webm", ".mkv")
@@ -135,7 +136,7 @@ def _read(path: Path, split: str) -> tuple[Iterable[Entry], str]:
     if ending in readers:
         return readers[ending](path, text), ""
     try:
-        content = json.loads(text)
+        content = parse_json(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"the list {path} is not JSON: {error}; {FORMS}") from error
     if isinstance(content, dict) and "sentences" in content:
@@ -171,7 +172,7 @@ def _jsonl_entries(path: Path, text: str) -> Iterator[Entry]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except (ValueError, RecursionError) as error:
             raise DataError(f"{where}: not JSON: {error}") from error
         yield _record(where, row)

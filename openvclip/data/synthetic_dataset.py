@@ -19,6 +19,7 @@ import numpy as np
 from openvclip.data import synthetic as world
 from openvclip.utils.errors import DataError
 from openvclip.utils.files import MOST_JSON_BYTES, read_text, replacing, replacing_file
+from openvclip.utils.json_text import parse_json
 from openvclip.utils.logging import Progress, get_logger
 
 logger = get_logger(__name__)
@@ -261,7 +262,7 @@ def _write_clips(
 def _read(path: Path) -> dict | None:
     """Return a marker's content; None if there is none that can be read."""
     try:
-        return json.loads(read_text(path, most=MOST_JSON_BYTES))
+        return parse_json(read_text(path, most=MOST_JSON_BYTES))
     except (OSError, ValueError):
         return None
 

@@ -33,6 +33,7 @@ from openvclip.models.prompts import TEMPLATES, class_embeddings
 from openvclip.models.temporal import is_adapter
 from openvclip.utils.errors import CheckpointError, ConfigError, first_line
 from openvclip.utils.files import compute_file_hash, replacing_file
+from openvclip.utils.json_text import parse_json
 from openvclip.utils.logging import get_logger
 
 logger = get_logger(__name__)
@@ -265,7 +266,7 @@ def save_classifier(export: Export, path: Path) -> None:
 def describe_loading(paths: Sequence[Path]) -> str:
     """Return the lines of Python that load what was written for open_clip there."""
     config = next(path for path in paths if path.suffix == ".json")
-    known = find_name(json.loads(config.read_text(encoding="utf-8")))
+    known = find_name(parse_json(config.read_text(encoding="utf-8")))
     create = (f'open_clip.create_model("{known or config.stem}", '
               f'pretrained="{config.with_suffix(".pt")}")')
     return create if known else f'open_clip.add_model_config("{config}")\n{create}'

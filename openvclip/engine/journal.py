@@ -25,6 +25,7 @@ from torch import Tensor
 
 from openvclip.utils import distributed
 from openvclip.utils.files import create_new, open_regular
+from openvclip.utils.json_text import parse_json
 from openvclip.utils.logging import get_logger
 
 logger = get_logger(__name__)
@@ -181,7 +182,7 @@ def read_records(path: Path, digest: str, shape: tuple[int, int]) -> list[Record
     try:
         with open_regular(path) as file:
             payloads = _payloads(file, path)
-            if json.loads(next(payloads, b"{}")) != {"digest": digest}:
+            if parse_json(next(payloads, b"{}")) != {"digest": digest}:
                 return []
             records.extend(_record(payload, shape) for payload in payloads)
     except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
@@ -206,7 +207,7 @@ def _payloads(file: BinaryIO, path: Path) -> Iterator[bytes]:
 
 def _record(payload: bytes, shape: tuple[int, int]) -> Record:
     (length,) = struct.unpack_from("<I", payload)
-    head = json.loads(payload[4:4 + length])
+    head = parse_json(payload[4:4 + length])
     variants, rows, classes = head["shape"]
     if (variants, classes) != shape or rows != len(head["rows"]):
         raise ValueError(f"scores of shape {head['shape']}")

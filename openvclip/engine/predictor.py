@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -327,15 +329,15 @@ class VideoClassifier:
         self, videos: Iterable[str | Path], workers: int, keep_frames: bool
     ) -> Iterator[tuple[EncodedVideo, PackedClips | None]]:
         """Read videos in threads, at most ``workers`` + 1 of them ahead."""
-        names = iter(videos)
+        names = map(_name_video, videos)
         with ThreadPoolExecutor(max(workers, 1)) as pool:
             waiting = deque(
-                pool.submit(self._read, str(name), keep_frames)
+                pool.submit(self._read, name, keep_frames)
                 for name in islice(names, max(workers, 1) + 1)
             )
             while waiting:
                 yield waiting.popleft().result()
-                waiting.extend(pool.submit(self._read, str(name), keep_frames)
+                waiting.extend(pool.submit(self._read, name, keep_frames)
                                for name in islice(names, 1))
 
     def _read(self, video: str, keep_frames: bool) -> tuple[EncodedVideo, PackedClips | None]:
@@ -402,6 +404,7 @@ class VideoClassifier:
             ConfigError: ``window`` or ``stride`` cannot be.
             DataError: the video cannot be read, or a label is empty, double or too long.
         """
+        _name_video(video)
         texts = self.encode_text(labels)
         _check_seconds(window, stride)
         if window is None:
@@ -453,6 +456,19 @@ def _check_seconds(window: float | None, stride: float | None) -> None:
         if value is not None and not least <= value <= LONGEST:
             raise ConfigError(
                 f"a timeline's {name} is {value:g} s; give {least:g} to {LONGEST:.0f} s")
+
+
+def _name_video(video: Any) -> str:
+    """Return the path of a video that is to be read."""
+    if not isinstance(video, (str, os.PathLike)):
+        raise DataError(
+            f"a video is a {type(video).__name__}; give the path of its file: frames in memory "
+            "have no times to sample clips by"
+        )
+    name = os.fspath(video)
+    if not isinstance(name, str) or "\0" in name:
+        raise DataError(f"{name!r} is no path of a video")
+    return name
 
 
 class _Pictures:

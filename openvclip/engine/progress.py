@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from openvclip.engine.train_step import StepResult
 from openvclip.utils import distributed
 from openvclip.utils.errors import CheckpointError, TrainingError
 from openvclip.utils.files import iterate_lines
+from openvclip.utils.json_text import parse_json
 
 MEANS = ("loss", "connect_loss", "caption_loss", "connect_caption_loss", "grad_norm", "top1_err",
          "top5_err")
@@ -48,7 +48,7 @@ def validation_missed(output_dir: str | Path, epoch: int) -> bool:
         seen = set()
         for line in iterate_lines(path, errors="replace"):
             try:
-                stats = json.loads(line)
+                stats = parse_json(line)
             except ValueError:  # cut off when a run was killed
                 continue
             if str(stats.get("epoch", "")).split("/")[0] == str(epoch + 1):

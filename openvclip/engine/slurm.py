@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +109,9 @@ def submit(
     run = ("NUM_GPUS", str(resources.gpus), "NUM_SHARDS", str(resources.nodes))
     opts = (*opts, *run)
     load_cfg(cfg_file, opts)
+    if cluster == "slurm" and shutil.which("srun") is None:
+        raise ConfigError("Slurm's srun is not on the PATH; submit from a node of the cluster, or "
+                          "give --cluster local to run on this machine")
     executor = submitit.AutoExecutor(folder=str(Path(job_dir)), cluster=cluster)
     if executor.cluster != "slurm" and resources.nodes > 1:
         raise ConfigError(f"{resources.nodes} nodes need Slurm, and sbatch is not here")

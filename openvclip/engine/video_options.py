@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,12 @@ class VideoOptions:
     def __post_init__(self) -> None:
         if not 1 <= self.num_frames <= 1024:
             raise ConfigError(f"the number of frames is {self.num_frames}; give 1 to 1024")
+        if not all(math.isfinite(x) for x in (*self.mean, *self.std)) or min(self.std) <= 0:
+            raise ConfigError(f"the mean is {list(self.mean)} and the standard deviation "
+                              f"{list(self.std)}; give finite numbers, and the latter above 0")
+        if len(self.mean) != 3 or len(self.std) != 3:
+            raise ConfigError(f"the mean has {len(self.mean)} and the standard deviation "
+                              f"{len(self.std)} numbers; give 3, of red, green and blue")
         if not (self.sampling_rate > 0 and self.target_fps > 0):
             raise ConfigError(f"the sampling rate is {self.sampling_rate:g} at "
                               f"{self.target_fps:g} frames a second; both must be above 0")
@@ -177,4 +184,7 @@ def parse_video_options(text: str, where: str) -> VideoOptions:
     problems = merge(cfg, settings, f"the config in {where}")
     if problems:
         raise CheckpointError(f"{problems[0]}; give a config file that says it right")
-    return build_video_options(cfg)
+    try:
+        return build_video_options(cfg)
+    except ConfigError as error:
+        raise CheckpointError(f"the config in {where}: {error}") from error

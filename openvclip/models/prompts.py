@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from openvclip.clip.model import CLIP
 from openvclip.clip.tokenizer import count_tokens, tokenize
-from openvclip.utils.errors import DataError
+from openvclip.utils.errors import DataError, first_line
 from openvclip.utils.files import replacing_file
 from openvclip.utils.finite import require_finite
 from openvclip.utils.logging import Progress, get_logger
@@ -226,5 +226,6 @@ def _save(path: Path, embeddings: torch.Tensor) -> None:
         # A name of its own for each process, since several may write the same file at once.
         with replacing_file(path) as temporary, open(temporary, "wb") as file:
             torch.save({"embeddings": embeddings}, file)
-    except OSError as error:
-        logger.warning("class embeddings were not cached in %s: %s", path.parent, error)
+    except (OSError, RuntimeError) as error:  # torch's writer has errors of its own
+        logger.warning("class embeddings were not cached in %s: %s", path.parent,
+                       first_line(error))

@@ -17,6 +17,7 @@ from openvclip.config.validate import TEMPLATE_SETS
 from openvclip.models.prompts import TEMPLATES
 from openvclip.utils.errors import ConfigError, DataError
 from openvclip.utils.files import MOST_JSON_BYTES, read_bytes, read_table
+from openvclip.utils.json_text import parse_json
 
 # The 16 of ActionCLIP (arXiv 2109.08472) as its code has them, without full stops.
 ACTION_TEMPLATES: tuple[str, ...] = (
@@ -150,7 +151,7 @@ def load_descriptions(path: str | Path, names: Sequence[str]) -> TextChoice:
     """
     try:
         raw = read_bytes(path, MOST_JSON_BYTES)
-        content = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_Pairs)
+        content = parse_json(raw.decode("utf-8-sig"), object_pairs_hook=_Pairs)
     except OSError as error:
         raise DataError(
             f"cannot read MODEL.CLASS_DESCRIPTIONS {path}: {error.strerror}; {HINT}") from error

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from openvclip.utils.files import iterate_lines
+from openvclip.utils.json_text import parse_json
 from openvclip.utils.logging import get_logger
 
 logger = get_logger(__name__)
@@ -59,7 +59,7 @@ def read_curves(lines: Iterable[str]) -> Curves:
     curves = Curves()
     for line in lines:
         try:
-            curves.add(json.loads(line))
+            curves.add(parse_json(line))
         except (ValueError, KeyError, AttributeError, ZeroDivisionError):
             continue
     return curves

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from openvclip.report.sweeps import PICTURE
 from openvclip.report.writers import write_json
 from openvclip.utils.errors import DataError
 from openvclip.utils.files import MOST_JSON_BYTES, read_text, replacing
+from openvclip.utils.json_text import parse_json
 
 # Columns of the table: folder of a test set -> heading.
 SETS = {"trained": "trained classes", "unseen": "unseen classes", "knew": "what CLIP knew"}
@@ -27,7 +27,7 @@ def read_sweep(path: str | Path) -> Sweep:
         DataError: the file is missing or is not a test's results.
     """
     try:
-        content: dict[str, Any] = json.loads(read_text(path, most=MOST_JSON_BYTES))
+        content: dict[str, Any] = parse_json(read_text(path, most=MOST_JSON_BYTES))
         return {row["patching_ratio"] or 0.0: row["top1"] for row in content["results"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -16,6 +15,7 @@ from openvclip.data.protocols import Protocol, find_protocol
 from openvclip.report.retrieval_numbers import name_numbers
 from openvclip.utils.errors import DataError
 from openvclip.utils.files import MOST_JSON_BYTES, compute_file_hash, open_regular, read_text
+from openvclip.utils.json_text import parse_json
 
 RESULTS = "results.json"
 CONFIG = "config.yaml"
@@ -61,7 +61,7 @@ def read_results(path: str | Path) -> dict[str, Any]:
         DataError: the file is missing or is not a test's results.
     """
     try:
-        content = json.loads(read_text(path, most=MOST_JSON_BYTES))
+        content = parse_json(read_text(path, most=MOST_JSON_BYTES))
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read {path}: {error}; run the test again") from error
     fault = _find_fault(content)

@@ -18,6 +18,7 @@ from openvclip.report.metrics import (
 from openvclip.utils import distributed
 from openvclip.utils.errors import ConfigError
 from openvclip.utils.files import MOST_JSON_BYTES, read_text, replacing
+from openvclip.utils.json_text import parse_json
 from openvclip.utils.text import guard_row
 
 
@@ -152,7 +153,7 @@ def read_class_names(path: str | Path, count: int) -> list[str]:
         ConfigError: the file is missing or does not name classes 0 .. count - 1.
     """
     try:
-        content = json.loads(read_text(path, most=MOST_JSON_BYTES))
+        content = parse_json(read_text(path, most=MOST_JSON_BYTES))
         names = {int(index): name for name, index in content.items()}
         return [names[i] for i in range(count)]
     except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:

@@ -13,11 +13,11 @@ from typing import Any, NoReturn
 from openvclip.utils import interrupts, live
 from openvclip.utils.errors import ConfigError, OpenVCLIPError, describe_os_error
 from openvclip.utils.logging import get_logger, setup_logging
+from openvclip.utils.numbers import MOST, read_whole
 from openvclip.utils.output import guarded_output
 from openvclip.utils.text import clean_lines
 
 FAILED = 2  # Exit code after an error that a user can act on.
-MOST = 2**63 - 1  # No number that a tool takes is larger.
 
 
 def run_tool(
@@ -78,11 +78,11 @@ def _say(level: int, text: str) -> None:
 
 def read_int(text: str) -> int:
     """Read a whole number of an option: at most 19 digits."""
-    text = text.strip()
-    number = int(text) if len(text) <= 20 else None
-    if number is None or abs(number) > MOST:
-        raise argparse.ArgumentTypeError(f"{_shorten(text)} is not a whole number up to {MOST}")
-    return number
+    try:
+        return read_whole(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{_shorten(text)} is not a whole number up to {MOST}") from None
 
 
 def read_float(text: str) -> float:

@@ -21,6 +21,7 @@ from typing import Any
 
 from openvclip.utils.errors import ConfigError
 from openvclip.utils.files import read_text
+from openvclip.utils.json_text import parse_json
 from openvclip.utils.logging import get_logger
 
 FILE = ".training.lock"
@@ -109,7 +110,7 @@ def _describe_self() -> dict[str, Any]:
 
 def _read(descriptor: int) -> dict[str, Any]:
     try:
-        found = json.loads(os.pread(descriptor, 1000, 0))
+        found = parse_json(os.pread(descriptor, 1000, 0))
     except (OSError, ValueError, RecursionError):  # being written
         return {}
     if not isinstance(found, dict):

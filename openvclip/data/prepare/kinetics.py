@@ -11,6 +11,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
+from openvclip.data.labels import shorten
 from openvclip.data.prepare.names import SPLIT_FOLDERS, ClassIndex, class_key
 from openvclip.data.prepare.official import read_text
 from openvclip.data.prepare.plan import Preparation, Row
@@ -132,8 +133,9 @@ def _read_row(
         )
     try:
         stem = f"{youtube_id}_{int(float(start)):06d}_{int(float(end)):06d}"
-    except ValueError as error:
-        raise DataError(f"{where}: the times {start!r} and {end!r} are not numbers") from error
+    except (ValueError, OverflowError) as error:
+        times = f"{shorten(start)} and {shorten(end)}"
+        raise DataError(f"{where}: the times {times} are not numbers") from error
     return split, Clip(label, stem, youtube_id)
 
 

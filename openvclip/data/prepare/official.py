@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from openvclip.utils.errors import DataError
 from openvclip.utils.files import MOST_JSON_BYTES, read_bytes
+from openvclip.utils.json_text import parse_json
 
 
 def read_text(path: Path) -> str:
@@ -41,7 +41,7 @@ def read_json(path: Path, object_hook: Callable[[dict], Any] | None = None) -> A
         DataError: the file cannot be read or is not JSON.
     """
     try:
-        return json.loads(read_text(path), object_hook=object_hook)
+        return parse_json(read_text(path), object_hook=object_hook)
     except ValueError as error:
         raise DataError(f"{path} is not JSON: {error}") from error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from openvclip.data.labels import LabelSpace
+from openvclip.data.labels import LabelSpace, shorten
 from openvclip.data.prepare.names import ClassIndex, joined_key, ucf101_class_name
 from openvclip.data.prepare.official import find_annotation, read_rows, require_annotation
 from openvclip.data.prepare.official_splits import OfficialSplits, plan_official_splits
@@ -45,6 +45,11 @@ def plan_ucf101(videos: Path, annotations: Path, root: Path) -> Preparation:
     return plan_official_splits("ucf101", space, videos, root, official, preparation)
 
 
+def _is_number(text: str) -> bool:
+    """Whether it is a number of a class: some digits, not thousands."""
+    return text.isdecimal() and len(text) < 10
+
+
 class _Reader:
     """Reads split files, whose rows are ``Class/file.avi`` or ``Class/file.avi number``."""
 
@@ -54,15 +59,15 @@ class _Reader:
         self.numbers: dict[str, int] = {}
         for where, line in read_rows(self.class_file):
             number, _, folder = line.partition(" ")
-            if not number.isdecimal() or not folder.strip():
-                raise DataError(f"{where}: {line!r} is not 'number ClassName'")
+            if not _is_number(number) or not folder.strip():
+                raise DataError(f"{where}: {shorten(line)} is not 'number ClassName'")
             self.numbers[folder.strip()] = int(number)
 
     def read(self, path: Path) -> list[Row]:
         rows: dict[str, int] = {}
         for where, line in read_rows(path):
             video, _, number = line.rpartition(" ")
-            if not number.isdecimal():
+            if not _is_number(number):
                 video, number = line, ""
             folder, slash, _ = video.partition("/")
             if not slash:
