@@ -22,7 +22,7 @@ ELEMENTS: dict[str, type] = {
     "TEST.NUM_TEMPORAL_CLIPS": int,
     "TEST.PATCHING_RATIOS": float,
 }
-MOST_INT = 2**63 - 1
+MOST_INT = 2**64  # Keys of smaller ranges say so themselves.
 _KINDS = {bool: "True or False", int: "an int", float: "a number", str: "a string"}
 
 
