@@ -93,6 +93,17 @@ def test_files_are_opened_by_those_who_look_what_they_are(path):
             assert path.name == "export.py" and first.startswith("json.dumps"), where
 
 
+@pytest.mark.parametrize("path", sorted((ROOT.parent / "tools").glob("*.py")), ids=lambda p: p.name)
+def test_tools_print_clean_text(path):
+    if path.name == "make_api_docs.py":  # prints its own words only
+        return
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "print":
+            assert ast.unparse(node.args[0]).startswith("clean_lines("), f"{path}:{node.lineno}"
+        assert not (isinstance(node, ast.Call)
+                    and re.fullmatch(r"sys\.std(out|err)\.write", ast.unparse(node.func))), path
+
+
 def test_torchscript_is_never_run():
     users = [p for p in FILES if re.search(r"torch\.jit\.\w+\(", p.read_text())]
     assert users == []  # clip/archive.py reads its tensors without it

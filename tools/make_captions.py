@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from openvclip.utils.command_line import Parser, run_tool
 from openvclip.utils.errors import ConfigError
+from openvclip.utils.text import clean_lines
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -60,8 +61,8 @@ def make(args: argparse.Namespace) -> None:
         summarise=summariser.summarise if summariser else None,
         made_by=", ".join(part for part in parts if part),
     )
-    print(f"{args.output}: {counts['done']:,} videos captioned, {counts['known']:,} known from "
-          f"before, {counts['failed']:,} failed")
+    print(clean_lines(f"{args.output}: {counts['done']:,} videos captioned, {counts['known']:,} "
+                      f"known from before, {counts['failed']:,} failed"))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from openvclip.utils.command_line import Parser, run_tool
+from openvclip.utils.text import clean_lines
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
     if args.command == "report":
         from openvclip.report.demo import write_report
 
-        print(write_report(args.root))
+        print(clean_lines(write_report(args.root)))
         return
     from openvclip.engine.demo_clip import PretrainOptions, pretrain
 

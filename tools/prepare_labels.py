@@ -145,7 +145,7 @@ def prepare(args: argparse.Namespace) -> None:
     width = shutil.get_terminal_size((100, 24)).columns
     print(clean_lines("\n".join(describe_preparation(preparation, root, width))))
     written = write_preparation(preparation, overwrite=args.overwrite, strict=args.strict)
-    print(f"{len(written.files)} files written, {written.unchanged} unchanged")
+    print(clean_lines(f"{len(written.files)} files written, {written.unchanged} unchanged"))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -34,6 +34,9 @@ class UnfitFileError(OSError):
     def __init__(self, path: str | Path, what: str) -> None:
         super().__init__(errno.EINVAL, what, str(path))
 
+    def __str__(self) -> str:
+        return f"{self.filename} {self.strerror}"
+
 
 def check_regular(path: str | Path) -> None:
     """Raise an UnfitFileError if there is something of that name that is no regular file."""
