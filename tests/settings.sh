@@ -63,9 +63,9 @@ as_user() {
     fi
 }
 
-# make_clone FOLDER: a clean clone of HEAD in FOLDER/openvclip, with a home and a place for files.
+# make_clone FOLDER: a clean clone of HEAD in FOLDER/openvclip, with a home.
 make_clone() {
-    mkdir -p "$1/home" "$1/tmp"
+    mkdir -p "$1/home"
     git clone --quiet --no-local "$ROOT" "$1/openvclip"
     [ ! -d "$ROOT/../shared" ] || ln -s "$(realpath "$ROOT/../shared")" "$1/shared"
 }
@@ -73,7 +73,8 @@ make_clone() {
 # run_ci NAME FOLDER: run it in the setting; the exit code is that of .ci/run.
 run_ci() {
     local name="$1" folder="$2" ci=(bash "$2/openvclip/.ci/run")
-    export TMPDIR="$folder/tmp"
+    export TMPDIR="$BASE/$name.tmp"
+    mkdir "$TMPDIR"
     case "$name" in
     core) taskset -c "$(taskset -cp $$ | sed 's/.*: //; s/[-,].*//')" "${ci[@]}" ;;
     locale) LANG=C LC_ALL=C "${ci[@]}" ;;
@@ -82,7 +83,7 @@ run_ci() {
         wait $!
         ;;
     user)
-        [ "$(id -u)" != 0 ] || chown -R "$SETTINGS_USER": "$folder"
+        [ "$(id -u)" != 0 ] || chown -R "$SETTINGS_USER": "$folder" "$TMPDIR"
         HOME="$folder/home" USER="$SETTINGS_USER" LOGNAME="$SETTINGS_USER" as_user "${ci[@]}"
         ;;
     folder) "${ci[@]}" ;;
@@ -106,13 +107,13 @@ end_load() {
 try() {
     local name="$1" folder="$BASE/$1" log="$BASE/$1.log" started=$SECONDS code=0 said
     [ "$name" != folder ] || folder="$BASE/ein Ordner mit Größe 日本"
-    rm -rf "$folder"
+    rm -rf "$folder" "$BASE/$name.tmp"
     make_clone "$folder"
     echo "settings: $name, log in $log"
     (trap end_load EXIT; run_ci "$name" "$folder") >"$log" 2>&1 </dev/null || code=$?
     said="$(grep -aE '(passed|failed|errors?|skipped|deselected|warnings?) in [0-9.]+s' "$log" |
         tail -n 1 | tr -d = || true)"
-    [ "$code" = 0 ] && rm -rf "$folder" || said="exit $code; $said"
+    [ "$code" = 0 ] && rm -rf "$folder" "$BASE/$name.tmp" || said="exit $code; $said"
     rows+=("$(printf '%-10s  %-4s  %5d s  %s' "$name" "$([ "$code" = 0 ] && echo pass ||
         echo FAIL)" $((SECONDS - started)) "${said:-see $log}")")
     [ "$code" = 0 ] || FAILED=1
