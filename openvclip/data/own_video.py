@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import glob
 import os
+import threading
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import av
 import numpy as np
 from PIL import Image
 
+from openvclip.data.keeping import LARGE
 from openvclip.data.prepare.scan import scan_videos
 from openvclip.data.sampling import EXACT, ClipRequest, Sampling, clip_size
 from openvclip.data.video_io import Clips, Keep, read_clips
@@ -18,6 +21,8 @@ from openvclip.data.video_reader import open_video
 from openvclip.utils.errors import DataError
 
 THUMBNAIL = 240  # Longest side of the small pictures, in pixels.
+# Videos with larger frames are read one after the other, however many threads read.
+_ONE_LARGE = threading.Lock()
 PIXELS_A_SIDE = 8  # Pixels of a frame, along a side, of which one of a small picture is made.
 
 
@@ -59,12 +64,14 @@ class VideoFacts:
         count: frames.
         seconds: duration.
         turns: quarter turns, counter-clockwise, by which players turn its frames.
+        pixels: of a frame.
     """
 
     fps: float
     count: int
     seconds: float
     turns: int = 0
+    pixels: int = 0
 
 
 def probe(path: str) -> VideoFacts:
@@ -77,11 +84,12 @@ def probe(path: str) -> VideoFacts:
         seconds = reader.duration * reader.tick or (reader.container.duration or 0) / 1e6
         _, first = next(reader.frames(), (0, None))
         turns = 0 if first is None else count_turns(first)
+        pixels = 0 if first is None else first.width * first.height
         count = reader.count
     if not count:
         with open_video(path, False) as reader:
             count = len(reader.packet_stamps())
-    return VideoFacts(reader.fps, count, seconds or count / reader.fps, turns)
+    return VideoFacts(reader.fps, count, seconds or count / reader.fps, turns, pixels)
 
 
 def count_turns(frame: av.VideoFrame) -> int:
@@ -116,8 +124,9 @@ def read_views(
         views = 1
     turns = 0 if as_tested else facts.turns
     take = np.copy if keep is None else keep
-    clips = read_clips(path, [ClipRequest(v, views) for v in range(views)], sampling,
-                       keep=lambda image: take(np.rot90(image, turns)))
+    with _ONE_LARGE if facts.pixels > LARGE else nullcontext():
+        clips = read_clips(path, [ClipRequest(v, views) for v in range(views)], sampling,
+                           keep=lambda image: take(np.rot90(image, turns)))
     return clips if keep else replace(clips, frames=np.stack(clips.frames)), facts
 
 

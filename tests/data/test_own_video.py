@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -89,3 +90,28 @@ def test_files_folders_and_patterns_are_found_once(videos, tmp_path):
                         ("a\0*.mp4", "matches no file")):
         with pytest.raises(DataError, match=said):
             find_videos([root, wrong])
+
+
+def test_large_videos_are_read_one_after_the_other(videos, monkeypatch):
+    reading, most = 0, 0
+    whole = own_video.read_clips
+
+    def watched(*args, **options):
+        nonlocal reading, most
+        reading += 1
+        most = max(most, reading)
+        found = whole(*args, **options)
+        reading -= 1
+        return found
+
+    monkeypatch.setattr(own_video, "read_clips", watched)
+    monkeypatch.setattr(own_video, "LARGE", 64 * 48 - 1)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: read_views(str(videos["bframes"]), Sampling(), views=3), range(8)))
+    assert most == 1
+    assert own_video._ONE_LARGE.acquire(blocking=False)
+    try:
+        monkeypatch.setattr(own_video, "LARGE", 64 * 48)
+        read_views(str(videos["bframes"]), Sampling(), views=3)  # Does not wait.
+    finally:
+        own_video._ONE_LARGE.release()
