@@ -221,7 +221,7 @@ def write_export(export: Export, paths: Mapping[str, Path], dtype: str = "fp32")
     facts = {**export.facts, "dtype": dtype}
     writers = {
         "openai": lambda file: save_tensors(state, file, facts),
-        "open_clip": lambda file: torch.save({"state_dict": state, "openvclip": facts}, file),
+        "open_clip": lambda file: save_archive({"state_dict": state, "openvclip": facts}, file),
         "config": lambda file: file.write_text(
             json.dumps(describe_model(export.model.config), indent=2) + "\n", encoding="utf-8"),
         "classifier": lambda file: save_classifier(export, file),
@@ -234,6 +234,15 @@ def write_export(export: Export, paths: Mapping[str, Path], dtype: str = "fp32")
         folders = ", ".join(sorted({str(path.parent) for path in paths.values()}))
         raise CheckpointError(f"cannot write to {folders}: {first_line(error)}; free space or "
                               "give another --output") from error
+
+
+def save_archive(content: Mapping[str, object], output: Path) -> None:
+    """Write what ``torch.load`` reads; the same content gives the same bytes.
+
+    By the file: given a name, torch.save puts that into what it writes.
+    """
+    with open(output, "wb") as file:
+        torch.save(content, file)
 
 
 def cast_weights(model: CLIP, dtype: torch.dtype) -> StateDict:

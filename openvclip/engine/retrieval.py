@@ -240,9 +240,10 @@ class RetrievalTester:
     def _save(self, ratio: float, videos: Tensor, texts: Tensor, done: Tensor) -> None:
         several = self.patcher is not None and len(self.ratios) > 1
         path = name_predictions(self.embeddings_path, ratio, several)
-        with replacing_file(path) as temporary:
+        # By the file, not its name: torch.save puts a name into what it writes.
+        with replacing_file(path) as temporary, open(temporary, "wb") as file:
             torch.save({"videos": videos, "texts": texts, "owner": self.owner, "complete": done,
-                        "paths": self.pairs.videos, "captions": self.pairs.captions}, temporary)
+                        "paths": self.pairs.videos, "captions": self.pairs.captions}, file)
 
     def _write(self, results: dict[str, Any]) -> None:
         """Log the numbers and write the results."""

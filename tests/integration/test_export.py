@@ -21,7 +21,7 @@ from openvclip.clip.weights import load_clip
 from openvclip.config import load_cfg
 from openvclip.engine import checkpoint as ckpt
 from openvclip.engine.averaging import average_checkpoints
-from openvclip.engine.export import describe_loading, export_model
+from openvclip.engine.export import describe_loading, export_model, save_archive
 from openvclip.engine.setup import load_original_clip, load_weights
 from openvclip.interpolation import WeightPatcher
 from openvclip.models.build import build_model
@@ -98,6 +98,13 @@ def test_what_was_exported_tests_as_the_patched_checkpoint_did(root, exported, t
     assert torch.equal(build(root, clip, temporal, written)(video), wanted)  # CUSTOM_LOAD_FILE
     assert torch.equal(build(root, clip, temporal, exported / FILES[1])(video), wanted)
     assert not torch.equal(build(root, clip, temporal)(video), wanted)
+
+
+def test_one_content_gives_the_same_bytes_whatever_the_file_is_called(tmp_path):
+    paths = [tmp_path / name for name in ("a.pt", "another.pt")]
+    for path in paths:
+        save_archive({"state_dict": {"x": torch.arange(3.0)}}, path)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
 def test_metadata_says_where_it_came_from(root, exported):
