@@ -100,14 +100,13 @@ def test_what_cannot_be_compared(tmp_path):
         compare_lists("hmdb_union", tmp_path)
 
 
-def test_tool_compares_lists_without_a_test(lists, repo, capsys, monkeypatch):
+def test_tool_compares_lists_without_a_test(lists, repo, caplog, monkeypatch):
     monkeypatch.setattr("openvclip.utils.command_line.setup_logging", lambda: None)
     tool = runpy.run_path(str(repo / "tools/derive_results.py"))
     assert tool["main"](["--root", str(lists), "--check-lists", "hmdb_union"]) == 0
     assert tool["main"](["--root", str(lists), "--check-lists", "k600_union"]) == 2
     assert tool["main"](["--from", "x"]) == 2
-    captured = capsys.readouterr()
-    assert "--from needs --output" in captured.out + captured.err
+    assert "--from needs --output" in caplog.text
 
 
 def test_a_test_of_the_union_gives_every_published_number(lists, tmp_path):
