@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import timedelta
+from multiprocessing import connection
 from typing import Any, TypeVar
 
 import torch
@@ -35,6 +36,7 @@ _KEPT: list[Any] = []
 # How long a process waits in an exchange for one that lives: rank 0 may be writing or computing
 # alone meanwhile. One that died is noticed much sooner, see PeerWatch.
 TIMEOUT = timedelta(hours=2)
+GRACE = 30.0  # Seconds that each process has to save its state after Ctrl-C.
 JOIN_TIMEOUT = timedelta(minutes=10)  # For all processes to come, at the start.
 # What gloo says, in errors of no type of its own, when another process is gone.
 LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Read error",
@@ -198,13 +200,27 @@ def spawn(function: Callable, args: tuple, processes: int, first: int = 0) -> No
         )
     with forwarding(context.pids(), stopping):
         try:
-            while not context.join():
-                pass
+            _wait(context, stopping)
         except torch.multiprocessing.ProcessExitedException as error:
             if stopping.value:  # one of them says so, if any came that far
                 code = interrupts.EXIT_CODE
                 raise SystemExit(code) if begun.value else KeyboardInterrupt from error
             raise _explain_exit(error, first) from error
+
+
+def _wait(context: Any, stopping: Any) -> None:
+    """Wait for the started processes; the first that fails has the others stopped.
+
+    After Ctrl-C, which all of them have had, they are left the time to end by themselves.
+    """
+    running = {process.sentinel for process in context.processes}
+    while running:
+        running -= set(connection.wait(list(running)))
+        if stopping.value:
+            for process in context.processes:
+                process.join(GRACE)
+        if context.join(timeout=0):
+            return
 
 
 def _begin(number: int, function: Callable, args: tuple, shared: tuple) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -100,3 +103,54 @@ def test_spawned_processes_get_the_signal_and_their_exit_code_comes_back(tmp_pat
     with pytest.raises(Interrupted):
         spawn(_wait_for_signal, (str(tmp_path),), 2)
     sender.join()
+
+
+WAIT = """
+import sys, time
+from openvclip.utils.command_line import run_tool
+from openvclip.utils.distributed import spawn
+
+def wait(number):
+    print("ready", flush=True)
+    time.sleep(600)
+
+if __name__ == "__main__":
+    sys.exit(run_tool(lambda: spawn(wait, (), 2), log=False))
+"""
+
+
+@pytest.mark.parametrize("when", ["working", "starting"])
+def test_an_interrupt_ends_started_processes_with_one_line(tmp_path, repo, when):
+    path = tmp_path / "wait.py"
+    early = "import os; os.kill(os.getpid(), 2)" if when == "starting" else ""
+    # The one that starts them is interrupted where it begins to wait; they are still importing.
+    path.write_text(WAIT.replace("import sys, time", "import sys, time, os").replace(
+        'if __name__ == "__main__":', 'if __name__ == "__main__":\n'
+        '    from openvclip.utils import distributed\n'
+        '    before = distributed.forwarding\n'
+        '    from contextlib import contextmanager\n'
+        '    @contextmanager\n'
+        '    def forwarding(*args):\n'
+        '        with before(*args):\n'
+        f'            {early or "pass"}\n'
+        '            yield\n'
+        '    distributed.forwarding = forwarding'))
+    process = subprocess.Popen(
+        [sys.executable, str(path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        stdin=subprocess.DEVNULL, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        env={**os.environ, "PYTHONPATH": str(repo), "OMP_NUM_THREADS": "1"},
+    )
+    try:
+        if when == "working":
+            assert [process.stdout.readline() for _ in range(2)] == ["ready\n"] * 2
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        text = process.stdout.read()
+        assert process.wait(120) == 130, text
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.stdout.close()
+    lines = text.splitlines()
+    assert "Traceback" not in text and all("stopped by Ctrl-C" in line for line in lines)
+    assert 1 <= len(lines) <= 2  # here no process has a rank; in a run the first one speaks
