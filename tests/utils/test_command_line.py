@@ -224,7 +224,7 @@ def make_parser() -> Parser:
     (["--count", "9" * 5000], r"argument --count: 999.*\.\.\. \(5,000 characters\) is not a whole"),
     (["--count", "9" * 4000], r"4,000 characters"),
     (["--count", str(2**63)], r"is not a whole number up to 9223372036854775807"),
-    (["--count", "1.5"], r"argument --count: invalid"),
+    (["--count", "1.5"], r"argument --count: 1.5 is not a whole number"),
     (["--share", "1" * 500], r"500 characters\) is not a finite number"),
     (["--share", "nan"], r"nan is not a finite number"),
     (["--cuont", "1"], r"there is no option --cuont; the nearest is --count"),
