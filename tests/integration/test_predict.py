@@ -170,7 +170,7 @@ VIDEO = "videos/test/red moving/0.mp4"
     ({"--labels": None}, "give the labels either with"),
     ({"--patching-ratio": "0.5"}, "no checkpoint is given"),
     ({"--top-k": "0"}, "--top-k is 0"),
-    ({"--top-k": "many"}, "invalid int value: 'many'"),
+    ({"--top-k": "many"}, "many is not a whole number"),
     ({"--window": "2"}, "belong to --timeline"),
 ])
 def test_one_clear_line_before_anything_is_read(tiny, predict, monkeypatch, changes, said):
