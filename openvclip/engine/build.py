@@ -181,17 +181,7 @@ def build_trainer(cfg) -> Trainer:
     """
     torch.manual_seed(cfg.RNG_SEED)
     device = distributed.select_device(cfg.NUM_GPUS)
-    share = cfg.TRAIN.BATCH_SIZE // distributed.world_size()
-    if cfg.TRAIN.GRAD_ACCUM_STEPS > max(share, 1):
-        raise ConfigError(
-            f"TRAIN.GRAD_ACCUM_STEPS is {cfg.TRAIN.GRAD_ACCUM_STEPS}, but a process has only "
-            f"{share} videos of a batch; lower it, or raise TRAIN.BATCH_SIZE"
-        )
-    if cfg.MIXUP.ENABLE and share % 2:
-        raise ConfigError(
-            f"MIXUP.ENABLE is True, but a process has {share} videos of a batch; videos are mixed "
-            "in pairs: make TRAIN.BATCH_SIZE an even multiple of the number of processes"
-        )
+    _check_share(cfg, cfg.TRAIN.BATCH_SIZE // distributed.world_size())
     labels = build_label_space(cfg)
     here = {"rank": distributed.rank(), "world_size": distributed.world_size(), "device": device}
     train_loader = None if cfg.VAL_MODE else build_loader(cfg, "train", **here)
@@ -242,19 +232,39 @@ def build_trainer(cfg) -> Trainer:
         embed_classes=own_text,
         writer=writer,
     )
-    text = copy_text_tower(unwrap(model))
+    _load(cfg, trainer, embed_classes)
+    return trainer
+
+
+def _check_share(cfg, share: int) -> None:
+    """Check that a process's ``share`` of a batch can be cut and mixed as the config asks."""
+    if cfg.TRAIN.GRAD_ACCUM_STEPS > max(share, 1):
+        raise ConfigError(
+            f"TRAIN.GRAD_ACCUM_STEPS is {cfg.TRAIN.GRAD_ACCUM_STEPS}, but a process has only "
+            f"{share} videos of a batch; lower it, or raise TRAIN.BATCH_SIZE"
+        )
+    if cfg.MIXUP.ENABLE and share % 2:
+        raise ConfigError(
+            f"MIXUP.ENABLE is True, but a process has {share} videos of a batch; videos are mixed "
+            "in pairs: make TRAIN.BATCH_SIZE an even multiple of the number of processes"
+        )
+
+
+def _load(cfg, trainer: Trainer, embed_classes: Callable[[CLIP], torch.Tensor]) -> None:
+    """Load what training or validation begins with, with a classifier of its own text tower."""
+    model = unwrap(trainer.model)
+    text = copy_text_tower(model)
     loaded = load_initial_weights(cfg, trainer)
-    other_text = text_tower_differs(unwrap(model), text)
+    other_text = text_tower_differs(model, text)
     if trainer.start_iteration == 0 and other_text:
-        unwrap(model).set_classifier(embed_classes(unwrap(model).model))
+        model.set_classifier(embed_classes(model.model))
     if cfg.VAL_MODE:
-        patcher, ratios = build_patcher(cfg, unwrap(model), loaded)
+        patcher, ratios = build_patcher(cfg, model, loaded)
         if patcher is not None:
             trainer.validator.patch_as_tests_do(
                 patcher, [r for r in (cfg.TRAIN.EVAL_PATCHING_RATIO, *ratios) if r > 0],
                 embed_classes if other_text else None,
             )
-    return trainer
 
 
 def log_model_info(model: nn.Module) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,8 +26,9 @@ from openvclip.clip.weights import (
 from openvclip.data.keeping import FixedCuts
 from openvclip.data.own_video import probe, read_views, shrink
 from openvclip.data.packing import PackedBatch, PackedClips
-from openvclip.data.windows import Window, stream_windows
+from openvclip.data.windows import stream_windows
 from openvclip.engine.setup import compute_amp_dtype, load_weights
+from openvclip.engine.timelines import SHORTEST, check_seconds, check_windows, collect_timeline
 from openvclip.engine.video_options import VideoOptions, find_video_options
 from openvclip.interpolation import WeightPatcher
 from openvclip.models.label_set import check_labels
@@ -43,10 +43,6 @@ from openvclip.utils.logging import get_logger
 logger = get_logger(__name__)
 
 LABEL_SETS = 16  # Label sets whose embeddings are kept.
-MOST_OVERLAP = 16  # Windows of a timeline that may overlap: what bounds its memory.
-PICTURES = 24  # Most small pictures kept of a timeline.
-MOST_WINDOWS = 50_000  # Of a timeline: more than a day of them at what a clip covers in training.
-SHORTEST, LONGEST = 1e-3, 1e6  # Seconds of a timeline's window or stride.
 
 
 @dataclass(frozen=True)
@@ -406,32 +402,21 @@ class VideoClassifier:
         """
         _name_video(video)
         texts = self.encode_text(labels)
-        _check_seconds(window, stride)
+        check_seconds(window, stride)
         if window is None:
             seconds = probe(str(video)).seconds or self.options.seconds
             window = max(min(self.options.seconds, seconds), SHORTEST)
         window, stride = self.check_windows(window, stride)
+
+        def score(clips: torch.Tensor) -> torch.Tensor:
+            scores = self.logit_scale * self._encode_clips(clips.to(self.device)) @ texts.T
+            return require_finite(scores, f"{video}: the scores are")
+
         stream = stream_windows(str(video), self.pixels, num_frames=self.options.num_frames,
                                 window=window, stride=stride)
-        spans: list[tuple[float, float]] = []
-        # Plain numbers: small tensors that stay would pin the memory of the large ones between.
-        rows = array("f")
-        pictures = _Pictures()
-        merged = 0
         with closing(stream):
-            while batch := list(islice(stream, min(self.batch_size, MOST_WINDOWS - len(spans)))):
-                for item in batch:
-                    pictures.offer(len(spans), item)
-                    spans.append((item.start, item.end))
-                    merged += item.count - 1
-                clips = torch.stack([item.clip for item in batch]).to(self.device)
-                scores = require_finite(self.logit_scale * self._encode_clips(clips) @ texts.T,
-                                    f"{video}: the scores are")
-                rows.extend(scores.softmax(dim=1).flatten().tolist())
-            cut = len(spans) == MOST_WINDOWS and next(stream, None) is not None
-        probabilities = torch.from_numpy(np.frombuffer(rows, np.float32).copy())
-        return Timeline(str(video), tuple(labels), window, stride, tuple(spans),
-                        probabilities.view(len(spans), len(labels)), pictures.kept, merged, cut)
+            return collect_timeline(str(video), labels, stream, score, self.batch_size,
+                                    window=window, stride=stride)
 
     def check_windows(self, window: float | None, stride: float | None) -> tuple[float, float]:
         """Return the seconds of a timeline's windows and strides.
@@ -440,22 +425,7 @@ class VideoClassifier:
             ConfigError: they cannot be.
         """
         window = self.options.seconds if window is None else window
-        stride = window / 2 if stride is None else stride
-        _check_seconds(window, stride)
-        if not window / MOST_OVERLAP <= stride:
-            raise ConfigError(
-                f"a timeline's window is {window:g} s and its stride {stride:g} s; give a stride "
-                f"of at least a {MOST_OVERLAP}th of the window"
-            )
-        return window, stride
-
-
-def _check_seconds(window: float | None, stride: float | None) -> None:
-    for name, value, least in (("window", window, SHORTEST),
-                               ("stride", stride, SHORTEST / MOST_OVERLAP)):
-        if value is not None and not least <= value <= LONGEST:
-            raise ConfigError(
-                f"a timeline's {name} is {value:g} s; give {least:g} to {LONGEST:.0f} s")
+        return check_windows(window, window / 2 if stride is None else stride)
 
 
 def _name_video(video: Any) -> str:
@@ -469,23 +439,3 @@ def _name_video(video: Any) -> str:
     if not isinstance(name, str) or "\0" in name:
         raise DataError(f"{name!r} is no path of a video")
     return name
-
-
-class _Pictures:
-    """Small pictures of windows, spread over a video of unknown length.
-
-    Attributes:
-        kept: number of a window -> uint8 (h, w, 3) of its middle frame.
-    """
-
-    def __init__(self) -> None:
-        self.kept: dict[int, np.ndarray] = {}
-        self.every = 1
-
-    def offer(self, number: int, window: Window) -> None:
-        if number % self.every:
-            return
-        self.kept[number] = window.picture
-        if len(self.kept) > PICTURES:
-            self.every *= 2
-            self.kept = {n: kept for n, kept in self.kept.items() if n % self.every == 0}

@@ -11,7 +11,7 @@ import torch
 
 from openvclip import load_model
 from openvclip.clip.weights import load_clip
-from openvclip.engine import predictor
+from openvclip.engine import predictor, timelines
 from openvclip.engine.checkpoint import save_file
 from openvclip.engine.video_options import VideoOptions, find_video_options
 from openvclip.utils.errors import CheckpointError, ConfigError, DataError
@@ -144,18 +144,18 @@ def test_a_timeline_of_the_whole_video_is_its_prediction(world, model):
 def test_pictures_of_a_timeline_stay_few(world, model):
     found = model.timeline(world / "videos/0.mp4", LABELS, window=0.2, stride=0.1)
     numbers = list(found.pictures)
-    assert len(found.spans) >= 29 and len(numbers) <= predictor.PICTURES
+    assert len(found.spans) >= 29 and len(numbers) <= timelines.PICTURES
     assert numbers == list(range(0, len(found.spans), 2))
 
 
 def test_a_timeline_has_a_bound_and_says_that_it_was_cut(world, model, monkeypatch):
     whole = model.timeline(world / "videos/0.mp4", LABELS, window=0.2, stride=0.1)
     assert not whole.cut and whole.merged == 0
-    monkeypatch.setattr(predictor, "MOST_WINDOWS", 11)  # No multiple of the batch size.
+    monkeypatch.setattr(timelines, "MOST_WINDOWS", 11)  # No multiple of the batch size.
     found = model.timeline(world / "videos/0.mp4", LABELS, window=0.2, stride=0.1)
     assert found.cut and found.spans == whole.spans[:11]
     assert torch.allclose(found.probabilities, whole.probabilities[:11], atol=1e-6)
-    monkeypatch.setattr(predictor, "MOST_WINDOWS", len(whole.spans))
+    monkeypatch.setattr(timelines, "MOST_WINDOWS", len(whole.spans))
     assert not model.timeline(world / "videos/0.mp4", LABELS, window=0.2, stride=0.1).cut
 
 
@@ -175,7 +175,7 @@ def test_windows_with_the_same_frames_are_encoded_once(world, model, tmp_path, m
 
 def test_a_duration_of_nothing_is_not_the_callers_fault(world, model, monkeypatch):
     monkeypatch.setattr(predictor, "probe", lambda path: SimpleNamespace(seconds=1e-9))
-    assert model.timeline(world / "videos/0.mp4", LABELS, stride=1.0).window == predictor.SHORTEST
+    assert model.timeline(world / "videos/0.mp4", LABELS, stride=1.0).window == timelines.SHORTEST
 
 
 def test_a_head_tuned_for_other_classes_is_left_out(world, tmp_path, caplog):

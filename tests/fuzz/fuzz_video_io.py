@@ -5,8 +5,8 @@ Each damaged file is read as three test views and as a random training clip, by 
 are watched. Reading must give frames or one DataError of one line. A crash, a hang, another
 exception or too much memory makes the exit code 1, and the files stay in ``--keep``; each is
 made again, and read again, by ``--only SEED``. ``--leak`` reads undamaged files again and again
-and compares the memory early with the memory at the end. ``--through`` takes the files, half of
-them with other times, through items of training and testing and through ``predict --timeline``
+and compares the memory early with the memory at the end. ``--through`` takes the files, a third
+of them with other times, through items of training and testing and through ``predict --timeline``
 with a tiny model instead.
 """
 

@@ -82,5 +82,5 @@ def _times(data: bytes, _: bytes, draws: Draws) -> bytes:
     return bytes(damaged)
 
 
-# Half of the damage is to times, which decide how many windows a timeline has.
+# A third of the damage is to times, which decide how many windows a timeline has.
 CAMPAIGN: Kinds = {**KINDS, **{f"times{number}": _times for number in range(1, 7)}}

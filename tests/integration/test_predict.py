@@ -125,7 +125,7 @@ def test_a_timeline_or_a_folder_that_fails_is_a_line(tiny, predict, tmp_path, mo
 
 
 def test_a_gap_of_a_day_is_said_and_what_was_cut_too(tiny, predict, tmp_path, monkeypatch):
-    from openvclip.engine import predictor
+    from openvclip.engine import timelines
 
     gap = [i if i < 20 else i + 86400 * 25 for i in range(40)]
     video = write_video(tmp_path / "gap.mp4", 40, shown_at=gap)
@@ -137,7 +137,7 @@ def test_a_gap_of_a_day_is_said_and_what_was_cut_too(tiny, predict, tmp_path, mo
     assert found["timeline"]["merged"] > 400_000 and found["timeline"]["cut_at"] is None
     rows = (tmp_path / "out" / found["timeline"]["csv"]).read_text().splitlines()
     assert len(rows) < 25
-    monkeypatch.setattr(predictor, "MOST_WINDOWS", 3)
+    monkeypatch.setattr(timelines, "MOST_WINDOWS", 3)
     code, said = predict(*given)
     (found,) = read_json(tmp_path)["videos"]
     assert code == 0 and "ends at 0.8 s, after 3 windows; a longer --stride" in said
