@@ -18,7 +18,7 @@ from openvclip.engine.captions import build_captions
 from openvclip.engine.losses import build_loss
 from openvclip.engine.optim import build_optimizer, build_schedule, freeze_parameters
 from openvclip.engine.patching import build_patcher
-from openvclip.engine.provenance import describe_videos
+from openvclip.engine.provenance import check_resumed, describe_videos
 from openvclip.engine.setup import (
     build_label_space,
     build_precision,
@@ -159,6 +159,11 @@ def load_initial_weights(cfg, trainer: Trainer) -> str | None:
     last = find_last_checkpoint(cfg.OUTPUT_DIR) if train.AUTO_RESUME else None
     if last is not None:
         path, content = last
+        if trainer.train_loader is not None:
+            distributed.run_together(
+                lambda: trainer.train_videos is not None
+                and check_resumed(content, path, trainer.train_videos)
+            )
         trainer.load(content, path)
         return str(path)
     if train.CHECKPOINT_FILE_PATH:

@@ -77,6 +77,36 @@ def describe_videos(paths: Sequence[str], prefix: str) -> torch.Tensor:
     return torch.from_numpy(hash_videos(paths, prefix))
 
 
+def check_resumed(content: dict[str, Any], where: str | Path, videos: torch.Tensor) -> None:
+    """Tell a checkpoint that another training left from one that this training can go on from.
+
+    Args:
+        content: what the checkpoint holds.
+        where: its path, for messages.
+        videos: what :func:`describe_videos` gave for the list of this training.
+
+    Raises:
+        CheckpointError: no video of the list was in that training. One on a list that differs is
+            named in the log: a list may be mended between two runs.
+    """
+    known = content.get(VIDEOS)
+    if not isinstance(known, torch.Tensor) or torch.equal(known, videos):
+        return
+    shared = int(torch.isin(videos, known).sum())
+    if not shared:
+        raise CheckpointError(
+            f"{where} is of a training on other videos: none of this list's is in its list. Give "
+            "this training an OUTPUT_DIR of its own, or set TRAIN.AUTO_RESUME False"
+        )
+    # A data set that was moved keeps one of the two names of each video.
+    if len(known) != len(videos) or 2 * shared < len(videos):
+        logger.warning(
+            "%s is of a training on another list of videos (%.0f %% of this list's names are in "
+            "it); if it is not what this run should go on from, give an OUTPUT_DIR of its own",
+            where, 100 * shared / len(videos),
+        )
+
+
 def find_overlap(
     checkpoint: str | Path | None, paths: Sequence[str], prefix: str
 ) -> dict[str, Any] | None:

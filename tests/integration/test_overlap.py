@@ -53,6 +53,27 @@ def test_overlap_is_in_log_results_report_and_summary(
     assert find_overlap(averaged, [str(tiny / "videos/train/red moving/0.mp4")], "")["rows"] == [0]
 
 
+def test_a_training_does_not_go_on_from_one_on_other_videos(
+    tiny, tmp_path, empty_cfg, in_process
+):
+    rows = (tiny / "train.csv").read_text().splitlines()
+    for name, part in (("a", rows[0::2]), ("b", rows[1::2]), ("both", rows)):
+        (tmp_path / name).mkdir()
+        for csv in ("train.csv", "val.csv"):
+            (tmp_path / name / csv).write_text("\n".join(part) + "\n")
+    out = tmp_path / "out"
+
+    def train(name: str, check: int = 0) -> str:
+        in_process(empty_cfg, options(
+            tiny, out, DATA__PATH_TO_DATA_DIR=tmp_path / name, TEST__ENABLE=False,
+            TRAIN__BATCH_SIZE=2, **ONCE), check=check)
+        return (out / "stdout.log").read_text()
+
+    assert "another list of videos" not in train("a")
+    assert "is of a training on other videos: none of this list's" in train("b", check=2)
+    assert "another list of videos (50 % of this list's names" in train("both")
+
+
 def test_a_list_of_new_videos_is_said_to_be_one(tiny, tmp_path, empty_cfg, in_process, repo):
     in_process(empty_cfg, options(tiny, tmp_path, **ONCE))
     results = json.loads((tmp_path / "results.json").read_text())
