@@ -73,7 +73,7 @@ def average_checkpoints(
     Raises:
         ConfigError: the range is empty or negative, or ``clip`` is missing or has no use.
         CheckpointError: a checkpoint is missing, damaged, of other tensors or shapes than the
-            others, or holds NaN or infinity.
+            others, or holds NaN or infinity; or ``output`` is a device, a pipe or a folder.
     """
     if start < 0 or end < start:
         raise ConfigError(f"--start {start} --end {end}: give 0 <= start <= end")
@@ -81,6 +81,7 @@ def average_checkpoints(
         raise ConfigError("--start 0 takes the original CLIP into the mean; name it by --clip")
     if start > 0 and clip is not None:
         raise ConfigError("--clip has a use with --start 0 only; drop it, or start at 0")
+    ckpt.check_target(output)
     paths = find_checkpoints(source, max(start, 1), end)
     names = [str(clip)] if start == 0 else []
     names += [str(path) for path in paths.values()]

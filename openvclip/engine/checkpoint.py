@@ -20,7 +20,13 @@ import torch
 import xxhash
 
 from openvclip.utils.errors import CheckpointError, first_line
-from openvclip.utils.files import create_new, open_regular, temporary_name
+from openvclip.utils.files import (
+    UnfitFileError,
+    check_replaceable,
+    create_new,
+    open_regular,
+    temporary_name,
+)
 from openvclip.utils.logging import get_logger
 from openvclip.utils.torch_files import load_torch
 
@@ -54,6 +60,14 @@ class _HashingFile:
         self._file.flush()
 
 
+def check_target(path: str | Path) -> None:
+    """Raise a CheckpointError if no file may take that name: it is a device, a pipe, a folder."""
+    try:
+        check_replaceable(path)
+    except UnfitFileError as error:
+        raise CheckpointError(f"cannot write {error}; give another name") from error
+
+
 def save_file(path: str | Path, content: Any) -> Path:
     """Write ``content`` with ``torch.save`` under a temporary name, then rename it.
 
@@ -68,6 +82,7 @@ def save_file(path: str | Path, content: Any) -> Path:
     temporary = temporary_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        check_target(path)
         with create_new(temporary) as file:
             hashing = _HashingFile(file)
             torch.save(content, hashing)

@@ -34,7 +34,7 @@ from openvclip.report.section_tables import (
 from openvclip.report.summary import Summary
 from openvclip.report.sweeps import PICTURE, save_sweeps
 from openvclip.utils.errors import DataError
-from openvclip.utils.files import replacing
+from openvclip.utils.files import explain_refusal, replacing
 from openvclip.utils.text import clean, guard_row
 
 TITLE = "Zero-shot top-1 accuracy (%)"
@@ -393,7 +393,8 @@ def save_summary(summary: Summary, folder: str | Path) -> list[Path]:
                     map(guard_row, build_sections_csv(summary.sections)))
     except OSError as error:
         raise DataError(
-            f"cannot write the summary into {folder}: {error.strerror}; give another --output"
+            f"cannot write the summary into {folder}: {explain_refusal(error)}; "
+            "give another --output"
         ) from error
     picture = save_sweeps(summary.sweeps, folder)
     return paths if picture is None else [*paths, picture]

@@ -44,6 +44,17 @@ def check_regular(path: str | Path) -> None:
         _refuse_others(path, os.stat(path))
 
 
+def check_replaceable(path: str | Path) -> None:
+    """Raise an UnfitFileError if a file must not take the place of what has that name.
+
+    That is a device, a pipe, a socket or a folder. A link is replaced, wherever it leads.
+    """
+    with suppress(FileNotFoundError):
+        found = os.lstat(path)
+        if not stat.S_ISLNK(found.st_mode):
+            _refuse_others(path, found)
+
+
 def _refuse_others(path: str | Path, found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode):
         kind = _KINDS.get(stat.S_IFMT(found.st_mode), "no file")
@@ -179,6 +190,11 @@ def temporary_name(path: str | Path) -> Path:
     return path.with_name(f".{path.name[:50]}.{secrets.token_hex(8)}.tmp")
 
 
+def explain_refusal(error: OSError) -> str:
+    """Say why nothing could be written; the file is named where that is what is wrong."""
+    return str(error) if isinstance(error, UnfitFileError) else error.strerror or str(error)
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[TextIO]:
     """Open a temporary UTF-8 file that takes the place of ``path`` once it is whole."""
@@ -193,9 +209,14 @@ def replacing_file(path: str | Path) -> Iterator[Path]:
 
     The file is there, empty, with the permissions that the umask leaves. It is gone after an
     error.
+
+    Raises:
+        UnfitFileError: see :func:`check_replaceable`.
+        OSError: the folder or the file cannot be made.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    check_replaceable(path)
     temporary = temporary_name(path)
     create_new(temporary).close()
     try:

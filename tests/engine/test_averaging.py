@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 
 import pytest
 import torch
@@ -39,6 +40,13 @@ def test_a_damaged_file_is_named_and_nothing_is_written(run):
     with pytest.raises(CheckpointError, match="checkpoint_epoch_00003"):
         average_checkpoints(run, start=2, end=5, output=run / "x.pth")
     assert not (run / "x.pth").exists()
+
+
+def test_a_pipe_is_refused_before_anything_is_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CheckpointError, match="pipe is a pipe .*not a regular file; give another"):
+        average_checkpoints(tmp_path / "none", start=1, end=2, output=tmp_path / "pipe")
+    assert os.listdir(tmp_path) == ["pipe"] and (tmp_path / "pipe").is_fifo()
 
 
 def test_ranges_and_clip_are_checked(run):

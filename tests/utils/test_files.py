@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import socket
 import stat
+from pathlib import Path
 
 import pytest
 
+from openvclip.engine.checkpoint import save_file
+from openvclip.utils.errors import CheckpointError
 from openvclip.utils.files import (
     UnfitFileError,
+    check_replaceable,
     compute_file_hash,
     create_new,
     open_append,
@@ -67,6 +73,29 @@ def test_writing_follows_no_link_and_needs_no_free_name(tmp_path):
     assert (tmp_path / "outside").read_text() == "mine"
     assert (folder / "a.csv").read_text() == "new" and not (folder / "a.csv").is_symlink()
     assert len(list(folder.iterdir())) == 4
+
+
+@pytest.mark.parametrize(("kind", "said"), [
+    ("pipe", "a pipe (FIFO)"), ("socket", "a socket"), ("folder", "a folder")])
+def test_writing_replaces_nothing_but_files_and_links(tmp_path, monkeypatch, kind, said):
+    monkeypatch.chdir(tmp_path)  # names of sockets are short
+    if kind == "socket":
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(kind)
+    else:
+        os.mkfifo(kind) if kind == "pipe" else os.mkdir(kind)
+    before = os.lstat(kind)
+    with pytest.raises(UnfitFileError, match=re.escape(f"{kind} is {said}, not a regular file")), \
+            replacing(kind) as file:
+        file.write("new")
+    with pytest.raises(CheckpointError, match=f"cannot write {kind} is .*give another name"):
+        save_file(kind, {})
+    assert os.lstat(kind).st_ino == before.st_ino and os.listdir() == [kind]
+    (tmp_path / "link").symlink_to(kind)
+    with replacing("link") as file:
+        file.write("new")
+    assert Path("link").read_text() == "new" and not Path("link").is_symlink()
+    check_replaceable("link")
 
 
 def test_names_are_random_and_taken_by_nobody(tmp_path, monkeypatch):
