@@ -16,9 +16,10 @@ from torch.utils.data import DataLoader, Sampler
 from openvclip.data import torchcodec_io
 from openvclip.data.augment import build_augment
 from openvclip.data.cache import FrameCache
+from openvclip.data.collate import collate, collate_to_hand_over, receive
 from openvclip.data.dataset import Pixels, VideoDataset
 from openvclip.data.labels import LabelSpace, VideoList, check_videos_exist, read_list
-from openvclip.data.packing import PackedBatch, PackedClips, finish_video
+from openvclip.data.packing import finish_video
 from openvclip.data.sampling import Sampling
 from openvclip.data.video_io import Clips, read_clips
 from openvclip.utils.errors import ConfigError, DataError
@@ -120,47 +121,6 @@ class EvalSampler(Sampler):
             ]
 
 
-def collate(
-    items: list[dict[str, Any]], *, empty: tuple[int, ...], group: int = 0
-) -> dict[str, Any]:
-    """Join the items of a :class:`VideoDataset`, clips of one video adjacent.
-
-    Items without a video leave only their entry in ``bad``.
-
-    Args:
-        items: at least one.
-        empty: shape (3, T, size, size) of a clip, for a batch in which no video could be read.
-        group: rows of an evaluation group, see :class:`EvalSampler`; 0: the batch has none.
-
-    Returns:
-        ``video`` float32 (M, 3, T, size, size) or a :class:`PackedBatch` of it, ``label`` (M,) or
-        (M, C), ``index`` (M,) and ``clip`` (M,) int64, ``bad`` list of (row, reason). With
-        groups also ``groups`` (G, 2) int64: first row and end of each, bad rows counted.
-    """
-    good = [item for item in items if item["video"] is not None]
-    counts = torch.tensor([len(item["clip"]) for item in good], dtype=torch.int64)
-    labels = torch.stack([item["label"] for item in good or items])
-    index = torch.tensor([item["index"] for item in good], dtype=torch.int64)
-    batch = {
-        "video": _join([item["video"] for item in good]) if good else torch.zeros(0, *empty),
-        "label": labels.repeat_interleave(counts, dim=0) if good else labels[:0],
-        "index": index.repeat_interleave(counts),
-        "clip": torch.cat([item["clip"] for item in good]) if good else index,
-        "bad": [entry for item in items for entry in item["bad"]],
-    }
-    if group:
-        rows = [item["index"] for item in items]
-        firsts = sorted({row - row % group for row in rows})
-        ends = [1 + max(row for row in rows if row < first + group) for first in firsts]
-        batch["groups"] = torch.tensor([firsts, ends], dtype=torch.int64).T.contiguous()
-    return batch
-
-
-def _join(videos: list[torch.Tensor | PackedClips]) -> torch.Tensor | PackedBatch:
-    packed = isinstance(videos[0], PackedClips)
-    return PackedBatch(videos) if packed else torch.cat(videos)
-
-
 def _init_worker(_: int) -> None:
     # Workers share the cores by their number, not by threads of their own.
     torch.set_num_threads(1)
@@ -194,7 +154,8 @@ class Loader:
             batch_sampler=sampler,
             num_workers=num_workers,
             collate_fn=functools.partial(
-                collate, empty=(3, dataset.sampling.num_frames, size, size),
+                collate_to_hand_over if num_workers else collate,
+                empty=(3, dataset.sampling.num_frames, size, size),
                 group=sampler.group if isinstance(sampler, EvalSampler) else 0,
             ),
             pin_memory=pin_memory,
@@ -222,8 +183,12 @@ class Loader:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Yield batches as :func:`collate` gives them, ``video`` finished and on the device."""
-        for batch in self._loader:
+        """Yield batches as :func:`collate` gives them, ``video`` finished and on the device.
+
+        Raises:
+            DataError: a worker had no shared memory for a batch.
+        """
+        for batch in map(receive, self._loader):
             yield {**batch, "video": finish_video(batch["video"], self.device)}
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 import time
@@ -12,13 +13,8 @@ import torch
 
 from openvclip.config import load_cfg
 from openvclip.data import loader as loader_module
-from openvclip.data.loader import (
-    EvalSampler,
-    TrainSampler,
-    build_loader,
-    collate,
-    explain_dead_worker,
-)
+from openvclip.data.collate import collate, collate_to_hand_over, receive
+from openvclip.data.loader import EvalSampler, TrainSampler, build_loader, explain_dead_worker
 from openvclip.data.packing import PackedClips
 from openvclip.utils.errors import ConfigError, DataError
 
@@ -283,3 +279,32 @@ def test_collate_keeps_clips_of_a_video_together():
     assert batch["clip"].tolist() == [0, 1, 0, 1]
     assert batch["video"].mean((1, 2, 3, 4)).tolist() == [1, 1, 0, 0]
     assert batch["bad"] == [(6, "broken")]
+
+
+def test_a_batch_that_shared_memory_does_not_take_is_an_error(lists, videos, monkeypatch):
+    start = loader_module._init_worker
+
+    def limit(number: int) -> None:
+        start(number)
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+
+    monkeypatch.setattr(loader_module, "_init_worker", limit)
+    loader = build_loader(config(lists, videos, "DATA_LOADER.NUM_WORKERS", 1), "train")
+    # Fails instead of waiting for ever.
+    loader._loader.timeout = 60
+    with pytest.raises(DataError, match=r"not hand over a batch .*File too large.*ulimit -f") as e:
+        list(loader)
+    assert "\n" not in str(e.value)
+
+
+def test_a_worker_reports_any_lack_of_shared_memory(monkeypatch):
+    def share(tensor):
+        raise RuntimeError("unable to allocate shared memory: No space left on device (28)\nmore")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", share)
+    item = {"video": torch.zeros(1, 3, 1, 2, 2), "label": torch.tensor(0), "index": 0,
+            "clip": torch.arange(1), "bad": []}
+    batch = collate_to_hand_over([item], empty=(3, 1, 2, 2))
+    with pytest.raises(DataError, match=r"No space left on device \(28\)\).*/dev/shm"):
+        receive(batch)

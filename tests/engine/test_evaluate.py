@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from openvclip.data.loader import EvalSampler, collate
+from openvclip.data.collate import collate
+from openvclip.data.loader import EvalSampler
 from openvclip.engine.evaluate import predict
 from openvclip.utils.errors import CheckpointError
 

@@ -17,7 +17,8 @@ from benchmarks.clips import Survey
 from benchmarks.items import describe
 from benchmarks.measure import quiet_process, time_call, time_in_turn
 from benchmarks.settings import Settings
-from openvclip.data.loader import build_dataset, collate
+from openvclip.data.collate import collate
+from openvclip.data.loader import build_dataset
 from openvclip.data.video_io import read_clips
 
 STAGES = ("open", "decode", "convert", "resize", "collate")
