@@ -59,6 +59,19 @@ sys.exit(any(u.find_spec(name) is None for name in ("torch", "av", "fvcore")))' 
     [[ "$NUM_GPUS" =~ ^[0-9]+$ ]] || fail "NUM_GPUS is $NUM_GPUS; give a number, 0 for the CPU"
 }
 
+# need_launcher: LAUNCHER must be empty, or slurm on a machine that can queue a run.
+need_launcher() {
+    case "${LAUNCHER:-}" in
+    "") ;;
+    slurm)
+        command -v sbatch >/dev/null && command -v srun >/dev/null ||
+            fail "LAUNCHER=slurm, but there is no sbatch/srun here; start it on a node of the \
+cluster that has them, or leave LAUNCHER empty to run on this machine"
+        ;;
+    *) fail "LAUNCHER is $LAUNCHER; leave it empty, or slurm" ;;
+    esac
+}
+
 # need_list FOLDER FILE HOW: the list that HOW, a subcommand of prepare_labels, makes.
 need_list() {
     [ -f "$LISTS/$1/$2" ] || fail "no list $LISTS/$1/$2; make it: \
@@ -87,12 +100,12 @@ run_net() {
     shift
     # bf16 is emulated by many CPUs: slower than fp32 there.
     [ "$NUM_GPUS" != 0 ] || set -- TRAIN.MIXED_PRECISION False "$@"
+    need_launcher
     if [ "${LAUNCHER:-}" = slurm ]; then
         "$PYTHON" "$ROOT/tools/run_with_submitit.py" --cfg "$config" --num_gpus "$NUM_GPUS" \
-            --num_shards "${NODES:-1}" --job_dir "$JOB_DIR" ${SLURM_OPTIONS:-} --opts "$@"
-    elif [ -z "${LAUNCHER:-}" ]; then
-        "$PYTHON" "$ROOT/tools/run_net.py" --cfg "$config" --opts NUM_GPUS "$NUM_GPUS" "$@"
+            --num_shards "${NODES:-1}" --job_dir "$JOB_DIR" --cluster slurm ${SLURM_OPTIONS:-} \
+            --opts "$@"
     else
-        fail "LAUNCHER is $LAUNCHER; leave it empty, or slurm"
+        "$PYTHON" "$ROOT/tools/run_net.py" --cfg "$config" --opts NUM_GPUS "$NUM_GPUS" "$@"
     fi
 }

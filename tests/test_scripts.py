@@ -168,14 +168,23 @@ def test_fewer_gpus_compute_the_same_batch_in_parts(fake):
         assert (cfg.TRAIN.BATCH_SIZE, cfg.TRAIN.GRAD_ACCUM_STEPS) == (64, parts)
 
 
+def add_slurm(fake) -> dict[str, object]:
+    """Settings with which a Slurm that does nothing is found."""
+    for name in ("sbatch", "srun"):
+        (fake["LISTS"] / name).write_text("#!/usr/bin/env bash\n")
+        (fake["LISTS"] / name).chmod(0o755)
+    return {"PATH": f"{fake['LISTS']}{os.pathsep}{os.environ['PATH']}"}
+
+
 def test_slurm_gets_the_same_run(fake):
+    fake.update(add_slurm(fake))
     script = SCRIPT / "training/temporal_b16/train_openvclip.sh"
     shown = bash(script, **fake, LAUNCHER="slurm", NODES=2, SLURM_OPTIONS="--partition gpu").stdout
     assert f"{ROOT}/tools/run_with_submitit.py" in shown
     assert "--num_shards\n2\n" in shown and "--partition\ngpu\n" in shown
     cfg = config_of(shown)
     assert cfg.TRAIN.BATCH_SIZE == 64 and cfg.TRAIN.LINEAR_CONNECT_CLIMB
-    assert "--wait" not in shown
+    assert "--wait" not in shown and "--cluster\nslurm\n" in shown
     test = bash(SCRIPT / "testing/raw_b16/ucf.sh", **fake, LAUNCHER="slurm").stdout
     assert "--wait" in test
 
@@ -224,6 +233,14 @@ def test_further_refusals(fake):
     (fake["CKPT"] / "swa_2_22.pth").unlink()
     assert "average.sh makes it" in refusal(test, **fake)
     assert "set CKPT" in refusal(SCRIPT / "training/average.sh", PYTHON=fake["PYTHON"])
+    # Without Slurm nothing runs here in its stead.
+    path = os.pathsep.join(
+        folder for folder in os.environ["PATH"].split(os.pathsep)
+        if not (Path(folder) / "sbatch").exists() and not (Path(folder) / "srun").exists())
+    (fake["CKPT"] / "swa_2_22.pth").touch()
+    for script in (train, test, SCRIPT / "testing/zero_shot_suite.sh"):
+        said = refusal(script, **fake, LAUNCHER="slurm", PATH=path)
+        assert "LAUNCHER=slurm, but there is no sbatch/srun here; " in said
     assert "LAUNCHER is pbs" in refusal(SCRIPT / "testing/raw_b16/ucf.sh", **fake, LAUNCHER="pbs")
 
 

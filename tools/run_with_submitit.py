@@ -44,7 +44,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.add_argument(f"--{name}", help=text)
     parser.add_argument("--cluster", choices=("slurm", "local", "debug"),
                         help="local: a process of this machine; debug: this very process "
-                        "(default: Slurm where there is one, else local)")
+                        "(default: Slurm where there is one, else local unless an option "
+                        "of Slurm is given)")
     parser.add_argument("--wait", action="store_true", help="wait for the job's end")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[],
                         help="KEY VALUE pairs that override the config; they come last")

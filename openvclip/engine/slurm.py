@@ -100,7 +100,8 @@ def submit(
         submitit's job.
 
     Raises:
-        ConfigError: the config cannot be used, or submitit is not installed.
+        ConfigError: the config cannot be used, submitit is not installed, or Slurm is asked for
+            (``cluster`` or settings of it) and not here.
     """
     try:
         import submitit
@@ -109,9 +110,14 @@ def submit(
     run = ("NUM_GPUS", str(resources.gpus), "NUM_SHARDS", str(resources.nodes))
     opts = (*opts, *run)
     load_cfg(cfg_file, opts)
-    if cluster == "slurm" and shutil.which("srun") is None:
-        raise ConfigError("Slurm's srun is not on the PATH; submit from a node of the cluster, or "
-                          "give --cluster local to run on this machine")
+    # Who names a partition asks for Slurm, too; this machine knows none.
+    missing = [name for name in ("srun", "sbatch") if shutil.which(name) is None]
+    if missing and (cluster == "slurm" or (cluster is None and resources.slurm)):
+        asked = "--cluster slurm" if cluster else f"--{resources.slurm[0][0]}"
+        raise ConfigError(
+            f"{asked} asks for Slurm, but {' and '.join(missing)} cannot be found; submit from "
+            "a node of the cluster, or give --cluster local to run on this machine"
+        )
     executor = submitit.AutoExecutor(folder=str(Path(job_dir)), cluster=cluster)
     if executor.cluster != "slurm" and resources.nodes > 1:
         raise ConfigError(f"{resources.nodes} nodes need Slurm, and sbatch is not here")

@@ -59,6 +59,7 @@ START and END, or CKPT to one of them"
 check_test() {
     need_clip
     need_python
+    need_launcher
     if [ "$1" = temporal ]; then
         find_checkpoint
         local name

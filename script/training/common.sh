@@ -13,6 +13,7 @@ train() {
     [ -n "$CKPT" ] || fail "set CKPT to the folder for checkpoints and results"
     need_clip
     need_python
+    need_launcher
     need_list "$LIST" train.csv "kinetics400 --videos $DATA"
     need_list "$LIST" val.csv "kinetics400 --videos $DATA"
     local shared

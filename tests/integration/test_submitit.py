@@ -64,6 +64,19 @@ def test_several_nodes_need_slurm(tmp_path, empty_cfg):
                resources=Resources(gpus=0, nodes=2))
 
 
+@pytest.mark.parametrize("cluster, slurm, asked", [
+    ("slurm", (), "--cluster slurm"), (None, (("partition", "gpu"),), "--partition"),
+])
+def test_what_asks_for_slurm_does_not_run_here(
+    tmp_path, empty_cfg, monkeypatch, cluster, slurm, asked
+):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match=f"^{asked} asks for Slurm, but srun and sbatch cannot"):
+        submit(str(empty_cfg), [], job_dir=tmp_path / "jobs", cluster=cluster,
+               resources=Resources(gpus=0, slurm=slurm))
+    assert not (tmp_path / "jobs").exists()
+
+
 def test_two_nodes_meet_and_share_a_test(repo, tiny, tmp_path, empty_cfg):
     """The job's code on two nodes of this machine, which submitit itself cannot start here."""
     opts = options(tiny, tmp_path / "out", TRAIN__ENABLE=False, TEST__BATCH_SIZE=4)
