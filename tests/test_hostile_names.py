@@ -14,7 +14,15 @@ from openvclip.config import load_cfg
 from openvclip.data.caption_prepare import describe_preparation as describe_captions
 from openvclip.data.check_table import Record, VideoTable
 from openvclip.data.prepare import summary
-from openvclip.report.predictions import Prediction, Ranked, describe, write_predictions
+from openvclip.report.predictions import (
+    Prediction,
+    Ranked,
+    Timeline,
+    describe,
+    printable,
+    write_predictions,
+    write_timeline,
+)
 from openvclip.report.results import write_per_class
 from openvclip.report.section_tables import shorten
 from openvclip.report.tables import _escape
@@ -22,6 +30,7 @@ from openvclip.utils import live
 from openvclip.utils.command_line import run_tool
 from openvclip.utils.errors import ConfigError
 from openvclip.utils.logging import get_logger, setup_logging
+from openvclip.utils.text import clean, show_row
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\u202eevil\u2066\r\x9b31m\u2028\x00\x08"
 FORGED = "x\n[11/23 13:00:00][INFO] all is well"
@@ -134,6 +143,27 @@ def test_spreadsheets_compute_nothing_of_a_test(tmp_path):
         numbers = {"-2.0", "-2"}
         assert all(is_harmless(cell) or cell in numbers for row in rows for cell in row)
     assert any("-2.0" in row for row in read_rows(tmp_path / "predictions.csv"))
+
+
+def test_csv_files_for_people_are_clean(tmp_path):
+    import torch
+
+    names = [EVIL, FORGED]
+    write_per_class(tmp_path / "per_class.csv", names, torch.arange(2),
+                    {"top1": (torch.eye(2), torch.ones(2).bool())})
+    ranking = [Ranked(name, 0.5, -2.0) for name in names]
+    write_predictions(tmp_path, {}, [describe(Prediction(EVIL, ranking, 1.0, ((0.0,),)))],
+                      [describe(Prediction(FORGED, error=EVIL))])
+    write_timeline(tmp_path / "timeline.csv", Timeline(
+        EVIL, names, 1.0, 1.0, ((0.0, 1.0),), torch.tensor([[0.5, 0.5]])))
+    for name in ("per_class.csv", "predictions.csv", "timeline.csv"):
+        rows = read_rows(tmp_path / name)
+        assert all(is_clean(cell) and "\n" not in cell for row in rows for cell in row)
+        assert clean(EVIL) in (cell for row in rows for cell in row)
+    assert EVIL in [row["label"] for row in json.loads(
+        (tmp_path / "predictions.json").read_text("utf-8"))["videos"][0]["ranking"]]
+    assert show_row(["\u202e=1", "=1", -2.0]) == ["\\u202e=1", "'=1", -2.0]
+    assert printable("a\u202eb\udcff") == "a\\u202eb\ufffd"
 
 
 def test_the_table_of_a_check_reads_its_names_back(tmp_path):

@@ -246,7 +246,9 @@ def test_further_refusals(fake):
 
 def test_the_suite_names_what_it_lacks(fake):
     suite = SCRIPT / "testing/zero_shot_suite.sh"
-    assert "no dataset found" in bash(suite, **fake).stderr
+    found = bash(suite, **fake)
+    assert "no dataset found" in found.stderr
+    assert "skipping UCF-101: UCF is not set, and DATA " in found.stdout + found.stderr
     nowhere = fake["LISTS"] / "nowhere"
     assert f"HMDB is {nowhere}, which is not a folder" in bash(suite, **fake, HMDB=nowhere).stderr
     assert "BACKBONE is b8" in refusal(suite, **fake, BACKBONE="b8")

@@ -18,6 +18,7 @@ from openvclip.utils.archives import SPARE_BYTES, check_safetensors, check_weigh
 from openvclip.utils.errors import CheckpointError, first_line
 from openvclip.utils.files import open_regular
 from openvclip.utils.logging import get_logger
+from openvclip.utils.pickles import BombError
 from openvclip.utils.torch_files import load_torch
 
 logger = get_logger(__name__)
@@ -212,6 +213,8 @@ def _reading_error(path: Path, error: Exception) -> CheckpointError:
             "never unpickled because they can run code; save it again with tensors only: "
             "torch.save({'model_state': model.state_dict()}, path)"
         )
+    if isinstance(error, BombError):
+        return CheckpointError(f"checkpoint {path} is not read: {first_line(error)}")
     return CheckpointError(
         f"checkpoint {path} ({path.stat().st_size} bytes) cannot be read: it is damaged, cut off "
         f"or of another format; copy or download it again ({type(error).__name__}: "

@@ -36,6 +36,7 @@ class Pair:
         needs: what these must be, in words.
         met: whether they are, of a flat config.
         kind: see the constants; harmless ones are only named in the log.
+        instead: what to do, where "set" and the needs are no sentence.
     """
 
     keys: tuple[str, ...]
@@ -43,6 +44,15 @@ class Pair:
     needs: str
     met: Callable[[Flat], bool]
     kind: int = DETAIL
+    instead: str = ""
+
+    @property
+    def remedy(self) -> str:
+        """What to do for the settings to have an effect."""
+        need = self.needs.split(" (")[0]
+        if need.endswith(" left out"):
+            return f"remove {need.removesuffix(' left out')}"
+        return self.instead or f"set {need}"
 
 
 def _under(section: str, names: str) -> tuple[str, ...]:
@@ -135,7 +145,8 @@ PAIRS: tuple[Pair, ...] = (
     _equals("TEST.TASK", ("retrieval",), ("TEST.RETRIEVAL_SPLIT",)),
     Pair(_under("MODEL", "TEXT_TEMPLATES CLASS_DESCRIPTIONS"), ("TEST.TASK",),
          "classes to tell apart, which TEST.TASK retrieval has none of",
-         lambda flat: flat["TEST.TASK"] != "retrieval" or _trains(flat)),
+         lambda flat: flat["TEST.TASK"] != "retrieval" or _trains(flat),
+         instead="set another TEST.TASK"),
     _is_empty("TEST.NUM_TEMPORAL_CLIPS", ("TEST.NUM_ENSEMBLE_VIEWS",)),
     Pair(("DATA.CACHE_MAX_GB",), ("DATA.CACHE_DIR",), "DATA.CACHE_DIR",
          lambda flat: bool(flat["DATA.CACHE_DIR"])),
@@ -174,8 +185,8 @@ def refuse_idle(
         asked = value != defaults[key] or (key in in_opts and key in BY_DEFAULT)
         if asked and _is_refused(pair, key, in_file, in_opts):
             lines.setdefault(key, (
-                f"{where}: {key} is {value!r}, which has no effect without {pair.needs}; leave it "
-                "out, or set that"
+                f"{where}: {key} is {value!r}, which has no effect without {pair.needs}; "
+                f"remove it, or {pair.remedy}"
             ))
     return list(lines.values())
 

@@ -36,14 +36,14 @@ class SafeYaml(yaml.SafeLoader):
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent):
             if event.anchor in self.anchors and event.anchor not in self._sizes:
-                self._refuse(f"*{event.anchor} stands for itself", event)
+                self._refuse(f"*{event.anchor} refers to itself", event)
             self._add(self._sizes.get(event.anchor, 1), event)
             return super().compose_node(parent, index)
         before = self._count
         self._add(1, event)
         self._depth += 1
         if self._depth > MOST_DEPTH:
-            self._refuse(f"values lie more than {MOST_DEPTH} deep in one another", event)
+            self._refuse(f"values are nested more than {MOST_DEPTH} levels deep", event)
         node = super().compose_node(parent, index)
         self._depth -= 1
         if event.anchor:

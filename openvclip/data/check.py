@@ -11,13 +11,21 @@ from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from openvclip.data.check_pool import Outcome, run_isolated
 from openvclip.data.check_table import STATUSES, Record, VideoTable
 from openvclip.data.check_video import DAMAGED, OK, check_video
 from openvclip.utils.errors import ConfigError, DataError
-from openvclip.utils.files import check_lines, read_bytes, read_text, replacing
+from openvclip.utils.files import (
+    advise_on_space,
+    check_lines,
+    explain_refusal,
+    read_bytes,
+    read_text,
+    replacing,
+)
 from openvclip.utils.logging import Progress, format_seconds, get_logger
 
 # Bad files that the log names.
@@ -101,7 +109,8 @@ def check_lists(
 
     Raises:
         ConfigError: an option cannot be.
-        DataError: a list cannot be read, or none of the videos exists.
+        DataError: a list cannot be read, none of the videos exists, or ``output`` cannot be
+            written to.
     """
     started = time.monotonic()
     workers = _core_count() if workers is None else workers
@@ -110,6 +119,7 @@ def check_lists(
     raw = [read_raw_list(source, separator) for source in dict.fromkeys(map(Path, lists))]
     targets = _clean_paths([item.source for item in raw], Path(output) / "clean")
     records = _look_up(dict.fromkeys(path for item in raw for path in item.paths), prefix)
+    _make_folder(output)
     table = VideoTable(output)
     reused, others = _sort_known(table.load(), records, recheck)
     records.update(reused)
@@ -168,6 +178,16 @@ def _check_options(
         raise ConfigError(
             f"--prefix {prefix!r} is not a folder; give the one that the lists' paths start from"
         )
+
+
+def _make_folder(output: str | Path) -> None:
+    try:
+        Path(output).mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=output):  # before hours of work
+            pass
+    except OSError as error:
+        raise DataError(f"cannot write to --output {output}: {explain_refusal(error, output)}; "
+                        f"{advise_on_space(error)}give another folder") from error
 
 
 def _clean_paths(sources: Sequence[Path], folder: Path) -> list[Path]:

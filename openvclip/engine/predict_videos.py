@@ -24,7 +24,7 @@ from openvclip.report.predictions import (
     write_timeline,
 )
 from openvclip.utils.errors import ConfigError, DataError
-from openvclip.utils.files import explain_refusal
+from openvclip.utils.files import advise_on_space, explain_refusal
 from openvclip.utils.logging import Progress, get_logger
 from openvclip.utils.text import clean
 
@@ -109,8 +109,8 @@ def _writing(output: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DataError(f"cannot write to --output {output}: {explain_refusal(error)}; free "
-                        "space or give another folder") from error
+        raise DataError(f"cannot write to --output {output}: {explain_refusal(error, output)}; "
+                        f"{advise_on_space(error)}give another folder") from error
 
 
 def _describe_model(

@@ -181,7 +181,7 @@ def build_classifier(
     tower that trains.
     """
     choice = build_text_choice(cfg, label_names)
-    logger.info("classes are told by %s: %d texts", choice.file or choice.name,
+    logger.info("class texts: %s (%d sentences)", choice.file or choice.name,
                 choice.facts()["count"])
     device = _device_type(cfg)
     cache_dir = cfg.MODEL.TEXT_CACHE_DIR or Path(cfg.OUTPUT_DIR) / "text_cache" if cache else None

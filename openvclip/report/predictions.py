@@ -137,9 +137,8 @@ def shorten(text: str, width: int) -> str:
 
 
 def printable(text: str) -> str:
-    """Return a path as text that any output can hold: one line, no half characters."""
-    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return "".join(sign if sign.isprintable() else "\ufffd" for sign in text)
+    """Return a path as text that any output can hold: one line, every sign can be seen."""
+    return clean(text.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
 
 
 def format_prediction(prediction: Prediction, heading: str = "", columns: int = 100) -> str:

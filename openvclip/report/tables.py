@@ -35,7 +35,7 @@ from openvclip.report.summary import Summary
 from openvclip.report.sweeps import PICTURE, save_sweeps
 from openvclip.utils.errors import DataError
 from openvclip.utils.files import explain_refusal, replacing
-from openvclip.utils.text import clean, guard_row
+from openvclip.utils.text import clean, show_row
 
 TITLE = "Zero-shot top-1 accuracy (%)"
 FOOTER = (
@@ -377,12 +377,12 @@ def save_summary(summary: Summary, folder: str | Path) -> list[Path]:
         with replacing(paths[0]) as file:
             file.write(format_markdown(summary))
         with replacing(paths[1]) as file:
-            csv.writer(file, lineterminator="\n").writerows(map(guard_row, build_csv(summary)))
+            csv.writer(file, lineterminator="\n").writerows(map(show_row, build_csv(summary)))
         if summary.retrieval:
             paths.append(Path(folder) / "retrieval.csv")
             with replacing(paths[-1]) as file:
                 csv.writer(file, lineterminator="\n").writerows(
-                    map(guard_row, retrieval_csv(summary.retrieval)))
+                    map(show_row, retrieval_csv(summary.retrieval)))
         with replacing(paths[2]) as file:
             json.dump(build_json(summary), file, indent=1, ensure_ascii=False)
             file.write("\n")
@@ -390,7 +390,7 @@ def save_summary(summary: Summary, folder: str | Path) -> list[Path]:
             paths.append(Path(folder) / "summary_protocols.csv")
             with replacing(paths[-1]) as file:
                 csv.writer(file, lineterminator="\n").writerows(
-                    map(guard_row, build_sections_csv(summary.sections)))
+                    map(show_row, build_sections_csv(summary.sections)))
     except OSError as error:
         raise DataError(
             f"cannot write the summary into {folder}: {explain_refusal(error)}; "

@@ -19,7 +19,7 @@ from openvclip.utils import distributed
 from openvclip.utils.errors import ConfigError
 from openvclip.utils.files import MOST_JSON_BYTES, read_text, replacing
 from openvclip.utils.json_text import parse_json
-from openvclip.utils.text import guard_row
+from openvclip.utils.text import show_row
 
 
 def write_json(path: str | Path, content: Any) -> None:
@@ -31,12 +31,13 @@ def write_json(path: str | Path, content: Any) -> None:
 def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
     """Write a CSV file with a header line, under a temporary name first.
 
-    Texts that a spreadsheet would compute begin with an apostrophe (``openvclip.utils.text``).
+    It is for people: signs that cannot be seen are codes, and texts that a spreadsheet would
+    compute begin with an apostrophe (``openvclip.utils.text``).
     """
     with replacing(path) as file:
         writer = csv.writer(file)
-        writer.writerow(guard_row(header))
-        writer.writerows(map(guard_row, rows))
+        writer.writerow(show_row(header))
+        writer.writerows(map(show_row, rows))
 
 
 class TensorboardWriter:

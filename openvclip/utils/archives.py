@@ -12,7 +12,7 @@ import struct
 import zipfile
 from typing import BinaryIO
 
-from openvclip.utils.pickles import MOST_STEPS, ArchiveError, check_pickles
+from openvclip.utils.pickles import MOST_STEPS, ArchiveError, BombError, check_pickles
 
 ZIP_START = b"PK\x03\x04"
 # The end of a zip file: its last record, before it the two of files above 4 GB.
@@ -76,8 +76,8 @@ def _check_zip(file: BinaryIO) -> None:
         raise ArchiveError(f"its directory does not list {count:,} different members")
     promised = sum(member.file_size for member in members)
     if promised > size + SPARE_BYTES:
-        raise ArchiveError(f"its {count:,} members promise {promised:,} bytes in a file of "
-                           f"{size:,}: it is made to fill the memory")
+        raise BombError(f"its {count:,} members promise {promised:,} bytes in a file of "
+                        f"{size:,}: it looks like a decompression bomb")
     end = 0
     for member in sorted(members, key=lambda member: member.header_offset):
         if member.header_offset < end:

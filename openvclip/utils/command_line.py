@@ -40,7 +40,15 @@ def run_tool(
     with guarded_output() as output, interrupts.raising(always=always):
         if log:
             setup_logging()
-        code = _run(work, kept)
+        try:
+            code = _run(work, kept)
+        except SystemExit as leaving:  # argparse's, after --help
+            if leaving.code:
+                raise
+            output.flush()
+            if not output.lost:
+                raise
+            code = FAILED
         output.flush()
         return code or (FAILED if output.lost else 0)
 

@@ -22,6 +22,7 @@ from openvclip.utils.errors import (
     describe_os_error,
     first_line,
 )
+from openvclip.utils.files import advise_on_space, explain_refusal
 from openvclip.utils.lock import training_lock
 from openvclip.utils.logging import get_logger, setup_logging
 from openvclip.utils.peers import FAILED, PeerWatch
@@ -306,8 +307,10 @@ def _trains(cfg: Any) -> bool:
 
 
 def _explain_output(cfg: Any, error: OSError) -> ConfigError:
-    return ConfigError(f"OUTPUT_DIR {cfg.OUTPUT_DIR} cannot be written to "
-                       f"({describe_os_error(error)}); free space there or give another")
+    why = (describe_os_error(error) if os.path.isdir(cfg.OUTPUT_DIR)
+           else explain_refusal(error, cfg.OUTPUT_DIR))
+    return ConfigError(f"OUTPUT_DIR {cfg.OUTPUT_DIR} cannot be written to: {why}; "
+                       f"{advise_on_space(error)}give another")
 
 
 def _run_in_group(

@@ -24,6 +24,7 @@ MOST_JSON_BYTES = 32 << 20
 MOST_JSON_VALUES = 3_000_000
 MOST_LINES = 2_000_000
 LONGEST_LINE = 1 << 20
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _KINDS = {stat.S_IFIFO: "a pipe (FIFO)", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
           stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
 
@@ -190,9 +191,26 @@ def temporary_name(path: str | Path) -> Path:
     return path.with_name(f".{path.name[:50]}.{secrets.token_hex(8)}.tmp")
 
 
-def explain_refusal(error: OSError) -> str:
-    """Say why nothing could be written; the file is named where that is what is wrong."""
-    return str(error) if isinstance(error, UnfitFileError) else error.strerror or str(error)
+def explain_refusal(error: OSError, folder: str | Path | None = None) -> str:
+    """Say why nothing could be written, to ``folder`` if given.
+
+    What is wrong is named where it is a file: one that cannot be replaced, or one where the folder
+    or one above it should be.
+    """
+    if isinstance(error, UnfitFileError):
+        return str(error)
+    why = error.strerror or str(error)
+    if folder is None or os.path.isdir(folder):
+        return why
+    there = next(filter(os.path.lexists, (Path(folder), *Path(folder).parents)), None)
+    if there is not None and not there.is_dir():
+        return f"{there} is not a folder"
+    return f"it cannot be made ({why})"
+
+
+def advise_on_space(error: OSError) -> str:
+    """Return ``free space or ``, for the advice, if what refused was a full disk or a quota."""
+    return "free space or " if error.errno in _FULL else ""
 
 
 @contextmanager

@@ -23,7 +23,7 @@ def parse_json(text: str | bytes, **hooks: Any) -> Any:
     try:
         return json.loads(text, parse_int=_read_int, **hooks)
     except RecursionError:
-        raise ValueError("values lie too deep in one another") from None
+        raise ValueError("values are nested too deeply") from None
 
 
 def _read_int(text: str) -> int:

@@ -63,7 +63,8 @@ class GuardedStream:
             os.dup2(nowhere, self._stream.fileno())
             os.close(nowhere)
         if self.lost and self._complain is not None:
-            self._complain(f"standard output: {self.lost}; nothing more is printed there")
+            self._complain(f"standard output: {self.lost}; nothing more is printed "
+                           "there, the work goes on and its results are written")
 
 
 @contextmanager

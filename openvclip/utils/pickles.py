@@ -23,6 +23,10 @@ class ArchiveError(ValueError):
     """A file promises more than it may hold, or contradicts itself."""
 
 
+class BombError(ArchiveError):
+    """It would unpack to far more than it is."""
+
+
 class _Kind(NamedTuple):
     """What an operation does.
 

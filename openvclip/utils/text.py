@@ -71,6 +71,11 @@ def guard_row(row: Iterable[Any]) -> list[Any]:
     return [guard_cell(value) for value in row]
 
 
+def show_row(row: Iterable[Any]) -> list[Any]:
+    """Return a row of a CSV file for people: texts cleaned, then guarded; not to be read back."""
+    return guard_row(clean(value) if isinstance(value, str) else value for value in row)
+
+
 def read_cell(text: str) -> str:
     """Return what :func:`guard_cell` was given."""
     return text[1:] if _QUOTED.match(text) else text

@@ -104,14 +104,14 @@ note_underived() {
     [ "$found" = 1 ] || FAILED+=("what follows from $2")
 }
 
-# find_dataset NAME FOLDER: sets NAME, if it is not set, to DATA/FOLDER where that is there.
+# find_dataset NAME FOLDER TITLE: sets NAME, if it is not set, to DATA/FOLDER where that is there.
 find_dataset() {
     if [ -n "${!1}" ]; then
         need_folder "$1" "the folder of the dataset"
     elif [ -n "$DATA" ] && [ -d "$DATA/$2" ]; then
         printf -v "$1" %s "$DATA/$2"
     else
-        echo "$1 is left out: it is not set, and DATA '$DATA' has no $2"
+        echo "skipping $3: $1 is not set, and DATA '$DATA' has no $2"
     fi
 }
 
@@ -123,10 +123,10 @@ datasets() {
     if [ -n "$K400" ]; then DATA="$K400"; "$1_dataset" k400 val ""; fi
 }
 
-find_dataset UCF UCF-101
-find_dataset HMDB hmdb51
-find_dataset K600 k600
-find_dataset K400 k400
+find_dataset UCF UCF-101 UCF-101
+find_dataset HMDB hmdb51 HMDB-51
+find_dataset K600 k600 Kinetics-600
+find_dataset K400 k400 Kinetics-400
 [ -n "$UCF$HMDB$K600$K400" ] || fail "no dataset found; set DATA, or UCF, HMDB, K600, K400"
 
 OPTS=("$@")

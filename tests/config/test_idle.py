@@ -63,6 +63,23 @@ def test_a_setting_without_effect_on_the_command_line_is_refused(opts, needs):
     assert needs in text and any(key in text for key in opts[0::2]) and "--opts" in text
 
 
+@pytest.mark.parametrize(("opts", "remedy"), [
+    (["TEST.CUSTOM_LOAD_FILE", "a.pyth"], "remove it, or set TEST.CUSTOM_LOAD True"),
+    (["TEST.CUSTOM_LOAD", "True", "TEST.CUSTOM_LOAD_FILE", "b", "TEST.CHECKPOINT_FILE_PATH", "a"],
+     "remove it, or set TEST.CUSTOM_LOAD False"),
+])
+def test_the_message_names_what_to_set(opts, remedy):
+    with pytest.raises(ConfigError) as error:
+        load_cfg(None, opts)
+    assert str(error.value).endswith(remedy)
+
+
+def test_needs_that_are_phrases_have_a_remedy_too():
+    found = {pair.remedy for pair in PAIRS if pair.kind}
+    assert {"set another TEST.TASK", "remove TEST.PATCHING_RATIOS", "set VAL_MODE False"} <= found
+    assert not any("(" in text or "left out" in text for text in found)
+
+
 def test_over_a_published_file_too():
     with pytest.raises(ConfigError, match="TEST.CUSTOM_LOAD_FILE is 'a.pyth', which has no effect"):
         load_cfg(PUBLISHED, ["TEST.CUSTOM_LOAD_FILE", "a.pyth"])

@@ -51,6 +51,13 @@ def test_one_line_for_every_kind(kind):
     assert parse_text(HOSTILE[kind]) == HOSTILE[kind]
 
 
+@pytest.mark.parametrize(("kind", "said"), [
+    ("itself", "[*]a refers to itself"), ("deep blocks", "nested more than 30 levels deep")])
+def test_what_is_wrong_is_said_plainly(kind, said):
+    with pytest.raises(ValueError, match=said):
+        load_yaml(HOSTILE[kind])
+
+
 def test_aliases_within_reason_are_read():
     assert load_yaml("a: &a {x: 1, y: &y [2]}\nb: {<<: *a, z: *y}\nc: [*a, *a]\n") == {
         "a": {"x": 1, "y": [2]}, "b": {"x": 1, "y": [2], "z": [2]},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -246,6 +247,17 @@ def test_lists_that_cannot_be_read(tmp_path, content, message):
         source.write_bytes(content)
     with pytest.raises(DataError, match=message):
         check_lists([source], tmp_path / "out")
+
+
+def test_an_output_that_cannot_be_is_said_before_anything_is_decoded(folder, tmp_path):
+    folder("a.mp4")
+    source = write_list(tmp_path / "l.csv", "a.mp4")
+    (tmp_path / "file").touch()
+    for place in ("file", "file/below"):
+        with pytest.raises(DataError, match=re.escape(
+                f"cannot write to --output {tmp_path / place}: {tmp_path / 'file'} is not a folder;"
+                " give another folder")):
+            check_lists([source], tmp_path / place, prefix=str(tmp_path / "videos"))
 
 
 def test_a_list_is_not_replaced_by_its_cleaned_self(folder, tmp_path):

@@ -36,10 +36,13 @@ def test_an_output_dir_that_cannot_be_is_one_line(
     tiny, tmp_path, empty_cfg, in_process, capfd, train
 ):
     (tmp_path / "file").touch()
-    for place in ("file", "file/below", "n" * 300):
+    file = f"{tmp_path / 'file'} is not a folder; give another"
+    for place, why in (("file", file), ("file/below", file),
+                       ("n" * 300, "it cannot be made (File name too long); give another")):
         in_process(empty_cfg, options(tiny, tmp_path / place, **ONCE, TRAIN__ENABLE=train), check=2)
         out, err = capfd.readouterr()
-        assert out.count("ConfigError: OUTPUT_DIR") == 1 and "cannot be written to" in out
+        assert out.count("ConfigError: OUTPUT_DIR") == 1 and f"cannot be written to: {why}" in out
+        assert "free space" not in out
         assert "Traceback" not in out + err
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -184,7 +185,20 @@ def test_output_that_cannot_be_written_is_said_once(tmp_path, repo, code):
     found = talk(tmp_path, repo, "> /dev/full", code)
     assert (tmp_path / "done").read_text() == "done"
     assert found.stderr == ("standard output: No space left on device; nothing more is printed "
-                            "there\ncode 2\n")
+                            "there, the work goes on and its results are written\ncode 2\n")
+
+
+def test_help_that_cannot_be_written_is_said_too(tmp_path, repo):
+    """A file that may not grow stands in for a full disk."""
+    code = ("from openvclip.utils.command_line import Parser\n"
+            "import resource\n"
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
+            "sys.exit(run_tool(lambda: Parser().parse_args(['--help'])))\n")
+    found = talk(tmp_path, repo, f"> {shlex.quote(str(tmp_path / 'full'))}", code)
+    assert found.stderr.startswith("standard output: File too large; nothing more")
+    assert found.stderr.endswith("\ncode 2\n") and found.stderr.count("\n") == 2
+    assert talk(tmp_path, repo, "", code).stderr == "code 0\n"
+
 
 
 def test_an_error_is_still_said_where_output_is_closed(tmp_path, repo):

@@ -15,9 +15,11 @@ from openvclip.engine.checkpoint import save_file
 from openvclip.utils.errors import CheckpointError
 from openvclip.utils.files import (
     UnfitFileError,
+    advise_on_space,
     check_replaceable,
     compute_file_hash,
     create_new,
+    explain_refusal,
     open_append,
     open_regular,
     read_bytes,
@@ -96,6 +98,19 @@ def test_writing_replaces_nothing_but_files_and_links(tmp_path, monkeypatch, kin
         file.write("new")
     assert Path("link").read_text() == "new" and not Path("link").is_symlink()
     check_replaceable("link")
+
+
+def test_space_is_to_be_freed_where_it_lacks_only(tmp_path):
+    (tmp_path / "file").touch()
+    for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        assert advise_on_space(OSError(code, "x")) == "free space or "
+    error = OSError(errno.ENOENT, "No such file or directory")
+    assert advise_on_space(error) == ""
+    assert explain_refusal(error, tmp_path) == "No such file or directory"
+    for place in ("file", "file/a/b"):
+        assert explain_refusal(error, tmp_path / place) == f"{tmp_path / 'file'} is not a folder"
+    assert explain_refusal(error, tmp_path / "a/b") == (
+        "it cannot be made (No such file or directory)")
 
 
 def test_names_are_random_and_taken_by_nobody(tmp_path, monkeypatch):
