@@ -48,6 +48,7 @@ def test_build_logs_and_classifies(cfg, clip_file, caplog, tmp_path):
     assert model(torch.randn(3, 3, 2, 16, 16)).shape == (3, 2)
     assert model.model.visual.transformer.resblocks[0].reach == 1
     assert f"CLIP from {clip_file}: 16 px, patch 8, image tower 2 x 64" in caplog.text
+    assert "class texts: openvclip28 (28 sentences)" in caplog.text
     assert len(list((tmp_path / "text_cache").iterdir())) == 1
 
 
