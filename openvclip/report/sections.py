@@ -15,7 +15,7 @@ from openvclip.report.columns import DATASETS
 from openvclip.report.published import PUBLISHED_PROMPTS_SHA256
 from openvclip.report.rows import CLIP, backbone_place
 from openvclip.report.runs import Run
-from openvclip.report.sweeps import name_lists
+from openvclip.report.sweeps import name_folder, name_lists
 
 NOVEL = "novel, not yet paired"
 SHOTS = (2, 4, 8, 16)  # The numbers of videos a class that the peers report.
@@ -227,7 +227,7 @@ def _tests(
     weights = checkpoint.get("sha256") or checkpoint.get("file")
     draw, trained = find_draw(content), _trained(content)
     if key == "supervised":
-        dataset = run.protocol.name if run.protocol else Path(content["list"]).parent.name
+        dataset = run.protocol.name if run.protocol else name_folder(content["list"])
         seed = str(trained.get("seed"))
     elif key == "own":
         dataset, seed = own[content["list"]], str(trained.get("seed", "-"))

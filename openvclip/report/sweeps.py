@@ -14,6 +14,7 @@ from openvclip.report.runs import Run, read_config
 from openvclip.utils.errors import ConfigError
 
 PICTURE = "accuracy_vs_ratio.png"
+CLEAN = "clean"  # Folder that tools/check_videos.py writes lists to.
 
 Curve = dict[float, float]  # patching ratio -> top-1 accuracy in percent
 
@@ -74,7 +75,8 @@ def save_sweeps(sweeps: Sweeps, folder: str | Path) -> Path | None:
 def name_lists(paths: Iterable[str]) -> dict[str, str]:
     """Name lists of videos by their folders, with as many of them as it takes to tell them apart.
 
-    ``data/unseen/test.csv`` is ``unseen``; a list of another name than ``test.csv`` keeps its own.
+    ``data/unseen/test.csv`` is ``unseen``; a list of another name than ``test.csv`` keeps its own,
+    and one that was cleaned the folder above ``clean``.
     """
     paths = list(dict.fromkeys(paths))
     parts = {}
@@ -84,10 +86,20 @@ def name_lists(paths: Iterable[str]) -> dict[str, str]:
             *where.parent.parts, where.stem)
     names: dict[str, str] = {}
     for depth in range(1, 1 + max(map(len, parts.values()), default=0)):
-        names = {path: "/".join(found[-depth:]) or path for path, found in parts.items()}
+        names = {path: _join_folders(found, depth) or path for path, found in parts.items()}
         if len(set(names.values())) == len(paths):
             break
     return names or {path: path for path in paths}
+
+
+def name_folder(path: str | Path) -> str:
+    """Name a list by its folder: ``ssv2``, or ``ssv2/clean`` of what check_videos.py cleaned."""
+    return _join_folders(Path(path).parent.parts, 1)
+
+
+def _join_folders(parts: Sequence[str], depth: int) -> str:
+    """Join the last ``depth`` folders; ``clean`` says nothing without the one above it."""
+    return "/".join(parts[-max(depth, 2 if parts and parts[-1] == CLEAN else 1):])
 
 
 def collect_sweeps(

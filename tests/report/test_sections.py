@@ -186,6 +186,15 @@ def test_supervised_results_are_those_on_the_training_classes(write, table):
     assert [line.dataset for line in own.lines] == ["zero_shot"], "its classes are others"
 
 
+def test_cleaned_lists_are_named_by_what_they_are_of(write, table):
+    trained = training(draw("base"), draw=None, label_set="e" * 64)
+    for name, top1 in (("a", 80.0), ("b", 60.0)):
+        write(name, top1, trained_on=trained, list=f"/x/{name}/clean/test.csv")
+    (section,) = table(protocols=None).sections
+    assert {line.dataset: line.number("top1")[0] for line in section.lines} == {
+        "a/clean": 80.0, "b/clean": 60.0}
+
+
 def test_own_lists_have_a_table_of_their_own(write, table, tmp_path):
     trained = training(None, seed=1)
     write("mine/a", {0.0: 40.0, 0.5: 60.0}, "x", trained_on=trained, list="/d/one/mine/test.csv")

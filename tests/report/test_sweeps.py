@@ -64,6 +64,7 @@ def test_lists_are_named_by_as_many_folders_as_it_takes():
     assert name_lists(["d/unseen/test.csv", "d/knew/test.csv"]) == {
         "d/unseen/test.csv": "unseen", "d/knew/test.csv": "knew"}
     assert list(name_lists(["a/x/test.csv", "b/x/test.csv"]).values()) == ["a/x", "b/x"]
+    assert list(name_lists(["a/x/clean/test.csv"]).values()) == ["x/clean"]
     assert list(name_lists(["a/x/test.csv", "a/x/test_openset.csv"]).values()) == [
         "x", "test_openset"]
     assert name_lists(["test.csv"]) == {"test.csv": "test.csv"} and name_lists([]) == {}
