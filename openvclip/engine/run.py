@@ -47,7 +47,8 @@ def _run(cfg, stop: StopSignals) -> None:
         logger.info("%s", line)
     if cfg.VAL_MODE:
         stop.leave_at_once()
-        build_trainer(cfg).validate(epoch=0)
+        trainer = build_trainer(cfg)
+        trainer.validate(epoch=max(trainer.start_epoch - 1, 0))  # that of the loaded checkpoint
         return
     if cfg.TRAIN.ENABLE:
         trainer = build_trainer(cfg)

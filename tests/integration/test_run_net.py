@@ -306,6 +306,16 @@ def test_val_mode_validates_and_stops(tiny, tmp_path, empty_cfg, in_process):
     assert not (tmp_path / "run" / "results.json").exists()
 
 
+def test_val_mode_says_the_epoch_of_what_it_validates(tiny, tmp_path, empty_cfg, in_process):
+    given = {"SOLVER__MAX_EPOCH": 2, "TEST__ENABLE": False, "TRAIN__EVAL_PERIOD": 1}
+    in_process(empty_cfg, options(tiny, tmp_path, **given))
+    in_process(empty_cfg, options(tiny, tmp_path, **given, VAL_MODE=True))
+    lines = map(json.loads, (tmp_path / "json_stats.jsonl").read_text().splitlines())
+    found = [line for line in lines if line["_type"] == "val_epoch"]
+    assert [line["epoch"] for line in found] == ["1/2", "2/2", "2/2"]
+    assert found[2]["top1_acc"] == found[1]["top1_acc"]
+
+
 def test_val_mode_patches_as_a_test_would(tiny, tmp_path, empty_cfg):
     state = torch.load(tiny / "clip.pt", weights_only=True)
     draws = torch.Generator().manual_seed(0)
