@@ -55,16 +55,18 @@ class PeerWatch:
 
     def finish(self) -> None:
         """Tell the others that this process has done its work, and watch no more."""
-        self._end("done")
+        # A thread that is still inside the store when Python ends aborts the process. What it waits
+        # for there is over by the store's timeout.
+        self._end("done", BEAT_SECONDS * MOST_SILENT_BEATS)
 
     def fail(self, error: BaseException) -> None:
         """Tell the others why this process stops, and watch no more."""
         text = str(error) if isinstance(error, OpenVCLIPError) else f"{type(error).__name__}"
-        self._end(f"failed: {text[:500]}")
+        self._end(f"failed: {text[:500]}", BEAT_SECONDS)
 
-    def _end(self, word: str) -> None:
+    def _end(self, word: str, patience: float) -> None:
         self._stop.set()
-        self._thread.join(BEAT_SECONDS)
+        self._thread.join(patience)
         try:
             self._store.set(str(self.rank), word)
         except RuntimeError as error:  # the store is gone with the first process
@@ -87,6 +89,8 @@ class PeerWatch:
         if self._parent is not None and os.getppid() != self._parent:
             return "the process that started this one is gone"
         for number, key in self._keys.items():
+            if self._stop.is_set():
+                return None
             value = self._store.get(key) if self._store.check([key]) else b""
             if value.startswith(b"failed: "):
                 return f"process {number} of the run failed ({value[8:].decode(errors='replace')})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 
 import pytest
@@ -82,3 +83,19 @@ def test_a_process_whose_parent_is_gone_stops(left, store):
     assert wait_until(lambda: left)
     watch.finish()
     assert set(left) == {peers.FAILED}
+
+
+def test_finishing_waits_for_a_beat_that_takes_long(left, store, monkeypatch):
+    """A thread that is inside the store when Python ends would abort the process."""
+    monkeypatch.setattr(peers, "MOST_SILENT_BEATS", 1000)
+    watch = peers.PeerWatch(store, 0, 2)
+    begun = threading.Event()
+
+    def slow_beat() -> None:
+        begun.set()
+        time.sleep(5 * peers.BEAT_SECONDS)  # more than one beat, much less than the store's timeout
+
+    monkeypatch.setattr(watch, "_find_lost", slow_beat)
+    assert begun.wait(20)
+    watch.finish()
+    assert not watch._thread.is_alive()
