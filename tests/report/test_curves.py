@@ -90,4 +90,4 @@ def test_nothing_to_draw_and_failing_to_draw_end_no_run(tmp_path, caplog, monkey
     caplog.set_level(logging.WARNING, logger="openvclip")
     (tmp_path / "curves.png").mkdir()
     assert write_curves(tmp_path) is None
-    assert "curves.png was not drawn (IsADirectoryError" in caplog.text
+    assert "curves.png was not drawn (UnfitFileError" in caplog.text
