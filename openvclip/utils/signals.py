@@ -40,6 +40,9 @@ class StopSignals:
     A signal that has a handler already is left to it: submitit's jobs queue themselves again. In
     a thread other than the main one, which cannot have handlers, nothing is noted.
 
+    An error that :class:`Interrupted` turns into on its way up, because it came in the middle of
+    something, leaves the block as Interrupted again.
+
     Attributes:
         received: name of the signal that came last, or None.
     """
@@ -47,6 +50,7 @@ class StopSignals:
     def __init__(self) -> None:
         self.received: str | None = None
         self._at_once = False
+        self._leaving: Interrupted | None = None
         self._pid = os.getpid()
         self._interrupt: Any = None  # the handler that SIGINT had
 
@@ -75,11 +79,13 @@ class StopSignals:
         if interrupts.note():
             self.received = "SIGINT"
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, *__: object) -> None:
         self.leave_interrupts()
         for number in SIGNALS:
             if signal.getsignal(number) == self._note:
                 signal.signal(number, signal.SIG_DFL)
+        if self._leaving is not None and isinstance(error, Exception):
+            raise self._leaving from error
 
     def leave_at_once(self) -> None:
         """From now on a signal ends the process where it stands; nothing is there to be saved.
@@ -102,10 +108,10 @@ class StopSignals:
             self._leave()
 
     def _leave(self) -> None:
-        leaving = Interrupted(self.received)
+        self._leaving = Interrupted(self.received)
         logger.warning("%s: stopped; the same command goes on (exit code %d)", self.received,
-                       leaving.code)
-        raise leaving
+                       self._leaving.code)
+        raise self._leaving
 
 
 def leave_signals_to_parent(parent: int) -> None:

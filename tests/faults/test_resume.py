@@ -141,7 +141,7 @@ def test_a_signal_ends_testing_at_once(runs, tiny, tmp_path):
     pids = runs.start(out, held=tiny / "videos" / video, TRAIN__ENABLE=False, TEST__ENABLE=True)
     wait_for_file(out, "config.yaml")
     kill(pids, signal.SIGTERM)
-    assert runs.wait(pids) == [EXIT_CODE]
+    assert runs.wait(pids) == [EXIT_CODE], Path(f"{out}.0.log").read_text()
     assert not (out / "results.json").exists()
 
 

@@ -37,6 +37,22 @@ def test_leaving_at_once_counts_what_came_before_and_what_comes():
             os.kill(os.getpid(), signal.SIGUSR1)
 
 
+def test_an_error_that_a_signal_turned_into_is_still_the_signal():
+    def work():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:  # As where a file is closed that the interrupted code had handed over already.
+            raise OSError("Bad file descriptor")
+
+    with pytest.raises(Interrupted) as found, StopSignals() as stop:
+        stop.leave_at_once()
+        work()
+    assert found.value.code == EXIT_CODE
+    with pytest.raises(OSError, match="No space"), StopSignals() as stop:
+        stop.leave_at_once()
+        raise OSError("No space left on device")
+
+
 def test_a_handler_that_is_there_stays():
     seen = []
     signal.signal(signal.SIGUSR1, lambda *_: seen.append(1))
