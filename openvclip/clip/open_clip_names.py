@@ -1,4 +1,4 @@
-"""Names of open_clip: which are built like OpenAI's ViT, loading one, describing a CLIP to it.
+"""Names of open_clip: which are built like OpenAI's ViT, and loading one.
 
 Heads and activation are not in a state dict, so they are read from open_clip's model configs:
 loading a model whose activation or head width differs would give wrong features without an error.
@@ -9,11 +9,9 @@ from __future__ import annotations
 import difflib
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
-from openvclip.clip.layers import num_heads
 from openvclip.utils.errors import CheckpointError
 from openvclip.utils.json_text import parse_json
 from openvclip.utils.torchvision_ops import import_torchvision
@@ -23,9 +21,6 @@ VISION_KEYS = frozenset({"image_size", "layers", "width", "patch_size", "head_wi
 TEXT_KEYS = frozenset({"context_length", "vocab_size", "width", "heads", "layers"})
 TOP_KEYS = frozenset({"embed_dim", "quick_gelu", "vision_cfg", "text_cfg"})
 HEAD_WIDTH = 64  # Channels of an attention head where a config names none.
-
-if TYPE_CHECKING:
-    from openvclip.clip.model import CLIPConfig
 
 
 def model_configs() -> dict[str, Path]:
@@ -57,23 +52,6 @@ def why_refused(config: dict) -> str | None:
     if text.get("heads") != text.get("width", 0) // 64:
         return f"its text tower has {text.get('heads')} heads for {text.get('width')} channels"
     return None
-
-
-def describe_model(config: CLIPConfig) -> dict:
-    """Return the config that open_clip builds a CLIP of these sizes from (its ``NAME.json``)."""
-    vision_heads, text_heads = num_heads(config.vision_width), num_heads(config.text_width)
-    vision = {"image_size": config.image_size, "layers": config.vision_layers,
-              "width": config.vision_width, "patch_size": config.patch_size}
-    if config.vision_width // vision_heads != HEAD_WIDTH:
-        vision["head_width"] = config.vision_width // vision_heads
-    return {
-        "embed_dim": config.embed_dim,
-        "quick_gelu": True,
-        "vision_cfg": vision,
-        "text_cfg": {"context_length": config.context_length, "vocab_size": config.vocab_size,
-                     "width": config.text_width, "heads": text_heads,
-                     "layers": config.text_layers},
-    }
 
 
 def find_name(description: dict) -> str | None:

@@ -17,8 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from openvclip import __version__
-from openvclip.clip.model import CLIP
-from openvclip.clip.open_clip_names import describe_model, find_name
+from openvclip.clip.layers import num_heads
+from openvclip.clip.model import CLIP, CLIPConfig
+from openvclip.clip.open_clip_names import HEAD_WIDTH, find_name
 from openvclip.clip.weights import (
     check_keys,
     find_not_finite,
@@ -213,6 +214,23 @@ def plan_files(output: Path, name: str, layout: str, classifier: bool) -> dict[s
     if classifier:
         paths["classifier"] = output / f"{name}-classifier.safetensors"
     return paths
+
+
+def describe_model(config: CLIPConfig) -> dict:
+    """Return the config that open_clip builds a CLIP of these sizes from (its ``NAME.json``)."""
+    vision_heads, text_heads = num_heads(config.vision_width), num_heads(config.text_width)
+    vision = {"image_size": config.image_size, "layers": config.vision_layers,
+              "width": config.vision_width, "patch_size": config.patch_size}
+    if config.vision_width // vision_heads != HEAD_WIDTH:
+        vision["head_width"] = config.vision_width // vision_heads
+    return {
+        "embed_dim": config.embed_dim,
+        "quick_gelu": True,
+        "vision_cfg": vision,
+        "text_cfg": {"context_length": config.context_length, "vocab_size": config.vocab_size,
+                     "width": config.text_width, "heads": text_heads,
+                     "layers": config.text_layers},
+    }
 
 
 def write_export(export: Export, paths: Mapping[str, Path], dtype: str = "fp32") -> None:

@@ -15,13 +15,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from openvclip.clip.model import CLIP, CLIPConfig
-from openvclip.clip.open_clip_names import describe_model, find_name
+from openvclip.clip.open_clip_names import find_name
 from openvclip.clip.tokenizer import tokenize
 from openvclip.clip.weights import load_clip
 from openvclip.config import load_cfg
 from openvclip.engine import checkpoint as ckpt
 from openvclip.engine.averaging import average_checkpoints
-from openvclip.engine.export import describe_loading, export_model, save_archive
+from openvclip.engine.export import describe_loading, describe_model, export_model, save_archive
 from openvclip.engine.setup import load_original_clip, load_weights
 from openvclip.interpolation import WeightPatcher
 from openvclip.models.build import build_model
