@@ -17,7 +17,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["openvclip", "openvclip.*"]),
-    package_data={"openvclip.report": ["page/*"]},  # what report.html is made of
+    package_data={"openvclip.report.run": ["page_files/*"]},  # what report.html is made of
     install_requires=[
         "torch",
         "torchvision",

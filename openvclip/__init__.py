@@ -11,7 +11,7 @@ __all__ = ["__version__", "load_model"]
 def __getattr__(name: str) -> Any:
     # At first use only: importing openvclip, which every tool does, must not cost torch's seconds.
     if name == "load_model":
-        from openvclip.engine.predictor import load_model
+        from openvclip.predict.classifier import load_model
 
         return load_model
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

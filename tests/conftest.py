@@ -57,7 +57,7 @@ def tiny_video_clip():
     """A VideoCLIP of the recorded tiny model's size, randomly initialised."""
     import torch
 
-    from openvclip.clip.model import CLIP, CLIPConfig
+    from openvclip.models.backbone import CLIP, CLIPConfig
     from openvclip.models.video_clip import VideoCLIP
 
     torch.manual_seed(0)

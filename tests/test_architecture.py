@@ -6,47 +6,62 @@ import ast
 import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-# A package may import those before it; data and clip, side by side, not each other.
-LEVELS = [
-    {"utils"}, {"config"}, {"data", "clip"}, {"models"}, {"interpolation"}, {"report"}, {"engine"},
-    # The package's front door, and what it offers: nothing in the house goes through it.
-    {"__init__", "load_model"},
-]
-LEVEL = {name: i for i, names in enumerate(LEVELS) for name in names}
+# The floors of the house, from the ground up: a room imports from those before it, and itself.
+FLOORS = ["utils", "config", "metrics", "clip", "data", "interpolation", "models", "report",
+          "checkpoints", "evaluation", "predict", "training", "demo", "launch"]
+LEVEL = {name: i for i, name in enumerate(FLOORS)}
 ROOT = Path(__file__).resolve().parents[1] / "openvclip"
 FILES = sorted(ROOT.rglob("*.py"))
 
 
-def room_of(path: Path) -> str:
-    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+def name_of(path: Path) -> str:
+    """Dotted name of a module of the package."""
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imported(tree: ast.AST):
-    """Names of the project's own modules that a file imports, anywhere in it."""
-    for node in ast.walk(tree):
+MODULES = {name_of(path): path for path in FILES}
+
+
+def imported(path: Path) -> set[str]:
+    """The package's modules that a module imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports are absolute"
-            if node.module == "openvclip":
-                yield from (f"openvclip.{alias.name}" for alias in node.names)
-            elif node.module.startswith("openvclip."):
-                yield node.module
+            assert node.level == 0, f"{path}:{node.lineno}: imports are absolute"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found |= {name if name in MODULES else node.module for name in names}
         elif isinstance(node, ast.Import):
-            yield from (a.name for a in node.names if a.name.startswith("openvclip"))
+            found |= {alias.name for alias in node.names}
+    return {name for name in found if name.split(".")[0] == "openvclip"}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_point_down(path):
-    room = room_of(path)
-    for module in imported(ast.parse(path.read_text())):
-        target = module.split(".")[1]
-        if target not in LEVEL:  # openvclip.__version__
+IMPORTS = {name: imported(path) for name, path in MODULES.items()}
+
+
+def test_every_room_is_on_a_floor():
+    rooms = {path.relative_to(ROOT).parts[0] for path in FILES if path.parent != ROOT}
+    assert rooms == set(FLOORS)
+
+
+@pytest.mark.parametrize("name", IMPORTS)
+def test_imports_point_down(name):
+    for module in IMPORTS[name]:
+        assert module in MODULES, f"{name} imports {module}, which is not there"
+        if name == "openvclip" or module == "openvclip":  # the front door, and its version
             continue
-        assert room in LEVEL, f"{path} is outside the plan and imports {module}"
-        assert target == room or LEVEL[target] < LEVEL[room], f"{path} imports {module}"
+        room, target = name.split(".")[1], module.split(".")[1]
+        assert target == room or LEVEL[target] < LEVEL[room], f"{name} imports {module}"
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    order = TopologicalSorter({name: imports - {"openvclip"} for name, imports in IMPORTS.items()})
+    order.prepare()  # raises a CycleError, which names the modules
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -65,7 +80,8 @@ def test_the_library_neither_prints_nor_exits_nor_unpickles(path):
 
 
 # Files of the package itself.
-OWN_TEXTS = {"resources.files('openvclip.report').joinpath('page', name)", "vocabulary_path()"}
+OWN_TEXTS = {"resources.files('openvclip.report.run').joinpath('page_files', name)",
+             "vocabulary_path()"}
 # open_clip's own files, and one that was written a moment ago.
 OWN_FILES = {"open_clip_names.py": {"path", "configs[name]"}, "export.py": {"config"}}
 
@@ -85,7 +101,7 @@ def test_files_are_opened_by_those_who_look_what_they_are(path):
             # Made a moment ago, or looked at; /proc and the null device are the system's.
             assert first in ("temporary", "output", "os.devnull") or "/proc/" in first, where
         if called == "os.replace":
-            assert path.name in ("checkpoint.py", "cache.py"), where
+            assert path.name in ("files.py", "cache.py"), where
         if isinstance(node.func, ast.Attribute) and node.func.attr in ("read_text", "read_bytes"):
             owner = ast.unparse(node.func.value)
             assert owner in OWN_TEXTS | OWN_FILES.get(path.name, set()), where
@@ -112,12 +128,12 @@ def test_torchscript_is_never_run():
 def test_the_front_door_opens_at_first_use_only():
     code = ("import sys, openvclip; assert 'torch' not in sys.modules; "
             "from openvclip import load_model; assert 'torch' in sys.modules; "
-            "assert load_model.__module__ == 'openvclip.engine.predictor'")
+            "assert load_model.__module__ == 'openvclip.predict.classifier'")
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT.parent).returncode == 0
 
 
 def test_runs_do_not_wait_for_what_they_may_not_need():
-    code = ("import sys, openvclip.engine.run; "
+    code = ("import sys, openvclip.launch.run; "
             "heavy = {'matplotlib', 'open_clip', 'transformers'} & set(sys.modules); "
             "sys.exit(' '.join(heavy) or 0)")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT.parent, capture_output=True,

@@ -12,9 +12,9 @@ import zlib
 import pytest
 import torch
 
-from openvclip.clip.model import CLIP, CLIPConfig
+from openvclip.checkpoints.files import load_file
 from openvclip.clip.weights import load_clip, load_state_dict_file
-from openvclip.engine.checkpoint import load_file
+from openvclip.models.backbone import CLIP, CLIPConfig
 from openvclip.utils.archives import ArchiveError, check_weights
 from openvclip.utils.errors import CheckpointError
 from openvclip.utils.pickles import check_pickles
@@ -165,11 +165,11 @@ READ_ALL = """
     import time
     from pathlib import Path
     from openvclip.clip.weights import load_clip, load_state_dict_file
-    from openvclip.data.caption_sources import read_captions
-    from openvclip.engine.averaging import average_checkpoints
-    from openvclip.engine.checkpoint import load_file, verify_file
-    from openvclip.engine.setup import load_original_clip
-    from openvclip.models.prompts import _load
+    from openvclip.data.captions.sources import read_captions
+    from openvclip.checkpoints.averaging import average_checkpoints
+    from openvclip.checkpoints.files import load_file, verify_file
+    from openvclip.checkpoints.loading import load_original_clip
+    from openvclip.models.text import _load
     from openvclip.utils.errors import OpenVCLIPError
 
     readers = [load_clip, load_state_dict_file, load_file, load_original_clip]
@@ -269,10 +269,10 @@ READ_CONFIGS = """
     import sys
     from pathlib import Path
     import torch
-    from openvclip.engine.averaging import average_checkpoints
-    from openvclip.engine.export import read_temporal_settings
-    from openvclip.engine.video_options import find_video_options
-    from openvclip.report.runs import read_config
+    from openvclip.checkpoints.averaging import average_checkpoints
+    from openvclip.checkpoints.export import read_temporal_settings
+    from openvclip.predict.input_spec import find_video_options
+    from openvclip.report.summary.runs import read_config
     from openvclip.utils.errors import OpenVCLIPError
 
     lines = ["TRAIN: &a0 [x, x, x, x, x, x, x, x, x]"]

@@ -10,15 +10,15 @@ import zipfile
 import pytest
 import torch
 
+from openvclip.checkpoints import files as ckpt
+from openvclip.checkpoints.averaging import average_checkpoints
+from openvclip.checkpoints.loading import load_original_clip
 from openvclip.clip.archive import read_archive
-from openvclip.clip.model import CLIP, CLIPConfig
 from openvclip.clip.weights import load_clip, load_state_dict_file
-from openvclip.data.labels import LabelSpace, read_list
-from openvclip.engine import checkpoint as ckpt
-from openvclip.engine.averaging import average_checkpoints
-from openvclip.engine.setup import load_original_clip
-from openvclip.models.prompts import cache_key, class_embeddings
-from openvclip.report.subsets import _load_scores
+from openvclip.data.lists.labels import LabelSpace, read_list
+from openvclip.models.backbone import CLIP, CLIPConfig
+from openvclip.models.text import cache_key, class_embeddings
+from openvclip.report.summary.subsets import _load_scores
 from openvclip.utils.errors import CheckpointError, DataError, OpenVCLIPError
 
 CONFIG = CLIPConfig(embed_dim=16, image_size=16, patch_size=8, vision_width=32, vision_layers=1,

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from openvclip.config import load_cfg
-from openvclip.data.caption_prepare import describe_preparation as describe_captions
-from openvclip.data.check_table import Record, VideoTable
+from openvclip.data.captions.prepare import describe_preparation as describe_captions
+from openvclip.data.check.table import Record, VideoTable
 from openvclip.data.prepare import summary
-from openvclip.report.predictions import (
+from openvclip.predict.results import (
     Prediction,
     Ranked,
     Timeline,
@@ -23,9 +23,9 @@ from openvclip.report.predictions import (
     write_predictions,
     write_timeline,
 )
-from openvclip.report.results import write_per_class
-from openvclip.report.section_tables import shorten
-from openvclip.report.tables import _escape
+from openvclip.report.run.results import write_per_class
+from openvclip.report.summary.section_tables import shorten
+from openvclip.report.summary.tables import _escape
 from openvclip.utils import live
 from openvclip.utils.command_line import run_tool
 from openvclip.utils.errors import ConfigError

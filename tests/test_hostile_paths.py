@@ -10,22 +10,22 @@ import pytest
 import torch
 
 from openvclip.config import get_cfg
-from openvclip.data.cache import FrameCache
-from openvclip.data.caption_sources import read_captions
-from openvclip.data.caption_videos import _read_known
-from openvclip.data.captions import CaptionFile
-from openvclip.data.check import read_raw_list
-from openvclip.data.check_table import VideoTable
-from openvclip.data.draws import read_draw
-from openvclip.data.labels import LabelSpace, read_label_file, read_list
+from openvclip.data.captions.generate import _read_known
+from openvclip.data.captions.index import CaptionFile
+from openvclip.data.captions.sources import read_captions
+from openvclip.data.check.run import read_raw_list
+from openvclip.data.check.table import VideoTable
+from openvclip.data.lists.draws import read_draw
+from openvclip.data.lists.labels import LabelSpace, read_label_file, read_list
+from openvclip.data.lists.retrieval import read_retrieval_list
 from openvclip.data.prepare.official import read_json, read_rows
-from openvclip.data.retrieval import read_retrieval_list
-from openvclip.engine.journal import Journal, Record, read_records
-from openvclip.models.prompts import _load, _save
+from openvclip.data.video.cache import FrameCache
+from openvclip.evaluation.resume_log import Journal, Record, read_records
+from openvclip.models.text import _load, _save
 from openvclip.models.text_choices import load_descriptions, load_templates
-from openvclip.report.curves import write_curves
-from openvclip.report.predictions_file import load_predictions, save_predictions
-from openvclip.report.runs import read_config, read_results
+from openvclip.report.run.curves import write_curves
+from openvclip.report.run.predictions_file import load_predictions, save_predictions
+from openvclip.report.summary.runs import read_config, read_results
 from openvclip.report.writers import build_tensorboard, read_class_names, write_csv, write_json
 from openvclip.utils.errors import ConfigError, OpenVCLIPError
 from openvclip.utils.logging import log_json_stats, setup_logging
@@ -162,10 +162,10 @@ LARGE = {
 READ_LARGE = """
     import sys
     from pathlib import Path
-    from openvclip.data.caption_sources import read_captions
-    from openvclip.data.check import read_raw_list
-    from openvclip.data.labels import LabelSpace, read_label_file, read_list
-    from openvclip.data.retrieval import read_retrieval_list
+    from openvclip.data.captions.sources import read_captions
+    from openvclip.data.check.run import read_raw_list
+    from openvclip.data.lists.labels import LabelSpace, read_label_file, read_list
+    from openvclip.data.lists.retrieval import read_retrieval_list
     from openvclip.utils.errors import OpenVCLIPError
 
     for path in map(Path, sys.argv[1:]):

@@ -11,13 +11,13 @@ import torch
 from openvclip.config import load_cfg
 from openvclip.config.defaults import flatten, get_cfg
 from openvclip.config.values import ELEMENTS
-from openvclip.data.check import read_raw_list
-from openvclip.data.labels import read_list
-from openvclip.engine import slurm
-from openvclip.engine.predictor import VideoClassifier
-from openvclip.engine.video_options import VideoOptions, parse_video_options
-from openvclip.models.prompts import _save
-from openvclip.report.runs import find_runs, read_results
+from openvclip.data.check.run import read_raw_list
+from openvclip.data.lists.labels import read_list
+from openvclip.launch import slurm
+from openvclip.models.text import _save
+from openvclip.predict.classifier import VideoClassifier
+from openvclip.predict.input_spec import VideoOptions, parse_video_options
+from openvclip.report.summary.runs import find_runs, read_results
 from openvclip.utils.errors import CheckpointError, ConfigError, DataError
 
 HUGE = "9" * 5000

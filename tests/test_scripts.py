@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from openvclip.config import load_cfg
-from openvclip.data.protocols import PROTOCOLS
+from openvclip.data.lists.protocols import PROTOCOLS
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "script"

@@ -58,7 +58,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def check(argv: list[str] | None) -> None:
     args = vars(parse_args(argv))
-    from openvclip.data.check import check_lists
+    from openvclip.data.check.run import check_lists
 
     check_lists(**args)
 

@@ -43,8 +43,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def derive(argv: list[str] | None) -> None:
     args = parse_args(argv)
-    from openvclip.report.subset_lists import compare_lists
-    from openvclip.report.subsets import derive_all
+    from openvclip.report.summary.subset_lists import compare_lists
+    from openvclip.report.summary.subsets import derive_all
 
     if args.check_lists:
         compare_lists(args.check_lists, args.root)

@@ -46,8 +46,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def export(argv: list[str] | None) -> None:
     args = parse_args(argv)
-    from openvclip.engine.export import describe_loading, export_model
-    from openvclip.models.label_set import read_labels
+    from openvclip.checkpoints.export import describe_loading, export_model
+    from openvclip.predict.label_set import read_labels
 
     given = args.labels is not None or args.label_file is not None
     labels = read_labels(args.labels, args.label_file) if given else ()

@@ -27,36 +27,36 @@ those of `openvclip/utils/errors.py`: `ConfigError`, `DataError`, `CheckpointErr
 # What to import for what: modules below openvclip, and the names to show of each; none named shows
 # every public one. A module that does not exist is left out.
 MODULES: dict[str, dict[str, str]] = {
-    "Prediction": {"engine.predictor": "load_model VideoClassifier EncodedVideo"},
+    "Prediction": {"predict.classifier": "load_model VideoClassifier EncodedVideo"},
     "Weights": {
-        "interpolation": "",
+        "interpolation.mixing": "",
         "clip.weights": "load_clip load_state_dict_file default_clip_path check_keys "
                         "find_not_finite",
-        "engine.averaging": "average_checkpoints find_checkpoints",
-        "engine.checkpoint": "save_file load_file verify_file list_checkpoints list_partials "
+        "checkpoints.averaging": "average_checkpoints find_checkpoints",
+        "checkpoints.files": "save_file load_file verify_file list_checkpoints list_partials "
                              "load_last_checkpoint Keep",
-        "engine.export": "export_model load_export Export",
+        "checkpoints.export": "export_model load_export Export",
     },
     "Models": {
-        "clip.model": "CLIP CLIPConfig VisionTransformer",
+        "models.backbone": "CLIP CLIPConfig VisionTransformer",
         "clip.tokenizer": "tokenize Tokenizer clean_text",
         "models.temporal": "build_temporal_clip temporal_block ExpandedViewBlock "
                            "ChannelShiftBlock CrossFrameBlock AdapterBlock",
-        "models.prompts": "",
+        "models.text": "",
         "models.video_clip": "",
         "models.build": "build_model build_classifier load_model_weights resolve_clip",
     },
     "Videos, lists and captions": {
-        "data.labels": "", "data.sampling": "", "data.video_io": "",
-        "data.captions": "CaptionFile CaptionMatch draw_caption write_captions caption_key",
+        "data.lists.labels": "", "data.video.sampling": "", "data.video.video_io": "",
+        "data.captions.index": "CaptionFile CaptionMatch draw_caption write_captions caption_key",
     },
     "Training": {
-        "engine.train_step": "PlainStep InterpolatedStep StepResult Captions",
-        "engine.contrastive": "contrastive_loss gather_rows",
+        "training.step": "PlainStep InterpolatedStep StepResult Captions",
+        "training.objectives.contrastive": "contrastive_loss gather_rows",
     },
     "Evaluation": {
-        "engine.evaluate": "", "report.metrics": "",
-        "report.retrieval": "compute_ranks compute_retrieval_scores",
+        "evaluation.runner": "", "metrics.classification": "",
+        "metrics.retrieval": "compute_ranks compute_retrieval_scores",
     },
 }
 SECTIONS = ("Args", "Attributes", "Returns", "Yields", "Raises")

@@ -46,8 +46,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def make(args: argparse.Namespace) -> None:
     """Load the models and caption the videos."""
-    from openvclip.data.caption_videos import caption_videos, list_videos
-    from openvclip.data.captioners import load_captioner, load_summariser, pick_device
+    from openvclip.data.captions.captioners import load_captioner, load_summariser, pick_device
+    from openvclip.data.captions.generate import caption_videos, list_videos
 
     if args.frames < 1:
         raise ConfigError(f"--frames is {args.frames}; it must be at least 1")

@@ -46,16 +46,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def run(args: argparse.Namespace) -> None:
     """Do what the subcommand says."""
     if args.command == "data":
-        from openvclip.data.synthetic_dataset import DatasetSize, write_dataset
+        from openvclip.demo.dataset import DatasetSize, write_dataset
 
         write_dataset(args.output, args.seed, DatasetSize().scaled(args.scale))
         return
     if args.command == "report":
-        from openvclip.report.demo import write_report
+        from openvclip.demo.table import write_report
 
         print(clean_lines(write_report(args.root)))
         return
-    from openvclip.engine.demo_clip import PretrainOptions, pretrain
+    from openvclip.demo.pretrain import PretrainOptions, pretrain
 
     given = {"steps": args.steps, "batch_size": args.batch_size}
     options = PretrainOptions(**{k: v for k, v in given.items() if v is not None})

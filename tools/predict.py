@@ -69,8 +69,8 @@ def build_parser() -> Parser:
 
 def predict(argv: list[str] | None) -> None:
     args = vars(build_parser().parse_args(argv))
-    from openvclip.engine.predict_videos import predict_videos
-    from openvclip.models.label_set import read_labels
+    from openvclip.predict.label_set import read_labels
+    from openvclip.predict.videos import predict_videos
 
     labels = read_labels(args.pop("labels"), args.pop("label_file"))
     found = predict_videos(

@@ -38,7 +38,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def prepare(args: argparse.Namespace) -> None:
     """Prepare and print what was found."""
     from openvclip.clip.tokenizer import count_tokens
-    from openvclip.data.caption_prepare import describe_preparation, prepare_captions
+    from openvclip.data.captions.prepare import describe_preparation, prepare_captions
 
     result = prepare_captions(count_tokens=count_tokens, **vars(args))
     print(clean_lines("\n".join(describe_preparation(result))))

@@ -55,7 +55,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def start(argv: list[str] | None) -> None:
     """Submit and, with ``--wait``, wait for the job."""
     args = parse_args(argv)
-    from openvclip.engine.slurm import Resources, submit, wait_for
+    from openvclip.launch.slurm import Resources, submit, wait_for
 
     slurm = {name: getattr(args, name) for name in SLURM if getattr(args, name)}
     if "mail_user" in slurm:

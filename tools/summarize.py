@@ -44,7 +44,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def summarize(argv: list[str] | None) -> None:
     args = parse_args(argv)
-    from openvclip.report import summary, tables
+    from openvclip.report.summary import collect as summary
+    from openvclip.report.summary import tables
 
     found = summary.summarize(
         args.folders, root=args.root, protocols=args.protocols, trained=args.trained

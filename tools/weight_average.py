@@ -28,7 +28,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def average(argv: list[str] | None) -> None:
     args = parse_args(argv)
-    from openvclip.engine.averaging import average_checkpoints
+    from openvclip.checkpoints.averaging import average_checkpoints
 
     average_checkpoints(
         args.source, start=args.start, end=args.end, output=args.output, clip=args.clip

@@ -12,14 +12,14 @@ import torch
 from torch.utils.data import Dataset
 
 from openvclip.data.augment import ClipAugment
-from openvclip.data.cache import FrameCache
-from openvclip.data.keeping import DrawnCuts, FixedCuts, whole_frame
-from openvclip.data.labels import VideoList
-from openvclip.data.packing import Cut, PackedClips
-from openvclip.data.resample import Normalisation
-from openvclip.data.sampling import ClipRequest, Sampling
-from openvclip.data.transforms import CENTRE, Crop, fixed_crop, jitter_crop, relative_crop
-from openvclip.data.video_io import Clips, Keep, read_clips
+from openvclip.data.lists.labels import VideoList
+from openvclip.data.video.cache import FrameCache
+from openvclip.data.video.crops import CENTRE, Crop, fixed_crop, jitter_crop, relative_crop
+from openvclip.data.video.keeping import DrawnCuts, FixedCuts, whole_frame
+from openvclip.data.video.resample import Normalisation
+from openvclip.data.video.sampling import ClipRequest, Sampling
+from openvclip.data.video.transport import Cut, PackedClips
+from openvclip.data.video.video_io import Clips, Keep, read_clips
 from openvclip.utils.errors import DataError
 
 MODES = ("train", "val", "test")
@@ -128,7 +128,7 @@ class VideoDataset(Dataset):
         multi_thread: let FFmpeg decode one video with several threads.
         finish: resize and normalise here. Random erasing needs finished clips, so that with it
             they are in any case.
-        reader: reads clips, as :func:`openvclip.data.video_io.read_clips` does.
+        reader: reads clips, as :func:`openvclip.data.video.video_io.read_clips` does.
         cache: keeps what evaluation reads of each video, or None.
     """
 

@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from openvclip.data import torchcodec_io
 from openvclip.data.augment import build_augment
-from openvclip.data.cache import FrameCache
 from openvclip.data.collate import collate, collate_to_hand_over, receive
 from openvclip.data.dataset import Pixels, VideoDataset
-from openvclip.data.labels import LabelSpace, VideoList, check_videos_exist, read_list
-from openvclip.data.packing import finish_video
-from openvclip.data.sampling import Sampling
-from openvclip.data.video_io import Clips, read_clips
+from openvclip.data.lists.labels import LabelSpace, VideoList, check_videos_exist, read_list
+from openvclip.data.video import torchcodec_io
+from openvclip.data.video.cache import FrameCache
+from openvclip.data.video.sampling import Sampling
+from openvclip.data.video.transport import finish_video
+from openvclip.data.video.video_io import Clips, read_clips
 from openvclip.utils.errors import ConfigError, DataError
 from openvclip.utils.logging import get_logger
 from openvclip.utils.signals import leave_signals_to_parent

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from openvclip.clip.model import CLIP
 from openvclip.clip.weights import ARCH_FILES, check_keys, default_clip_path, load_clip
-from openvclip.models.prompts import class_embeddings
+from openvclip.models.backbone import CLIP
 from openvclip.models.temporal import build_temporal_clip, is_adapter
+from openvclip.models.text import class_embeddings
 from openvclip.models.text_choices import build_text_choice
 from openvclip.models.video_clip import VideoCLIP
 from openvclip.utils.errors import CheckpointError, ConfigError, first_line

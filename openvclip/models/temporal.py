@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from openvclip.clip.layers import Attention, LayerNorm, ResidualAttentionBlock, attention
-from openvclip.clip.model import CLIP
+from openvclip.models.backbone import CLIP
+from openvclip.models.layers import Attention, LayerNorm, ResidualAttentionBlock, attention
 from openvclip.utils.errors import ConfigError
 
 ADAPTERS = (".message_fc.", ".message_ln.", ".message_attn.",

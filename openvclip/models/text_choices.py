@@ -14,7 +14,7 @@ from typing import Any
 
 from openvclip.clip.tokenizer import find_in_open_clip
 from openvclip.config.validate import TEMPLATE_SETS
-from openvclip.models.prompts import TEMPLATES
+from openvclip.models.text import TEMPLATES
 from openvclip.utils.errors import ConfigError, DataError
 from openvclip.utils.files import MOST_JSON_BYTES, read_bytes, read_table
 from openvclip.utils.json_text import parse_json

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from openvclip.clip.layers import at_least_fp32
-from openvclip.clip.model import CLIP
+from openvclip.models.backbone import CLIP
+from openvclip.models.layers import at_least_fp32
 from openvclip.utils.errors import DataError
 
 

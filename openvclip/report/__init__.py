@@ -1,0 +1,1 @@
+"""What people read: the page, plots and files of one run, and tables across runs."""

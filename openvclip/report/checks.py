@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openvclip.data.labels import LabelSpace
-from openvclip.data.protocols import PROTOCOLS, Protocol, draw_halves
-from openvclip.report.published import PUBLISHED_PROMPTS_SHA256, PUBLISHED_SETUP
+from openvclip.data.lists.labels import LabelSpace
+from openvclip.data.lists.protocols import PROTOCOLS, Protocol, draw_halves
+from openvclip.report.summary.published import PUBLISHED_PROMPTS_SHA256, PUBLISHED_SETUP
 from openvclip.utils.errors import DataError
 
 # Kind of note -> sign behind the numbers that it is about, in the order in which they are shown.

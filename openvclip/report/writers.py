@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from openvclip.report.metrics import (
+from openvclip.metrics.classification import (
     compute_confusion,
     compute_per_class_accuracy,
     rank_mistakes,

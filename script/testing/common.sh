@@ -7,7 +7,7 @@
 
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
 
-# protocol_name DATASET SPLIT: the name of a protocol, as openvclip/data/protocols.py lists them.
+# protocol_name DATASET SPLIT: the name of a protocol, as openvclip/data/lists/protocols.py lists them.
 protocol_name() {
     case "$1" in
     k400) echo kinetics400 ;;

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from openvclip.clip import open_clip_names, weights
-from openvclip.clip.model import CLIP, CLIPConfig
 from openvclip.clip.weights import check_keys, default_clip_path, load_clip, load_state_dict_file
+from openvclip.models.backbone import CLIP, CLIPConfig
 from openvclip.utils.errors import CheckpointError
 
 CONFIG = CLIPConfig(embed_dim=16, image_size=16, patch_size=8, vision_width=32, vision_layers=1,

@@ -7,7 +7,7 @@ import signal
 import time
 from pathlib import Path
 
-from openvclip.data.check_video import check_video
+from openvclip.data.check.video import check_video
 
 
 def note_and_check(log: Path, path: str) -> dict:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from openvclip.data.sampling import ClipRequest, Sampling, clip_window, counted_indices
-from openvclip.data.video_io import read_clips
+from openvclip.data.video.sampling import ClipRequest, Sampling, clip_window, counted_indices
+from openvclip.data.video.video_io import read_clips
 
 PTS = [512 * i for i in range(40)]
 VIEWS = [ClipRequest(view, 3) for view in range(3)]

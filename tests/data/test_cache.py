@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from openvclip.data import cache as cache_module
-from openvclip.data.cache import LEDGER_BYTES, FrameCache
+from openvclip.data.video import cache as cache_module
+from openvclip.data.video.cache import LEDGER_BYTES, FrameCache
 
 FORK = multiprocessing.get_context("fork")
 

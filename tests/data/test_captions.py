@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from openvclip.data.captions import (
+from openvclip.data.captions.index import (
     CaptionFile,
     candidate_keys,
     caption_key,
@@ -114,7 +114,7 @@ def test_works_after_a_fork_and_after_pickling(path):
 def test_a_process_does_not_use_another_ones_connection(path, monkeypatch):
     captions = CaptionFile(path)
     parent = captions._connection
-    monkeypatch.setattr("openvclip.data.captions.os.getpid", lambda: -1)
+    monkeypatch.setattr("openvclip.data.captions.index.os.getpid", lambda: -1)
     assert captions.get("b-_cDEfghij") == CAPTIONS["b-_cDEfghij"]
     assert captions._connection is not parent
 

@@ -19,8 +19,8 @@ import psutil
 import pytest
 
 from openvclip.config import load_cfg
-from openvclip.data.check import check_lists
-from openvclip.data.check_video import check_video
+from openvclip.data.check.run import check_lists
+from openvclip.data.check.video import check_video
 from openvclip.data.loader import build_list
 from openvclip.utils.errors import ConfigError, DataError
 from tests.data.check_functions import crash_once, misbehave, note_and_check
@@ -361,8 +361,8 @@ def test_a_broken_table_costs_only_its_broken_rows(folder, tmp_path):
 STUCK = """
 import sys, time
 sys.path[:0] = [{root!r}]
-from openvclip.data.check import check_lists
-from openvclip.data.check_video import check_video
+from openvclip.data.check.run import check_lists
+from openvclip.data.check.video import check_video
 
 def check(path):
     if path.endswith("3.mp4"):
@@ -460,6 +460,6 @@ def test_the_tool_from_the_command_line(folder, tmp_path, repo):
 def test_the_tool_needs_no_torch(repo):
     code = (
         "import sys; sys.path.insert(0, 'tools'); import check_videos; "
-        "import openvclip.data.check; sys.exit('torch' in sys.modules)"
+        "import openvclip.data.check.run; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=repo).returncode == 0

@@ -6,9 +6,9 @@ import torch
 
 from openvclip.data.augment import ClipAugment, RandAugment, RandomErasing
 from openvclip.data.dataset import Pixels, VideoDataset, item_generator
-from openvclip.data.labels import VideoList
-from openvclip.data.sampling import Sampling
-from openvclip.data.video_io import Clips
+from openvclip.data.lists.labels import VideoList
+from openvclip.data.video.sampling import Sampling
+from openvclip.data.video.video_io import Clips
 from openvclip.utils.errors import DataError
 
 GOOD = ("bframes", "mkv", "avi", "odd")

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from openvclip.data import augment, keeping, video_io, video_reader
+from openvclip.data import augment
 from openvclip.data.augment import OPERATIONS, ClipAugment, RandAugment, apply_operation
 from openvclip.data.dataset import Pixels
-from openvclip.data.keeping import DrawnCuts, FixedCuts, reduce
-from openvclip.data.packing import Cut
-from openvclip.data.sampling import ClipRequest, Sampling
-from openvclip.data.video_io import read_clips
+from openvclip.data.video import keeping, video_io, video_reader
+from openvclip.data.video.keeping import DrawnCuts, FixedCuts, reduce
+from openvclip.data.video.sampling import ClipRequest, Sampling
+from openvclip.data.video.transport import Cut
+from openvclip.data.video.video_io import read_clips
 from openvclip.utils.errors import DataError
 from tests.data.frame_numbers import SAMPLING, VIEWS
 
@@ -176,9 +177,9 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import numpy as np
 from openvclip.data.dataset import Pixels, VideoDataset
-from openvclip.data.labels import VideoList
-from openvclip.data.sampling import Sampling
-from openvclip.engine.predictor import load_model
+from openvclip.data.lists.labels import VideoList
+from openvclip.data.video.sampling import Sampling
+from openvclip.predict.classifier import load_model
 from tests.fuzz.reading import memory, reset_peak
 from tests.integration.conftest_integration import write_tiny_clip
 

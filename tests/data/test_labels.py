@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from openvclip.data.labels import LabelSpace, check_videos_exist, read_list
+from openvclip.data.lists.labels import LabelSpace, check_videos_exist, read_list
 from openvclip.utils.errors import DataError
 
 

@@ -14,17 +14,17 @@ import pytest
 import torch
 
 from openvclip.clip.tokenizer import count_tokens
-from openvclip.data import captioners
-from openvclip.data.caption_prepare import prepare_captions
-from openvclip.data.caption_videos import caption_videos, list_videos, spread_frames
-from openvclip.data.captioners import (
+from openvclip.data.captions import captioners
+from openvclip.data.captions.captioners import (
     Summariser,
     clean_answer,
     load_captioner,
     load_summariser,
     pick_device,
 )
-from openvclip.data.captions import CaptionFile
+from openvclip.data.captions.generate import caption_videos, list_videos, spread_frames
+from openvclip.data.captions.index import CaptionFile
+from openvclip.data.captions.prepare import prepare_captions
 from openvclip.utils.errors import ConfigError, DataError
 from openvclip.utils.torchvision_ops import import_torchvision
 from tests.integration.conftest_captioners import WORDS, write_tiny_models

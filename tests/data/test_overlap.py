@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from openvclip.data.overlap import find_shared, hash_videos, read_paths
+from openvclip.data.lists.overlap import find_shared, hash_videos, read_paths
 from openvclip.utils.errors import DataError
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from openvclip.clip.tokenizer import count_tokens
-from openvclip.data.caption_prepare import describe_preparation, prepare_captions
-from openvclip.data.captions import CaptionFile
+from openvclip.data.captions.index import CaptionFile
+from openvclip.data.captions.prepare import describe_preparation, prepare_captions
 from openvclip.utils.errors import ConfigError, DataError
 
 PAIRS = {"train/a b/x y.mp4": ["one", "two, with a comma"], "train/c/Zz_1.mp4": ["three"]}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from openvclip.data.labels import LabelSpace
+from openvclip.data.lists.labels import LabelSpace
 from openvclip.data.prepare.folders import plan_folders
 from openvclip.data.prepare.kinetics_lists import plan_kinetics400, plan_kinetics600
 from openvclip.data.prepare.scan import scan_videos

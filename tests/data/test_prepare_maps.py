@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from openvclip.data.labels import LabelSpace
+from openvclip.data.lists.labels import LabelSpace
+from openvclip.data.lists.protocols import PROTOCOLS, draw_halves
 from openvclip.data.prepare.names import class_key, is_listable, is_video, ucf101_class_name
-from openvclip.data.protocols import PROTOCOLS, draw_halves
 
 # Digest of the names in their order, and some of them.
 SHIPPED = {

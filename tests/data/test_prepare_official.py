@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from openvclip.data.labels import read_list
+from openvclip.data.lists.labels import read_list
+from openvclip.data.lists.protocols import draw_halves
 from openvclip.data.prepare.hmdb51 import plan_hmdb51
 from openvclip.data.prepare.ssv2 import plan_ssv2
 from openvclip.data.prepare.ucf101 import plan_ucf101
 from openvclip.data.prepare.writer import write_preparation
-from openvclip.data.protocols import draw_halves
 from openvclip.utils.errors import DataError
 from tests.data.conftest_prepare import (
     HMDB_FILES,

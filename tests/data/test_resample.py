@@ -9,11 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from openvclip.data.packing import Cut, PackedBatch, PackedClips
-from openvclip.data.resample import Normalisation, compute_taps, crop_taps, cut, resample_on
-from openvclip.data.sampling import ClipRequest, Sampling
-from openvclip.data.transforms import Crop, fixed_crop, jitter_crop, relative_crop
-from openvclip.data.video_io import read_clips
+from openvclip.data.video.crops import Crop, fixed_crop, jitter_crop, relative_crop
+from openvclip.data.video.resample import Normalisation, compute_taps, crop_taps, cut, resample_on
+from openvclip.data.video.sampling import ClipRequest, Sampling
+from openvclip.data.video.transport import Cut, PackedBatch, PackedClips
+from openvclip.data.video.video_io import read_clips
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "spatial.pt"
 SHARED = Path(__file__).resolve().parents[3] / "shared"

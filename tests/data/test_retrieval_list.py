@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from openvclip.data.retrieval import read_retrieval_list
+from openvclip.data.lists.retrieval import read_retrieval_list
 from openvclip.utils.errors import DataError
 
 # The first rows of MSR-VTT's 1k-A, in the forms that it is passed on in.

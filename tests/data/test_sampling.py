@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from openvclip.data.sampling import (
+from openvclip.data.video.sampling import (
     ClipRequest,
     Sampling,
     clip_size,

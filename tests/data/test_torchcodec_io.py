@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from openvclip.data import torchcodec_io, video_io
-from openvclip.data.sampling import EXACT, ClipRequest, Sampling
+from openvclip.data.video import torchcodec_io, video_io
+from openvclip.data.video.sampling import EXACT, ClipRequest, Sampling
 from openvclip.utils.errors import ConfigError, DataError
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "sampling.json").read_text())

@@ -9,10 +9,10 @@ from contextlib import suppress
 import av
 import pytest
 
-from openvclip.data import video_io, video_reader
-from openvclip.data.check_video import check_video
-from openvclip.data.sampling import ClipRequest
-from openvclip.data.video_io import read_clips
+from openvclip.data.check.video import check_video
+from openvclip.data.video import video_io, video_reader
+from openvclip.data.video.sampling import ClipRequest
+from openvclip.data.video.video_io import read_clips
 from openvclip.utils.errors import DataError
 from tests.data.conftest import write_video
 from tests.data.frame_numbers import SAMPLING, VIEWS, change, clip_numbers, counted, published

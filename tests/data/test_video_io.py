@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from av.video.reformatter import VideoReformatter
 
-from openvclip.data import video_io, video_reader
-from openvclip.data.sampling import ClipRequest, Sampling
-from openvclip.data.video_io import read_clips
+from openvclip.data.video import video_io, video_reader
+from openvclip.data.video.sampling import ClipRequest, Sampling
+from openvclip.data.video.video_io import read_clips
 from tests.data.conftest import write_video
 from tests.data.frame_numbers import (
     PTS,

@@ -23,7 +23,7 @@ import torch._dynamo  # noqa: E402, F401
 import torch.distributed.nn  # noqa: E402, F401
 
 # What a run imports first, and the seconds that making an optimizer and a process group imports.
-import openvclip.engine.run  # noqa: E402, F401
+import openvclip.launch.run  # noqa: E402, F401
 
 
 def start(request: dict) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from conftest_integration import INTERPOLATED, options
 
-from openvclip.engine import checkpoint as ckpt
+from openvclip.checkpoints import files as ckpt
 
 DEADLINE = 120
 CHANGES = {**INTERPOLATED, "TEST__ENABLE": False, "SOLVER__MAX_EPOCH": 3}

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from openvclip.engine import checkpoint as ckpt
-from openvclip.engine.averaging import average_checkpoints
+from openvclip.checkpoints import files as ckpt
+from openvclip.checkpoints.averaging import average_checkpoints
 from openvclip.utils.errors import CheckpointError
 
 

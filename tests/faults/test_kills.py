@@ -9,7 +9,7 @@ import time
 import pytest
 from runs import assert_same_end, kill, read_stats
 
-from openvclip.engine import checkpoint as ckpt
+from openvclip.checkpoints import files as ckpt
 
 INTERVAL = 2  # TRAIN.CHECKPOINT_ITERS
 ITERATIONS = 3  # of an epoch on the tiny dataset

@@ -12,8 +12,8 @@ import pytest
 from conftest_integration import options
 from runs import CHANGES, assert_same_end, kill, read_stats, wait_for_file
 
-from openvclip.data.captions import write_captions
-from openvclip.engine import checkpoint as ckpt
+from openvclip.checkpoints import files as ckpt
+from openvclip.data.captions.index import write_captions
 from openvclip.utils.signals import EXIT_CODE
 
 

@@ -58,7 +58,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def fuzz(args: argparse.Namespace, paths: list[Path], keep: Path) -> dict:
     """Read all damaged files; return the summary."""
-    from openvclip.data.check_pool import run_isolated
+    from openvclip.data.check.pool import run_isolated
     from tests.fuzz.reading import read_case
 
     if args.through:

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from openvclip.data.dataset import Pixels, VideoDataset
-from openvclip.data.labels import VideoList
-from openvclip.data.video_io import read_clips
-from openvclip.engine.predictor import VideoClassifier, load_model
-from openvclip.report.prediction_plots import draw_timeline
-from openvclip.report.predictions import describe, write_timeline
+from openvclip.data.lists.labels import VideoList
+from openvclip.data.video.video_io import read_clips
+from openvclip.predict.classifier import VideoClassifier, load_model
+from openvclip.predict.plots import draw_timeline
+from openvclip.predict.results import describe, write_timeline
 from openvclip.utils.errors import DataError
 from tests.data.conftest import write_video
 from tests.fuzz.corruption import make_case

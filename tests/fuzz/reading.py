@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from openvclip.data.sampling import ClipRequest, Sampling
-from openvclip.data.video_io import read_clips
+from openvclip.data.video.sampling import ClipRequest, Sampling
+from openvclip.data.video.video_io import read_clips
 from openvclip.utils.errors import DataError
 from openvclip.utils.logging import Progress
 from tests.fuzz.corruption import Case, Source, make_case, read_sources

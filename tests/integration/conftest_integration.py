@@ -38,7 +38,7 @@ def write_tiny_clip(path: Path) -> None:
     """Write a CLIP of random weights, small enough for a test."""
     import torch
 
-    from openvclip.clip.model import CLIP, CLIPConfig
+    from openvclip.models.backbone import CLIP, CLIPConfig
 
     torch.manual_seed(0)
     clip = CLIP(

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from openvclip.engine.contrastive import contrastive_loss
+from openvclip.training.objectives.contrastive import contrastive_loss
 
 
 class Towers(torch.nn.Module):

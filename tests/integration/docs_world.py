@@ -76,8 +76,8 @@ class World:
 
     def make_weights(self) -> None:
         """CLIP's archives, a training's checkpoints, averages: all of the same tiny model."""
-        from openvclip.engine import checkpoint as ckpt
-        from openvclip.engine.setup import load_original_clip
+        from openvclip.checkpoints import files as ckpt
+        from openvclip.checkpoints.loading import load_original_clip
 
         archives = self.root / "home/.cache/clip"
         archives.mkdir(parents=True)

@@ -11,7 +11,7 @@ import sys
 import torch
 
 from openvclip.config import load_cfg
-from openvclip.engine import build
+from openvclip.training import build
 from openvclip.utils import distributed
 
 

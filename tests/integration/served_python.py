@@ -55,7 +55,7 @@ def start_server(clone: Path, folder: Path) -> subprocess.Popen:
 
 def serve(path: str) -> None:
     # Dynamo is what the first step of an optimizer imports.
-    for module in ("torch._dynamo", "openvclip.engine.run", "openvclip.report.plots"):
+    for module in ("torch._dynamo", "openvclip.launch.run", "openvclip.report.plots"):
         importlib.import_module(module)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     listener = socket.socket(socket.AF_UNIX)

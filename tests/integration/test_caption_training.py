@@ -9,10 +9,10 @@ import torch
 from conftest_integration import CLASSES, INTERPOLATED, options
 
 from openvclip.config import load_cfg
-from openvclip.data.captions import write_captions
-from openvclip.engine.tester import build_tester
-from openvclip.models.prompts import class_embeddings
-from openvclip.report.predictions_file import load_predictions
+from openvclip.data.captions.index import write_captions
+from openvclip.evaluation.tasks.classification import build_tester
+from openvclip.models.text import class_embeddings
+from openvclip.report.run.predictions_file import load_predictions
 from openvclip.utils.errors import DataError
 
 # The tiny dataset's videos are called 0 to 3 in every class; the fourth has no caption.

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from contrastive_run import compute
 
-from openvclip.engine.contrastive import contrastive_loss
+from openvclip.training.objectives.contrastive import contrastive_loss
 
 PROGRAM = Path(__file__).with_name("contrastive_run.py")
 WIDTH = 7

@@ -14,18 +14,23 @@ from conftest_integration import CLASSES, options, write_tiny_clip
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from openvclip.clip.model import CLIP, CLIPConfig
+from openvclip.checkpoints import files as ckpt
+from openvclip.checkpoints.averaging import average_checkpoints
+from openvclip.checkpoints.export import (
+    describe_loading,
+    describe_model,
+    export_model,
+    save_archive,
+)
+from openvclip.checkpoints.loading import load_original_clip, load_weights
 from openvclip.clip.open_clip_names import find_name
 from openvclip.clip.tokenizer import tokenize
 from openvclip.clip.weights import load_clip
 from openvclip.config import load_cfg
-from openvclip.engine import checkpoint as ckpt
-from openvclip.engine.averaging import average_checkpoints
-from openvclip.engine.export import describe_loading, describe_model, export_model, save_archive
-from openvclip.engine.setup import load_original_clip, load_weights
 from openvclip.interpolation import WeightPatcher
+from openvclip.models.backbone import CLIP, CLIPConfig
 from openvclip.models.build import build_model
-from openvclip.models.prompts import class_embeddings
+from openvclip.models.text import class_embeddings
 from openvclip.utils.errors import CheckpointError, ConfigError, DataError
 from openvclip.utils.torchvision_ops import import_torchvision
 
@@ -108,7 +113,7 @@ def test_one_content_gives_the_same_bytes_whatever_the_file_is_called(tmp_path):
 
 
 def test_metadata_says_where_it_came_from(root, exported):
-    from openvclip.engine.tester import compute_file_hash
+    from openvclip.evaluation.tasks.classification import compute_file_hash
 
     with safe_open(exported / FILES[0], "pt") as file:
         facts = file.metadata()
@@ -260,7 +265,7 @@ def test_ratios_names_and_existing_files(root, tmp_path):
 
 
 def test_nothing_is_left_when_writing_fails(root, tmp_path, monkeypatch):
-    from openvclip.engine import export
+    from openvclip.checkpoints import export
 
     def full(*_):
         raise OSError("No space left on device")

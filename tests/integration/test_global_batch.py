@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest_integration import INTERPOLATED, options
 
-from openvclip.data.captions import write_captions
+from openvclip.data.captions.index import write_captions
 
 PROGRAM = Path(__file__).with_name("double_run.py")
 # 12 rows: one batch of 8 an epoch, so 20 interpolated steps.

@@ -17,9 +17,9 @@ from conftest_integration import CLASSES, COLOURS, hold_at, options, write_clip
 
 from openvclip.config import load_cfg
 from openvclip.data.loader import build_loader
-from openvclip.engine import tester
-from openvclip.engine.journal import FRAME, read_records
-from openvclip.report.predictions_file import load_predictions
+from openvclip.evaluation.resume_log import FRAME, read_records
+from openvclip.evaluation.tasks import classification as tester
+from openvclip.report.run.predictions_file import load_predictions
 from openvclip.utils.errors import DataError
 
 VIDEOS, VIEWS, DAMAGED = 101, 3, 37

@@ -10,9 +10,9 @@ import pytest
 import torch
 from conftest_integration import CLASSES, options
 
-from openvclip.engine import journal as journals
-from openvclip.engine.export import export_model
-from openvclip.engine.predictor import load_model
+from openvclip.checkpoints.export import export_model
+from openvclip.evaluation import resume_log as journals
+from openvclip.predict.classifier import load_model
 from openvclip.utils.errors import CheckpointError
 
 SAID = r"NaN or infinity, although the weights are finite: .* overflow"

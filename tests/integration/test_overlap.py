@@ -8,10 +8,10 @@ import pytest
 import torch
 from conftest_integration import options
 
-from openvclip.engine.averaging import average_checkpoints
-from openvclip.engine.provenance import VIDEOS, find_overlap
-from openvclip.report.summary import summarize
-from openvclip.report.tables import build_json, format_markdown, format_text
+from openvclip.checkpoints.averaging import average_checkpoints
+from openvclip.checkpoints.training_config import VIDEOS, find_overlap
+from openvclip.report.summary.collect import summarize
+from openvclip.report.summary.tables import build_json, format_markdown, format_text
 
 ONCE = {"SOLVER__MAX_EPOCH": 1, "TRAIN__EVAL_PERIOD": 9, "TEST__NUM_ENSEMBLE_VIEWS": 1}
 

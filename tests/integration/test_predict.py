@@ -10,7 +10,7 @@ import sys
 import pytest
 from conftest_integration import CLASSES, options
 
-from openvclip.report.predictions_file import load_predictions
+from openvclip.report.run.predictions_file import load_predictions
 from tests.data.conftest import write_video
 
 OPTIONS = ("--sampling-rate", 6, "--num-frames", 4)
@@ -92,7 +92,7 @@ def test_no_video_that_can_be_read_is_an_error_with_the_list(tiny, predict, tmp_
 
 
 def test_what_was_predicted_before_an_interruption_is_kept(tiny, predict, tmp_path, monkeypatch):
-    from openvclip.engine import predict_videos
+    from openvclip.predict import videos as predict_videos
 
     def stop(self, *args):
         add(self, *args)
@@ -107,7 +107,7 @@ def test_what_was_predicted_before_an_interruption_is_kept(tiny, predict, tmp_pa
 
 
 def test_a_timeline_or_a_folder_that_fails_is_a_line(tiny, predict, tmp_path, monkeypatch):
-    from openvclip.engine.predictor import VideoClassifier
+    from openvclip.predict.classifier import VideoClassifier
     from openvclip.utils.errors import DataError
 
     def fail(*_):
@@ -125,7 +125,7 @@ def test_a_timeline_or_a_folder_that_fails_is_a_line(tiny, predict, tmp_path, mo
 
 
 def test_a_gap_of_a_day_is_said_and_what_was_cut_too(tiny, predict, tmp_path, monkeypatch):
-    from openvclip.engine import timelines
+    from openvclip.predict import timelines
 
     gap = [i if i < 20 else i + 86400 * 25 for i in range(40)]
     video = write_video(tmp_path / "gap.mp4", 40, shown_at=gap)
@@ -174,7 +174,7 @@ VIDEO = "videos/test/red moving/0.mp4"
     ({"--window": "2"}, "belong to --timeline"),
 ])
 def test_one_clear_line_before_anything_is_read(tiny, predict, monkeypatch, changes, said):
-    from openvclip.engine import predictor
+    from openvclip.predict import classifier as predictor
 
     for name in ("load_clip", "read_views"):
         monkeypatch.setattr(predictor, name, lambda *_: pytest.fail("something was read"))

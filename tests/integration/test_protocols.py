@@ -12,7 +12,7 @@ import pytest
 from conftest_integration import write_tiny_clip
 from conftest_protocols import make_datasets
 
-from openvclip.data.protocols import PROTOCOLS
+from openvclip.data.lists.protocols import PROTOCOLS
 
 SCRIPT = Path(__file__).resolve().parents[2] / "script"
 TESTS = sorted(str(p.relative_to(SCRIPT)) for p in SCRIPT.glob("testing/*/*.sh"))

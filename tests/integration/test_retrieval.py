@@ -16,7 +16,7 @@ from test_many_processes import run_under_torchrun
 from openvclip.clip.tokenizer import tokenize
 from openvclip.config import load_cfg
 from openvclip.data.loader import build_loader
-from openvclip.engine.retrieval import build_retrieval
+from openvclip.evaluation.tasks.retrieval import build_retrieval
 from openvclip.models.build import build_model
 from openvclip.utils.errors import CheckpointError
 
@@ -150,7 +150,7 @@ def test_a_cut_off_test_goes_on(tiny, pairs, tmp_path, empty_cfg, in_process, mo
     in_process(empty_cfg, given)
     wanted = read(out)
     assert not (out / "resume").exists()
-    from openvclip.engine import retrieval
+    from openvclip.evaluation.tasks import retrieval
 
     def cut_off(*_):
         raise CheckpointError("cut off here")
@@ -185,7 +185,7 @@ def test_a_checkpoint_with_a_tuned_head_needs_no_classes(tiny, pairs, tmp_path):
     assert torch.equal(model.state_dict()["model.visual.proj"], state["model.visual.proj"])
     cfg = load_cfg(None, options(tiny, tmp_path))
     with pytest.raises(CheckpointError, match="head"):  # with classes it is not dropped unseen
-        from openvclip.engine.setup import load_weights
+        from openvclip.checkpoints.loading import load_weights
 
         load_weights(build_model(cfg, ["a", "b", "c"]), tmp_path / "head.pyth")
 
@@ -201,7 +201,7 @@ def test_weights_that_overflow_are_refused(tiny, pairs, tmp_path, empty_cfg, in_
 
 def test_the_loader_reads_the_given_list(tiny, pairs, tmp_path):
     cfg = load_cfg(None, opts(tiny, pairs, tmp_path))
-    from openvclip.data.retrieval import build_retrieval_list
+    from openvclip.data.lists.retrieval import build_retrieval_list
 
     videos = build_retrieval_list(cfg).as_videos()
     rows = [row for batch in build_loader(cfg, "test", videos=videos)

@@ -19,9 +19,9 @@ import torch
 from conftest_integration import CLASSES, INTERPOLATED, options
 
 from openvclip.config import load_cfg
-from openvclip.engine.build import build_trainer
-from openvclip.report.curves import read_curves
-from openvclip.report.predictions_file import load_predictions
+from openvclip.report.run.curves import read_curves
+from openvclip.report.run.predictions_file import load_predictions
+from openvclip.training.build import build_trainer
 from openvclip.utils.errors import ConfigError
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest_integration import INTERPOLATED, options
 
-from openvclip.engine.slurm import Job, Resources, compute_port, submit
+from openvclip.launch.slurm import Job, Resources, compute_port, submit
 from openvclip.utils.errors import ConfigError
 
 NODE = """
@@ -22,7 +22,7 @@ class Node:
     global_rank, num_nodes, hostnames, raw_job_id = int(sys.argv[1]), 2, ["127.0.0.1"], sys.argv[2]
 
 submitit.JobEnvironment = Node
-from openvclip.engine.slurm import Job
+from openvclip.launch.slurm import Job
 Job(sys.argv[3], tuple(sys.argv[4:]))()
 """
 

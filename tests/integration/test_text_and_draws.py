@@ -8,7 +8,7 @@ import pytest
 from conftest_integration import CLASSES, options
 
 from openvclip.config import load_cfg
-from openvclip.engine.tester import build_tester
+from openvclip.evaluation.tasks.classification import build_tester
 
 
 @pytest.fixture

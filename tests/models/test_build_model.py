@@ -9,9 +9,9 @@ import sys
 import pytest
 import torch
 
-from openvclip.clip.model import CLIP, CLIPConfig
 from openvclip.clip.weights import load_state_dict_file
 from openvclip.config import get_cfg
+from openvclip.models.backbone import CLIP, CLIPConfig
 from openvclip.models.build import build_model, check_arch, load_model_weights, resolve_clip
 from openvclip.utils.errors import CheckpointError, ConfigError
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from openvclip.clip.layers import ResidualAttentionBlock
-from openvclip.clip.model import CLIP, CLIPConfig
 from openvclip.models import temporal
+from openvclip.models.backbone import CLIP, CLIPConfig
+from openvclip.models.layers import ResidualAttentionBlock
 from openvclip.models.temporal import (
     TEMPORAL_TYPES,
     FrameWindows,

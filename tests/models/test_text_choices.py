@@ -11,13 +11,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from openvclip.clip.model import CLIP
 from openvclip.clip.tokenizer import tokenize
 from openvclip.config import load_cfg
 from openvclip.config.validate import TEMPLATE_SETS
-from openvclip.models.prompts import TEMPLATES, cache_key, class_embeddings, class_texts
+from openvclip.models.backbone import CLIP
+from openvclip.models.text import TEMPLATES, cache_key, class_embeddings, class_texts
 from openvclip.models.text_choices import build_text_choice, load_descriptions, load_templates
-from openvclip.report.published import PUBLISHED_PROMPTS_SHA256
+from openvclip.report.summary.published import PUBLISHED_PROMPTS_SHA256
 from openvclip.utils.errors import ConfigError, DataError
 
 NAMES = ["archery", "long jump", "yo yo"]

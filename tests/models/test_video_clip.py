@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from openvclip.clip.model import CLIP, CLIPConfig
+from openvclip.models.backbone import CLIP, CLIPConfig
 from openvclip.models.video_clip import VideoCLIP
 from openvclip.utils.errors import DataError
 

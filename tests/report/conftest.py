@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from openvclip.report.details import build_details
-from openvclip.report.metrics import compute_scores
-from openvclip.report.retrieval import compute_retrieval_scores, count_ranks
+from openvclip.metrics.classification import compute_scores
+from openvclip.metrics.retrieval import compute_retrieval_scores, count_ranks
+from openvclip.report.run.details import build_details
 
 sys.path.insert(0, str(Path(__file__).parent))
 

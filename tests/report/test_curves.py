@@ -6,7 +6,7 @@ import json
 import logging
 
 from openvclip.report import plots
-from openvclip.report.curves import read_curves, write_curves
+from openvclip.report.run.curves import read_curves, write_curves
 
 
 def iteration(epoch, done, loss, of=4):

@@ -15,10 +15,7 @@ import torch
 from conftest_html import NASTY, Videos, make_scores
 from PIL import Image
 
-from openvclip.report import details as details_module
-from openvclip.report.details import MISTAKES, build_details
-from openvclip.report.html import format_html, to_safe_json, write_html
-from openvclip.report.metrics import (
+from openvclip.metrics.classification import (
     compute_average_precision,
     compute_confusion,
     compute_confusion_pairs,
@@ -27,7 +24,10 @@ from openvclip.report.metrics import (
     rank_mistakes,
 )
 from openvclip.report.plots import draw_confusion
-from openvclip.report.thumbnails import make_thumbnail
+from openvclip.report.run import details as details_module
+from openvclip.report.run.details import MISTAKES, build_details
+from openvclip.report.run.page import format_html, to_safe_json, write_html
+from openvclip.report.run.thumbnails import make_thumbnail
 
 
 class Page(html.parser.HTMLParser):

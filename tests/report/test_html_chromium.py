@@ -10,10 +10,10 @@ import pytest
 import torch
 from conftest_html import HOSTILE, NASTY, Videos, make_scores
 
-from openvclip.report.details import build_details
-from openvclip.report.html import write_html
-from openvclip.report.metrics import compute_scores
-from openvclip.report.retrieval_details import build_retrieval_details
+from openvclip.metrics.classification import compute_scores
+from openvclip.report.run.details import build_details
+from openvclip.report.run.page import write_html
+from openvclip.report.run.retrieval_details import build_retrieval_details
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 if not (BROWSER and DRIVER):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from openvclip.report.predictions_file import load_predictions, save_predictions
+from openvclip.report.run.predictions_file import load_predictions, save_predictions
 from openvclip.utils.errors import DataError
 
 SCORES = torch.arange(12, dtype=torch.float32).reshape(4, 3).sin()

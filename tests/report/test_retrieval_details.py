@@ -9,11 +9,11 @@ import pytest
 import torch
 from conftest_html import HOSTILE, Videos
 
-from openvclip.report import details as details_module
-from openvclip.report.details import MAX_DECODED, MISTAKES
-from openvclip.report.html import format_html, write_report
-from openvclip.report.retrieval import count_ranks
-from openvclip.report.retrieval_details import build_retrieval_details
+from openvclip.metrics.retrieval import count_ranks
+from openvclip.report.run import details as details_module
+from openvclip.report.run.details import MAX_DECODED, MISTAKES
+from openvclip.report.run.page import format_html, write_report
+from openvclip.report.run.retrieval_details import build_retrieval_details
 
 
 def test_ranks_are_counted_in_bins():

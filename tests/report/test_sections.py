@@ -7,13 +7,13 @@ import json
 
 import pytest
 
-from openvclip.data.draws import parse_draw, read_draw
+from openvclip.data.lists.draws import parse_draw, read_draw
 from openvclip.data.prepare.subsets import plan_base_to_novel, plan_few_shot
 from openvclip.data.prepare.writer import write_preparation
-from openvclip.report.published import PUBLISHED_PROMPTS_SHA256
-from openvclip.report.sections import compute_harmonic_mean, name_dataset
-from openvclip.report.summary import summarize
-from openvclip.report.tables import build_json, format_markdown, format_text, save_summary
+from openvclip.report.summary.collect import summarize
+from openvclip.report.summary.published import PUBLISHED_PROMPTS_SHA256
+from openvclip.report.summary.sections import compute_harmonic_mean, name_dataset
+from openvclip.report.summary.tables import build_json, format_markdown, format_text, save_summary
 from openvclip.utils.errors import DataError
 
 

@@ -10,15 +10,15 @@ import runpy
 import pytest
 import torch
 
-from openvclip.data.labels import LabelSpace, read_list
+from openvclip.data.lists.labels import LabelSpace, read_list
+from openvclip.data.lists.protocols import PROTOCOLS, find_sources
 from openvclip.data.prepare.hmdb51 import plan_hmdb51
 from openvclip.data.prepare.plan import CLONE
 from openvclip.data.prepare.writer import write_preparation
-from openvclip.data.protocols import PROTOCOLS, find_sources
-from openvclip.report.metrics import compute_scores
-from openvclip.report.predictions_file import save_predictions
-from openvclip.report.subset_lists import compare_lists
-from openvclip.report.subsets import derive_all
+from openvclip.metrics.classification import compute_scores
+from openvclip.report.run.predictions_file import save_predictions
+from openvclip.report.summary.subset_lists import compare_lists
+from openvclip.report.summary.subsets import derive_all
 from openvclip.utils.errors import ConfigError, DataError
 
 VIDEOS, CLASSES, TRAIN, TEST = 6766, 51, 70, 30

@@ -10,11 +10,11 @@ import sys
 import pytest
 import torch
 
-from openvclip.data.labels import LabelSpace
-from openvclip.data.protocols import PROTOCOLS
-from openvclip.report.metrics import compute_scores
-from openvclip.report.subset_lists import list_subsets
-from openvclip.report.subsets import derive_all
+from openvclip.data.lists.labels import LabelSpace
+from openvclip.data.lists.protocols import PROTOCOLS
+from openvclip.metrics.classification import compute_scores
+from openvclip.report.summary.subset_lists import list_subsets
+from openvclip.report.summary.subsets import derive_all
 from openvclip.utils.errors import ConfigError, DataError
 
 CLASSES = [f"class {letter}" for letter in "abcdefgh"]

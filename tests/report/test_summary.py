@@ -12,13 +12,13 @@ import sys
 
 import pytest
 
-from openvclip.data.labels import LabelSpace
-from openvclip.data.protocols import PROTOCOLS, draw_halves
-from openvclip.report.columns import COLUMNS
-from openvclip.report.published import PUBLISHED, PUBLISHED_PROMPTS_SHA256
-from openvclip.report.runs import find_backbone
-from openvclip.report.summary import summarize
-from openvclip.report.tables import build_csv, build_json, format_markdown, format_text
+from openvclip.data.lists.labels import LabelSpace
+from openvclip.data.lists.protocols import PROTOCOLS, draw_halves
+from openvclip.report.summary.collect import summarize
+from openvclip.report.summary.columns import COLUMNS
+from openvclip.report.summary.published import PUBLISHED, PUBLISHED_PROMPTS_SHA256
+from openvclip.report.summary.runs import find_backbone
+from openvclip.report.summary.tables import build_csv, build_json, format_markdown, format_text
 from openvclip.utils.errors import ConfigError, DataError
 
 TUNED = {"file": "/runs/swa_2_22.pth", "sha256": "b" * 64}
@@ -371,7 +371,7 @@ def test_all_published_rows_are_shown_where_no_backbone_can_be_told(write, table
 
 
 def test_published_numbers_belong_to_columns_and_the_prompts_are_the_models():
-    from openvclip.models.prompts import TEMPLATES
+    from openvclip.models.text import TEMPLATES
 
     keys = {column.key for column in COLUMNS}
     assert all(set(row.numbers) <= keys and row.numbers for row in PUBLISHED)
@@ -491,7 +491,7 @@ def test_unwritable_output_is_an_error_that_names_it(write, repo, tmp_path):
 
 
 def test_table_needs_no_torch(repo):
-    code = "import sys, openvclip.report.tables; sys.exit('torch' in sys.modules)"
+    code = "import sys, openvclip.report.summary.tables; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=repo).returncode == 0
 
 

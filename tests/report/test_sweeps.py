@@ -9,14 +9,14 @@ import os
 import pytest
 import yaml
 
-from openvclip.data.protocols import PROTOCOLS
+from openvclip.data.lists.protocols import PROTOCOLS
+from openvclip.demo.table import SETS
 from openvclip.report import plots
-from openvclip.report.demo import SETS
 from openvclip.report.plots import compute_tradeoff, draw_ratio_sweep
 from openvclip.report.styles import BLUE, ORANGE, colour_runs, style_sets
-from openvclip.report.summary import summarize
-from openvclip.report.sweeps import PICTURE, name_lists, write_test_sweep
-from openvclip.report.tables import build_json, format_markdown, save_summary
+from openvclip.report.summary.collect import summarize
+from openvclip.report.summary.sweeps import PICTURE, name_lists, write_test_sweep
+from openvclip.report.summary.tables import build_json, format_markdown, save_summary
 from openvclip.utils.errors import ConfigError
 
 RATIOS = (0.0, 0.5, 1.0)

@@ -19,7 +19,7 @@ from benchmarks import apart, average, rates, step, straightforward_compute, tar
 from benchmarks.compute import VIEW, Case, build_clip, build_model, check_agreement
 
 from openvclip.interpolation import draw_ratio
-from openvclip.models.prompts import TEMPLATES
+from openvclip.models.text import TEMPLATES
 from openvclip.utils.errors import DataError
 
 TINY = Case(arch="tiny", frames=3)

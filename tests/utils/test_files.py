@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from openvclip.engine.checkpoint import save_file
+from openvclip.checkpoints.files import save_file
 from openvclip.utils.errors import CheckpointError
 from openvclip.utils.files import (
     UnfitFileError,

@@ -32,8 +32,8 @@ from benchmarks.targets import (
     judge_least,
     judge_most,
 )
-from openvclip.engine import checkpoint as ckpt
-from openvclip.engine.averaging import average_checkpoints, load_model_state
+from openvclip.checkpoints import files as ckpt
+from openvclip.checkpoints.averaging import average_checkpoints, load_model_state
 from openvclip.utils.errors import ConfigError
 from openvclip.utils.logging import Progress, get_logger
 

@@ -16,7 +16,7 @@ import av
 import numpy as np
 
 from openvclip.data.prepare.names import is_video
-from openvclip.data.sampling import (
+from openvclip.data.video.sampling import (
     ClipRequest,
     Sampling,
     clip_window,

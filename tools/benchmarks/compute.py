@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from benchmarks.measure import describe_machine, load_average, time_in_turn
-from openvclip.clip.model import CLIP, CLIPConfig
+from openvclip.checkpoints.loading import build_precision
 from openvclip.config import load_cfg
-from openvclip.engine.setup import build_precision
+from openvclip.models.backbone import CLIP, CLIPConfig
 from openvclip.models.temporal import temporal_block
 from openvclip.models.video_clip import VideoCLIP
 from openvclip.report.writers import write_json

@@ -9,8 +9,8 @@ import numpy as np
 
 from openvclip.config import load_cfg
 from openvclip.data.dataset import Pixels, VideoDataset, item_generator
-from openvclip.data.labels import VideoList
-from openvclip.data.sampling import ClipRequest, Sampling
+from openvclip.data.lists.labels import VideoList
+from openvclip.data.video.sampling import ClipRequest, Sampling
 from openvclip.utils.errors import ConfigError
 
 MODES = ("test", "train")

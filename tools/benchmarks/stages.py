@@ -19,7 +19,7 @@ from benchmarks.measure import quiet_process, time_call, time_in_turn
 from benchmarks.settings import Settings
 from openvclip.data.collate import collate
 from openvclip.data.loader import build_dataset
-from openvclip.data.video_io import read_clips
+from openvclip.data.video.video_io import read_clips
 
 STAGES = ("open", "decode", "convert", "resize", "collate")
 # Items of one call of collate.

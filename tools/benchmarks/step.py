@@ -35,11 +35,11 @@ from benchmarks.targets import (
     judge_most,
     state_ratio,
 )
-from openvclip.engine.losses import soft_cross_entropy
-from openvclip.engine.optim import build_optimizer
-from openvclip.engine.train_step import InterpolatedStep, PlainStep
 from openvclip.interpolation import WeightInterpolator
 from openvclip.models.build import compile_blocks
+from openvclip.training.objectives.losses import soft_cross_entropy
+from openvclip.training.optim import build_optimizer
+from openvclip.training.step import InterpolatedStep, PlainStep
 from openvclip.utils.logging import get_logger
 
 PLAIN, INTERPOLATED, STRAIGHT = "plain", "interpolated", "interpolated, straightforward"

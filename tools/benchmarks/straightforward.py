@@ -16,14 +16,14 @@ import torch.nn.functional as F
 
 from benchmarks.clips import open_stream
 from openvclip.data.dataset import Pixels, item_generator
-from openvclip.data.sampling import (
+from openvclip.data.video.crops import Crop, fixed_crop, jitter_crop
+from openvclip.data.video.sampling import (
     ClipRequest,
     Sampling,
     clip_window,
     counted_indices,
     window_indices,
 )
-from openvclip.data.transforms import Crop, fixed_crop, jitter_crop
 
 # Decoding starts so many ticks before a view.
 MARGIN = 1024

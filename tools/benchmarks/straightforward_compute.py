@@ -19,11 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openvclip.clip.layers import Attention, ResidualAttentionBlock
-from openvclip.clip.model import CLIP
 from openvclip.clip.tokenizer import tokenize
-from openvclip.engine.losses import Loss
 from openvclip.interpolation import draw_ratio
+from openvclip.models.backbone import CLIP
+from openvclip.models.layers import Attention, ResidualAttentionBlock
+from openvclip.training.objectives.losses import Loss
 
 
 def quick_gelu(x: Tensor) -> Tensor:

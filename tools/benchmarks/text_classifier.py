@@ -24,9 +24,9 @@ from benchmarks.compute import (
 from benchmarks.measure import time_in_turn
 from benchmarks.straightforward_compute import classify_text
 from benchmarks.targets import TEXT_TARGET, judge_least, state_ratio
-from openvclip.clip.model import CLIP
-from openvclip.data.labels import LabelSpace
-from openvclip.models.prompts import TEMPLATES, class_embeddings
+from openvclip.data.lists.labels import LabelSpace
+from openvclip.models.backbone import CLIP
+from openvclip.models.text import TEMPLATES, class_embeddings
 from openvclip.utils.errors import ConfigError
 from openvclip.utils.logging import get_logger
 

@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from openvclip.data.labels import LabelSpace
+from openvclip.data.lists.labels import LabelSpace
+from openvclip.data.lists.protocols import PROTOCOLS
 from openvclip.data.prepare.kinetics import SplitReader
 from openvclip.data.prepare.names import SPLIT_FOLDERS, ClassIndex, class_key, describe_outside
 from openvclip.data.prepare.plan import CLONE, MAP_ENDING, Preparation, Row, group_by_label
 from openvclip.data.prepare.scan import VideoTree, scan_videos
-from openvclip.data.protocols import PROTOCOLS
 from openvclip.utils.errors import ConfigError, DataError
 
 LAYOUTS = ("auto", "classes", "splits")

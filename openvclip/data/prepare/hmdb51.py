@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from openvclip.data.labels import LabelSpace
+from openvclip.data.lists.labels import LabelSpace
+from openvclip.data.lists.protocols import PROTOCOLS
 from openvclip.data.prepare.names import ClassIndex
 from openvclip.data.prepare.official import read_rows
 from openvclip.data.prepare.official_splits import OfficialSplits, plan_official_splits
 from openvclip.data.prepare.plan import Preparation, Row
-from openvclip.data.protocols import PROTOCOLS
 from openvclip.utils.errors import DataError
 
 UNUSED, TRAIN, TEST = "0", "1", "2"

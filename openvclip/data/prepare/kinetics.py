@@ -11,7 +11,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
-from openvclip.data.labels import shorten
+from openvclip.data.lists.labels import shorten
 from openvclip.data.prepare.names import SPLIT_FOLDERS, ClassIndex, class_key
 from openvclip.data.prepare.official import read_text
 from openvclip.data.prepare.plan import Preparation, Row

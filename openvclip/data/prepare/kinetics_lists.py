@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from openvclip.data.labels import LabelSpace
+from openvclip.data.lists.labels import LabelSpace
+from openvclip.data.lists.protocols import PROTOCOLS
 from openvclip.data.prepare.kinetics import (
     SplitReader,
     find_split_folder,
@@ -15,7 +16,6 @@ from openvclip.data.prepare.kinetics import (
 from openvclip.data.prepare.names import ClassIndex, describe_outside
 from openvclip.data.prepare.plan import Preparation, Row
 from openvclip.data.prepare.scan import scan_videos
-from openvclip.data.protocols import PROTOCOLS
 from openvclip.utils.errors import DataError
 
 

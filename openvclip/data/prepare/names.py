@@ -7,7 +7,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping
 
-from openvclip.data.labels import LabelSpace
+from openvclip.data.lists.labels import LabelSpace
 from openvclip.utils.errors import DataError
 
 VIDEO_EXTENSIONS = frozenset((

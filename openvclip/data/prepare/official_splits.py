@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from openvclip.data.labels import LabelSpace
+from openvclip.data.lists.labels import LabelSpace
+from openvclip.data.lists.protocols import PROTOCOLS, Protocol, draw_halves
 from openvclip.data.prepare.plan import Preparation, Row
 from openvclip.data.prepare.scan import VideoTree, scan_videos
-from openvclip.data.protocols import PROTOCOLS, Protocol, draw_halves
 
 
 @dataclass

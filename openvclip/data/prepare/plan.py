@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from openvclip.data.draws import FILE as DRAW
-from openvclip.data.draws import Draw
-from openvclip.data.labels import LabelSpace
+from openvclip.data.lists.draws import FILE as DRAW
+from openvclip.data.lists.draws import Draw
+from openvclip.data.lists.labels import LabelSpace
+from openvclip.data.lists.protocols import find_protocol
 from openvclip.data.prepare.scan import VideoTree
-from openvclip.data.protocols import find_protocol
 from openvclip.utils.errors import DataError
 
 # The folder that has label_db and zs_label_db with the label maps that come with the project.

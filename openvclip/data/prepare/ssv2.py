@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from openvclip.data.labels import LabelSpace
+from openvclip.data.lists.labels import LabelSpace
+from openvclip.data.lists.protocols import PROTOCOLS
 from openvclip.data.prepare.names import ClassIndex
 from openvclip.data.prepare.official import find_annotation, read_json, require_annotation
 from openvclip.data.prepare.plan import Preparation, Row
 from openvclip.data.prepare.scan import VideoTree, scan_videos
-from openvclip.data.protocols import PROTOCOLS
 from openvclip.utils.errors import DataError
 
 

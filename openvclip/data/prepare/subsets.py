@@ -7,11 +7,11 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from openvclip.data.draws import Draw
-from openvclip.data.labels import LabelSpace, read_list
+from openvclip.data.lists.draws import Draw
+from openvclip.data.lists.labels import LabelSpace, read_list
+from openvclip.data.lists.protocols import find_protocol
 from openvclip.data.prepare.official_splits import take_classes
 from openvclip.data.prepare.plan import MAP_ENDING, Preparation, Row, group_by_label
-from openvclip.data.protocols import find_protocol
 from openvclip.utils.errors import ConfigError, DataError
 
 

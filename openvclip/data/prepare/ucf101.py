@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from openvclip.data.labels import LabelSpace, shorten
+from openvclip.data.lists.labels import LabelSpace, shorten
+from openvclip.data.lists.protocols import PROTOCOLS
 from openvclip.data.prepare.names import ClassIndex, joined_key, ucf101_class_name
 from openvclip.data.prepare.official import find_annotation, read_rows, require_annotation
 from openvclip.data.prepare.official_splits import OfficialSplits, plan_official_splits
 from openvclip.data.prepare.plan import Preparation, Row
-from openvclip.data.protocols import PROTOCOLS
 from openvclip.utils.errors import DataError
 
 

@@ -1,0 +1,1 @@
+"""Checkpoint files: written whole, verified, loaded, averaged and exported."""

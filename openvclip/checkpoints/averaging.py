@@ -1,0 +1,133 @@
+"""Averaging of epoch checkpoints (SWA), one file in memory at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from openvclip.checkpoints import files as ckpt
+from openvclip.checkpoints.loading import load_original_clip
+from openvclip.checkpoints.training_config import VIDEOS
+from openvclip.clip.weights import check_tensors, drop_raw_model, find_not_finite
+from openvclip.interpolation import StateDict, average_state_dicts
+from openvclip.utils.errors import CheckpointError, ConfigError
+from openvclip.utils.logging import Progress, get_logger
+
+logger = get_logger(__name__)
+
+
+def find_checkpoints(source: str | Path, start: int, end: int) -> dict[int, Path]:
+    """Find the checkpoints ``start`` .. ``end``, both included, in a run's folder.
+
+    Args:
+        source: folder with ``checkpoint_epoch_NNNNN.pyth``, or the ``OUTPUT_DIR`` above it.
+        start: first file number (epoch + 1), at least 1.
+        end: last file number.
+
+    Raises:
+        CheckpointError: some are missing; averaging others instead would be another result.
+    """
+    source = Path(source)
+    if not source.is_dir():
+        raise CheckpointError(f"there is no folder {source} to take checkpoints from")
+    found = ckpt.list_checkpoints(source) or ckpt.list_checkpoints(source / ckpt.FOLDER)
+    missing = [n for n in range(start, end + 1) if n not in found]
+    if missing:
+        there = f"{min(found)}..{max(found)} ({len(found)} files)" if found else "none"
+        raise CheckpointError(
+            f"{source} lacks {len(missing)} of the checkpoints {start}..{end}: "
+            f"{', '.join(map(str, missing[:8]))}{', ...' if len(missing) > 8 else ''}; it has "
+            f"{there}. Wait for the training to end, or change --start and --end"
+        )
+    return {number: found[number] for number in range(start, end + 1)}
+
+
+def load_model_state(path: str | Path) -> StateDict:
+    """Read the ``model_state`` of a checkpoint; its tensors stay memory-mapped."""
+    content = ckpt.load_file(path)
+    if "model_state" not in content:
+        raise CheckpointError(f"{path} has no model_state: it is not a training checkpoint")
+    state = content["model_state"]
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path}: model_state is a {type(state).__name__}, not tensors")
+    state = drop_raw_model(state, str(path))
+    check_tensors(state, str(path))
+    return state
+
+
+def average_checkpoints(
+    source: str | Path, *, start: int, end: int, output: str | Path, clip: str | Path | None = None
+) -> Path:
+    """Write the mean of the checkpoints ``start`` .. ``end`` as ``{"model_state": ...}``.
+
+    Beside it the config and the names of the training videos of the last one, if that has them.
+
+    Args:
+        source: as for :func:`find_checkpoints`.
+        start: first file number; 0 stands for the original CLIP.
+        end: last file number, included.
+        output: file to write.
+        clip: weights of the original CLIP, needed with ``start`` 0.
+
+    Raises:
+        ConfigError: the range is empty or negative, or ``clip`` is missing or has no use.
+        CheckpointError: a checkpoint is missing, damaged, of other tensors or shapes than the
+            others, or holds NaN or infinity; or ``output`` is a device, a pipe or a folder.
+    """
+    if start < 0 or end < start:
+        raise ConfigError(f"--start {start} --end {end}: give 0 <= start <= end")
+    if start == 0 and clip is None:
+        raise ConfigError("--start 0 takes the original CLIP into the mean; name it by --clip")
+    if start > 0 and clip is not None:
+        raise ConfigError("--clip has a use with --start 0 only; drop it, or start at 0")
+    ckpt.check_target(output)
+    paths = find_checkpoints(source, max(start, 1), end)
+    names = [str(clip)] if start == 0 else []
+    names += [str(path) for path in paths.values()]
+
+    def states() -> Iterator[StateDict]:
+        if start == 0:
+            yield load_original_clip(clip)
+        yield from map(load_model_state, paths.values())
+
+    progress = Progress(len(names), "averaging", "checkpoints")
+    average = average_state_dicts(
+        _count(states(), progress), names=names.__getitem__, clip_first=start == 0
+    )
+    broken = find_not_finite(average)
+    if broken:
+        _refuse_not_finite(zip(names, states(), strict=True), broken)
+    content = {"model_state": average}
+    last = ckpt.load_file(paths[end], verify=False) if paths else {}
+    # What the weights were trained as, and on, for whoever loads the file alone.
+    content.update({key: last[key] for key in ("cfg", VIDEOS) if last.get(key) is not None})
+    ckpt.save_file(output, content)
+    logger.info("wrote the mean of %d checkpoints (%d..%d) to %s", len(names), start, end, output)
+    return Path(output)
+
+
+def _count(states: Iterable[StateDict], progress: Progress) -> Iterator[StateDict]:
+    for state in states:
+        yield state
+        progress.update()
+
+
+def _refuse_not_finite(states: Iterable[tuple[str, StateDict]], broken: Sequence[str]) -> NoReturn:
+    """Look for what made the tensors ``broken`` of a mean NaN or infinite, and raise.
+
+    Reading the files again costs time, but only here; looking at each while it is added would
+    cost all averages a third more.
+    """
+    for name, state in states:
+        found = find_not_finite({key: state[key] for key in broken if key in state})
+        if found:
+            others = f" and {len(found) - 1} more tensors" if len(found) > 1 else ""
+            raise CheckpointError(
+                f"cannot average: {name} holds NaN or infinity in {found[0]}{others}; leave it "
+                "out by --start and --end, or train that epoch again"
+            )
+    raise CheckpointError(
+        f"cannot average: the mean of {broken[0]} is not finite, although that of each checkpoint "
+        "is: its numbers are too large for fp32"
+    )

@@ -1,0 +1,299 @@
+"""Writing a model for other programs: OpenAI's names, open_clip, and the text classifier.
+
+All three are frames seen one at a time: neither layout knows of the temporal view, which has no
+weights. So a checkpoint with weights of its own for time, or a tuned head, cannot be exported.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from openvclip import __version__
+from openvclip.checkpoints.files import load_file, verify_file
+from openvclip.clip.open_clip_names import HEAD_WIDTH, find_name
+from openvclip.clip.weights import (
+    check_keys,
+    find_not_finite,
+    load_clip,
+    load_state_dict_file,
+)
+from openvclip.config.safe_yaml import load_yaml
+from openvclip.interpolation import StateDict, WeightPatcher
+from openvclip.models.backbone import CLIP, CLIPConfig
+from openvclip.models.build import ARCH_SIZES
+from openvclip.models.layers import num_heads
+from openvclip.models.temporal import is_adapter
+from openvclip.models.text import TEMPLATES, class_embeddings
+from openvclip.utils.errors import CheckpointError, ConfigError, first_line
+from openvclip.utils.files import compute_file_hash, replacing_file
+from openvclip.utils.json_text import parse_json
+from openvclip.utils.logging import get_logger
+
+logger = get_logger(__name__)
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+# What a training checkpoint's config says of the clips that its weights were made for.
+TEMPORAL_KEYS = ("MODEL.TEMPORAL_MODELING_TYPE", "DATA.NUM_FRAMES", "DATA.SAMPLING_RATE",
+                 "DATA.MEAN", "DATA.STD")
+
+
+@dataclass
+class Export:
+    """What is to be written.
+
+    Attributes:
+        model: the CLIP, patched, its image tower without temporal modelling.
+        facts: where it came from, by name; values are texts.
+        labels: class names, in the order of the labels.
+        classifier: (classes, embed_dim) embeddings of ``labels``, each of length 1, or None.
+    """
+
+    model: CLIP
+    facts: dict[str, str]
+    labels: tuple[str, ...] = ()
+    classifier: torch.Tensor | None = None
+
+
+def export_model(
+    clip: str | Path, output: str | Path, *, checkpoint: str | Path | None = None,
+    patching_ratio: float | None = None, labels: Sequence[str] = (), name: str = "openvclip",
+    layout: str = "both", dtype: str = "fp32", overwrite: bool = False,
+) -> list[Path]:
+    """Write a model for other programs: all of the files, or none.
+
+    Args:
+        clip, checkpoint, patching_ratio, labels: see :func:`load_export`.
+        output: folder to write to.
+        name: beginning of the files' names.
+        layout: ``openai`` writes ``NAME.safetensors``, ``open_clip`` writes ``NAME-open_clip.pt``
+            and the model's config ``NAME-open_clip.json``, ``both`` all three. With ``labels``
+            there is ``NAME-classifier.safetensors`` as well.
+        dtype: ``fp32``, or ``fp16`` as OpenAI's archives are (LayerNorm stays in fp32).
+        overwrite: replace files that exist.
+
+    Returns:
+        The files.
+
+    Raises:
+        ConfigError: a file exists, ``name`` is a path, or as :func:`load_export`.
+        CheckpointError: weights do not fit into fp16, a file cannot be written, or as
+            :func:`load_export`.
+        DataError: as :func:`load_export`.
+    """
+    if not name or Path(name).name != name:
+        raise ConfigError(f"--name is {name!r}; give the beginning of a file name, and the folder "
+                          "by --output")
+    paths = plan_files(Path(output), name, layout, classifier=bool(labels))
+    existing = [path for path in paths.values() if path.exists()]
+    if existing and not overwrite:
+        raise ConfigError(
+            f"{', '.join(map(str, existing))} {'exists' if len(existing) == 1 else 'exist'}; give "
+            "another --output or --name, or --overwrite"
+        )
+    export = load_export(
+        clip, checkpoint=checkpoint, patching_ratio=patching_ratio, labels=labels)
+    write_export(export, paths, dtype)
+    for path in paths.values():
+        logger.info("wrote %s (%d bytes)", path, path.stat().st_size)
+    return list(paths.values())
+
+
+def load_export(
+    clip: str | Path, *, checkpoint: str | Path | None = None,
+    patching_ratio: float | None = None, labels: Sequence[str] = (),
+) -> Export:
+    """Load what a test would compute with: the CLIP, or a checkpoint, patched.
+
+    As in testing, the classifier is made by the text tower that is exported.
+
+    Args:
+        clip: file, or name of open_clip, of the original CLIP.
+        checkpoint: a training checkpoint or averaged file; None takes ``clip`` itself.
+        patching_ratio: share of ``clip`` in the weights, 0 to 1; None takes the checkpoint as it
+            is.
+        labels: class names of the classifier; none, no classifier.
+
+    Raises:
+        ConfigError: a ratio without a checkpoint or outside 0 .. 1.
+        CheckpointError: a file is missing, damaged, holds NaN or does not fit.
+        DataError: a class name is too long.
+    """
+    if patching_ratio is not None and checkpoint is None:
+        raise ConfigError("--patching-ratio mixes a checkpoint with the original CLIP; name one "
+                          "by --checkpoint, or drop the ratio")
+    if patching_ratio is not None and not 0 <= patching_ratio <= 1:
+        raise ConfigError(f"--patching-ratio is {patching_ratio:g}; give the share of the original "
+                          "CLIP, from 0 to 1")
+    weights = load_clip(clip)
+    model = CLIP.from_state_dict(weights, where=str(clip)).requires_grad_(False)
+    facts = {"openvclip": __version__, "arch": name_arch(model), **describe_source("clip", clip)}
+    export = Export(model, facts, tuple(labels))
+    if checkpoint is not None:
+        load_checkpoint(model, checkpoint)
+        WeightPatcher(dict(model.named_parameters()), weights).set_ratio(patching_ratio or 0.0)
+        facts.update(describe_source("checkpoint", checkpoint))
+        facts.update(read_temporal_settings(checkpoint))
+        facts["patching_ratio"] = f"{patching_ratio or 0.0:g}"
+    if labels:
+        export.classifier = class_embeddings(model, labels, context_length=model.context_length)
+    return export
+
+
+def describe_source(name: str, path: str | Path) -> dict[str, str]:
+    """Return where weights came from, with the SHA-256 if that is a file."""
+    digest = compute_file_hash(path)
+    return {name: str(path), **({f"{name}_sha256": digest} if digest else {})}
+
+
+def name_arch(model: CLIP) -> str:
+    """Return the MODEL.ARCH of these sizes, or ``auto``."""
+    config = model.config
+    sizes = (config.patch_size, config.vision_width, config.image_size)
+    return next((name for name, known in ARCH_SIZES.items() if known == sizes), "auto")
+
+
+def load_checkpoint(model: CLIP, path: str | Path) -> None:
+    """Copy a checkpoint's weights into ``model``.
+
+    Raises:
+        CheckpointError: missing, damaged, of another model, NaN, or with weights that no CLIP has.
+    """
+    if Path(path).is_file():
+        verify_file(path)
+    state = load_state_dict_file(path)
+    own = [name for name in state if is_adapter(name) or name == "head"]
+    if own:
+        what = "a tuned head" if own == ["head"] else "weights of a temporal variant"
+        raise CheckpointError(
+            f"{path} has {what} ({len(own)} tensors: {', '.join(own[:3])}"
+            f"{', ...' if len(own) > 3 else ''}), which neither OpenAI's layout nor open_clip can "
+            "hold; only models whose weights are CLIP's can be exported"
+        )
+    check_keys({name: tuple(tensor.shape) for name, tensor in model.state_dict().items()},
+               {name: tuple(tensor.shape) for name, tensor in state.items()}, str(path))
+    check_finite(state, str(path))
+    model.load_state_dict(state)
+
+
+def check_finite(state: Mapping[str, torch.Tensor], where: str) -> None:
+    """Raise a CheckpointError, by name, if weights hold NaN or infinity."""
+    broken = find_not_finite(state)
+    if broken:
+        raise CheckpointError(
+            f"{where} holds NaN or infinity in {len(broken)} tensors ({', '.join(broken[:3])}"
+            f"{', ...' if len(broken) > 3 else ''}); it cannot be used"
+        )
+
+
+def read_temporal_settings(path: str | Path) -> dict[str, str]:
+    """Return TEMPORAL_KEYS of the config that our checkpoints carry; files of others carry none."""
+    try:
+        config = load_yaml(load_file(path, verify=False)["cfg"])
+        keys = {key: key.split(".") for key in TEMPORAL_KEYS}
+        return {key: str(config[group][name]) for key, (group, name) in keys.items()}
+    except (CheckpointError, KeyError, TypeError, AttributeError, ValueError):
+        return {}
+
+
+def plan_files(output: Path, name: str, layout: str, classifier: bool) -> dict[str, Path]:
+    """Return what will be written, by kind."""
+    paths = {}
+    if layout in ("openai", "both"):
+        paths["openai"] = output / f"{name}.safetensors"
+    if layout in ("open_clip", "both"):
+        paths["open_clip"] = output / f"{name}-open_clip.pt"
+        paths["config"] = output / f"{name}-open_clip.json"
+    if classifier:
+        paths["classifier"] = output / f"{name}-classifier.safetensors"
+    return paths
+
+
+def describe_model(config: CLIPConfig) -> dict:
+    """Return the config that open_clip builds a CLIP of these sizes from (its ``NAME.json``)."""
+    vision_heads, text_heads = num_heads(config.vision_width), num_heads(config.text_width)
+    vision = {"image_size": config.image_size, "layers": config.vision_layers,
+              "width": config.vision_width, "patch_size": config.patch_size}
+    if config.vision_width // vision_heads != HEAD_WIDTH:
+        vision["head_width"] = config.vision_width // vision_heads
+    return {
+        "embed_dim": config.embed_dim,
+        "quick_gelu": True,
+        "vision_cfg": vision,
+        "text_cfg": {"context_length": config.context_length, "vocab_size": config.vocab_size,
+                     "width": config.text_width, "heads": text_heads,
+                     "layers": config.text_layers},
+    }
+
+
+def write_export(export: Export, paths: Mapping[str, Path], dtype: str = "fp32") -> None:
+    """Write the files that :func:`plan_files` names; they change their names when all are whole."""
+    state = cast_weights(export.model, DTYPES[dtype])
+    facts = {**export.facts, "dtype": dtype}
+    writers = {
+        "openai": lambda file: save_tensors(state, file, facts),
+        "open_clip": lambda file: save_archive({"state_dict": state, "openvclip": facts}, file),
+        "config": lambda file: file.write_text(
+            json.dumps(describe_model(export.model.config), indent=2) + "\n", encoding="utf-8"),
+        "classifier": lambda file: save_classifier(export, file),
+    }
+    try:
+        with ExitStack() as stack:
+            for kind, path in paths.items():
+                writers[kind](stack.enter_context(replacing_file(path)))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        folders = ", ".join(sorted({str(path.parent) for path in paths.values()}))
+        raise CheckpointError(f"cannot write to {folders}: {first_line(error)}; free space or "
+                              "give another --output") from error
+
+
+def save_archive(content: Mapping[str, object], output: Path) -> None:
+    """Write what ``torch.load`` reads; the same content gives the same bytes.
+
+    By the file: given a name, torch.save puts that into what it writes.
+    """
+    with open(output, "wb") as file:
+        torch.save(content, file)
+
+
+def cast_weights(model: CLIP, dtype: torch.dtype) -> StateDict:
+    """Return the weights, LayerNorm and the logit scale in fp32, the others in ``dtype``."""
+    state = {
+        name: (tensor if ".ln_" in f".{name}" or name == "logit_scale" else tensor.to(dtype))
+        .contiguous() for name, tensor in model.state_dict().items()
+    }
+    check_finite(state, f"the model in {str(dtype).removeprefix('torch.')}")
+    return state
+
+
+def save_tensors(tensors: StateDict, path: Path, facts: dict[str, str]) -> None:
+    """Write a ``.safetensors`` file, readable by whom the umask allows, as other files are."""
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(tensors, path, {"format": "pt", **facts})
+    path.chmod(mode)
+
+
+def save_classifier(export: Export, path: Path) -> None:
+    """Write the embeddings; class names and sentences are JSON lists in the metadata."""
+    facts = {name: text for name, text in export.facts.items() if not name.startswith("checkpoint")}
+    facts["classes"] = json.dumps(export.labels, ensure_ascii=False)
+    facts["prompts"] = json.dumps(TEMPLATES)
+    scale = export.model.logit_scale.detach().clone()
+    save_tensors({"embeddings": export.classifier, "logit_scale": scale}, path, facts)
+
+
+def describe_loading(paths: Sequence[Path]) -> str:
+    """Return the lines of Python that load what was written for open_clip there."""
+    config = next(path for path in paths if path.suffix == ".json")
+    known = find_name(parse_json(config.read_text(encoding="utf-8")))
+    create = (f'open_clip.create_model("{known or config.stem}", '
+              f'pretrained="{config.with_suffix(".pt")}")')
+    return create if known else f'open_clip.add_model_config("{config}")\n{create}'

@@ -1,0 +1,1 @@
+"""Caption files: made, read, and written by a captioning model."""

@@ -1,0 +1,1 @@
+"""Checking the videos of lists by decoding them."""

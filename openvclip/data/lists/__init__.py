@@ -1,0 +1,1 @@
+"""Lists of videos, label maps, and the protocols that they belong to."""

@@ -1,0 +1,1 @@
+"""Reading videos: which frames, decoding them, cutting crops, the frame cache."""

@@ -1,0 +1,124 @@
+"""What a dataset keeps of each decoded frame, while it is decoded: the pixels that its crops read.
+
+A whole frame of 8192 x 4320 pixels takes 106 MB; what a crop of 224 pixels reads of it takes 0.6.
+Each class is a ``keep`` of :func:`openvclip.data.video.video_io.read_clips`, which is given the
+frames of one video, and then makes the ``Cut`` of what was kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from openvclip.data.augment import ClipAugment
+from openvclip.data.video.crops import Crop
+from openvclip.data.video.resample import cut
+from openvclip.data.video.transport import Cut
+
+ClipOrders = Sequence[tuple[int, Sequence[int]]]
+# Frames with more pixels are made smaller where whole ones are needed, as for augmentation, which
+# takes several floats a pixel; to this many pixels at most.
+LARGE = 4096 * 2304
+REDUCED = 1280 * 720
+
+
+def cut_frame(image: np.ndarray, crop: Crop) -> np.ndarray:
+    """Copy what a crop reads of a frame: uint8 (H, W, 3) to (h, w, 3)."""
+    return cut(image[None], crop)[0].copy()
+
+
+def join(kept: Sequence[Sequence[np.ndarray]], number: int, crop: Crop, clips: ClipOrders) -> Cut:
+    """Return the cut of crop ``number`` from what was kept of each frame."""
+    orders = tuple((clip, tuple(order)) for clip, order in clips)
+    return Cut(crop, orders, np.stack([parts[number] for parts in kept]))
+
+
+class FixedCuts:
+    """Keeps what given crops read.
+
+    Args:
+        choose: the crops of frames of a height and width.
+
+    Attributes:
+        size: height and width of the frames.
+        crops: chosen for them.
+    """
+
+    def __init__(self, choose: Callable[[int, int], Sequence[Crop]]) -> None:
+        self.choose = choose
+        self.size: tuple[int, int] = (0, 0)
+        self.crops: Sequence[Crop] = ()
+
+    def __call__(self, image: np.ndarray) -> list[np.ndarray]:
+        height, width, _ = image.shape
+        if self.size != (height, width):
+            self.size, self.crops = (height, width), self.choose(height, width)
+        return [cut_frame(image, crop) for crop in self.crops]
+
+    def cuts(self, kept: Sequence[list[np.ndarray]], clips: Sequence[ClipOrders]) -> list[Cut]:
+        """Return the cut of each crop; ``clips`` are the (number, order) of those that show it."""
+        return [join(kept, number, crop, clips[number]) for number, crop in enumerate(self.crops)]
+
+
+class DrawnCuts:
+    """Keeps what random crops read: each clip of a video has its own, the same in all its frames.
+
+    Frames that are augmented are kept whole, since that is drawn, and done, before the crop. Large
+    ones are made smaller for it.
+
+    Args:
+        draw: draws the crop of frames of a height and width from a generator.
+        augment: of frames, or None.
+        generators: one a clip.
+    """
+
+    def __init__(
+        self,
+        draw: Callable[[int, int, np.random.Generator], Crop],
+        augment: ClipAugment | None,
+        generators: Sequence[np.random.Generator],
+    ) -> None:
+        self.draw, self.generators = draw, generators
+        self.augment = augment if augment is not None and augment.color is not None else None
+        self.crops: list[Crop] = []
+
+    def __call__(self, image: np.ndarray) -> list[np.ndarray]:
+        height, width, _ = image.shape
+        if self.augment is not None:
+            return [whole_frame(image)]
+        if not self.crops:
+            self.crops = [self.draw(height, width, draws) for draws in self.generators]
+        return [cut_frame(image, crop) for crop in self.crops]
+
+    def cuts(self, kept: Sequence[list[np.ndarray]], order: Sequence[int]) -> list[Cut]:
+        """Return the cut of each clip; all show the frames of ``order``."""
+        if self.augment is None:
+            return [join(kept, clip, crop, [(clip, order)]) for clip, crop in enumerate(self.crops)]
+        frames = torch.from_numpy(np.stack([image for (image,) in kept]))
+        found = []
+        for clip, draws in enumerate(self.generators):
+            changed = self.augment.frames(frames, draws).numpy()
+            crop = self.draw(changed.shape[1], changed.shape[2], draws)
+            found.append(Cut.of(changed, crop, [(clip, order)]))
+        return found
+
+
+def whole_frame(image: np.ndarray) -> np.ndarray:
+    """Copy a frame as it is, a large one made smaller: uint8 (H, W, 3) to (h, w, 3)."""
+    return reduce(image) if image.shape[0] * image.shape[1] > LARGE else image.copy()
+
+
+def reduce(image: np.ndarray) -> np.ndarray:
+    """Average a frame over blocks of pixels until it has no more than ``REDUCED``, band by band."""
+    height, width, _ = image.shape
+    step = min(math.ceil(math.sqrt(height * width / REDUCED)), height, width)
+    rows, columns = height // step, width // step
+    small = np.empty((rows, columns, 3), np.uint8)
+    for row in range(rows):
+        band = image[row * step:(row + 1) * step, :columns * step]
+        sums = band.sum(axis=0, dtype=np.uint32).reshape(columns, step, 3).sum(axis=1)
+        small[row] = (sums + step * step // 2) // (step * step)
+    return small

@@ -1,0 +1,1 @@
+"""The demo: a small world of moving shapes, a small CLIP pretrained on it, a table of results."""

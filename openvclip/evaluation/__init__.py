@@ -1,0 +1,1 @@
+"""Evaluation: every video of a list exactly once, at one patching ratio or several."""

@@ -1,0 +1,255 @@
+"""One pass over a list of videos: predictions of every video, from all processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from openvclip.data.loader import Loader
+from openvclip.evaluation.ensemble import ViewEnsemble
+from openvclip.evaluation.lines import EvaluationLines
+from openvclip.evaluation.resume_log import Journal, Record, open_journal
+from openvclip.interpolation import WeightPatcher
+from openvclip.models.backbone import CLIP
+from openvclip.models.video_clip import VideoCLIP
+from openvclip.utils import distributed
+from openvclip.utils.finite import require_finite
+from openvclip.utils.logging import Progress
+
+
+@dataclass
+class Predictions:
+    """Scores of the videos of a list, in the list's order.
+
+    Attributes:
+        scores: (N, C) ensembled logits; undefined where ``complete`` is False.
+        complete: bool (N,), False for videos that could not be evaluated.
+        failures: row -> why it could not be decoded.
+    """
+
+    scores: Tensor
+    complete: Tensor
+    failures: dict[int, str]
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module,
+    batches: Iterable[dict],
+    *,
+    num_videos: int,
+    own_videos: int | None = None,
+    num_classes: int,
+    num_clips: int = 1,
+    method: str = "sum",
+    variants: dict[float, Callable[[], None]] | None = None,
+    device: torch.device,
+    autocast: Callable = nullcontext,
+    journal: Journal | None = None,
+    what: str = "evaluating",
+    lines: EvaluationLines | None = None,
+) -> dict[float, Predictions]:
+    """Evaluate every clip once with every variant of the weights.
+
+    A forward pass takes one of the groups that the loader cut the list into, whatever batch it
+    came in, so that the scores are the same floats on any number of processes.
+
+    Args:
+        model: maps video (M, 3, T, H, W) to logits (M, C).
+        batches: as the loader gives them (``video``, ``index``, ``clip``, ``bad`` and ``groups``);
+            this process's share of the list. Without ``groups`` a batch is one group.
+        num_videos: rows of the whole list.
+        own_videos: rows that ``batches`` has, of which progress is told; None: all.
+        num_classes: C.
+        num_clips: clips of a video.
+        method: ``sum`` or ``max`` over a video's clips.
+        variants: patching ratio -> what puts the weights of that ratio into the model. A batch
+            is decoded once and evaluated under each. None evaluates the model as it is, as 0.0.
+        device: where the model is.
+        autocast: makes the context of the forward passes.
+        journal: gets the scores of each group; what it had before counts as scored here.
+        what: name of the work in the progress line.
+        lines: told of each batch, with the scores of the first variant; or None.
+
+    Returns:
+        Predictions by ratio, the same in every process.
+
+    Raises:
+        CheckpointError: a clip's scores are not finite.
+    """
+    variants = variants or {0.0: lambda: None}
+    ensembles = {
+        ratio: ViewEnsemble(num_videos, num_classes, num_clips, method) for ratio in variants
+    }
+    failures = _restore(journal, list(ensembles.values()))
+    was_training = model.training
+    model.eval()
+    progress = Progress(num_videos if own_videos is None else own_videos, what, "videos")
+    if lines is not None:
+        lines.start(progress.total)
+    for batch in batches:
+        failures.update(batch["bad"])
+        parts = _split(batch, device)
+        for ratio, set_weights in variants.items():
+            set_weights()
+            which = what + (f", patching ratio {ratio:g}" if len(variants) > 1 else "")
+            _score(model, parts, ensembles[ratio], autocast, which)
+        if journal is not None:
+            _note(journal, batch, list(ensembles.values()))
+        if lines is not None:
+            lines.batch_done(
+                batch["index"], len(batch["bad"]), next(iter(ensembles.values()))
+            )
+        progress.update(len(set(batch["index"].tolist())) + len(batch["bad"]))
+    model.train(was_training)
+    return {ratio: _gather(ensemble, failures) for ratio, ensemble in ensembles.items()}
+
+
+def _split(batch: dict, device: torch.device) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Return (video, row of each clip, number of each clip) of each group that has any."""
+    rows = batch["index"]
+    clips = batch.get("clip", torch.zeros_like(rows))
+    video = batch["video"].to(device, non_blocking=True)
+    if "groups" not in batch or len(batch["groups"]) == 1:
+        return [(video, rows, clips)] if len(rows) else []
+    parts = []
+    for first, end in batch["groups"].tolist():
+        where = ((rows >= first) & (rows < end)).nonzero().flatten()
+        if len(where):
+            # A copy: kernels may round differently at another alignment in memory.
+            parts.append((video[where.to(video.device)], rows[where], clips[where]))
+    return parts
+
+
+def _restore(journal: Journal | None, ensembles: list[ViewEnsemble]) -> dict[int, str]:
+    """Let ensembles have what a journal had before; returns row -> reason of its failures."""
+    failures: dict[int, str] = {}
+    for record in journal.restored if journal is not None else ():
+        failures.update(record.failures)
+        for ensemble, scores in zip(ensembles, record.scores, strict=True):
+            ensemble.restore(record.rows, scores)
+    return failures
+
+
+def _score(
+    model: nn.Module, parts: Iterable[tuple[Tensor, Tensor, Tensor]], ensemble: ViewEnsemble,
+    autocast: Callable, which: str,
+) -> None:
+    """Add what the model gives of each group of a batch, if it is finite, to an ensemble."""
+    for video, rows, clips in parts:
+        with autocast():
+            logits = model(video)
+        # The only place that waits for the device.
+        ensemble.add(_check(logits.float().cpu(), rows, which), rows, clips)
+
+
+def _check(logits: Tensor, rows: Tensor, which: str) -> Tensor:
+    """Return what a model gave (M, C) of clips of the videos ``rows`` (M,), if it is finite."""
+    wrong = rows[~logits.isfinite().all(dim=1)]
+    first = f", such as that in row {int(wrong[0])} of the list" if len(wrong) else ""
+    return require_finite(logits, f"{which}: of some videos{first}, the model gives")
+
+
+def _note(journal: Journal, batch: dict, ensembles: list[ViewEnsemble]) -> None:
+    """Append each group of a batch to the journal."""
+    for first, end in batch["groups"].tolist():
+        rows = [row for row in range(first, end) if ensembles[0].seen[row].all()]
+        failures = {row: reason for row, reason in batch["bad"] if first <= row < end}
+        scores = torch.stack([ensemble.scores[rows] for ensemble in ensembles])
+        journal.append(Record(first, rows, scores, failures))
+
+
+def _gather(ensemble: ViewEnsemble, failures: dict[int, str]) -> Predictions:
+    """Bring together what each process evaluated; each video was evaluated by one of them."""
+    mine = ensemble.complete
+    scores = torch.where(mine[:, None], ensemble.scores, torch.zeros_like(ensemble.scores))
+    rows = mine.nonzero().flatten()
+    complete = torch.zeros_like(mine)
+    all_failures: dict[int, str] = {}
+    for part_rows, part_scores, part_failures in distributed.all_gather_object(
+        (rows, scores[rows], failures)
+    ):
+        scores[part_rows] = part_scores
+        complete[part_rows] = True
+        all_failures.update(part_failures)
+    return Predictions(scores, complete, dict(sorted(all_failures.items())))
+
+
+def predict_ratios(
+    model: nn.Module,
+    loader: Loader,
+    *,
+    patcher: WeightPatcher | None,
+    ratios: Sequence[float],
+    num_outputs: int,
+    output_dir: str | Path,
+    journal_key: dict[str, Any] | None,
+    embed_classes: Callable[[CLIP], Tensor] | None = None,
+    **options: Any,
+) -> tuple[dict[float, Predictions], Journal | None]:
+    """Run :func:`predict` over a loader's whole list at every patching ratio, with a journal.
+
+    Args:
+        model: maps video (M, 3, T, H, W) to (M, ``num_outputs``), the weights already loaded.
+        loader: test batches, see :func:`openvclip.data.loader.build_loader`.
+        patcher: patches the weights, or None to take them as they are, as ratio 0.0.
+        ratios: patching ratios, with a patcher.
+        num_outputs: numbers that the model gives of a clip.
+        output_dir: where the journal is kept.
+        journal_key: what the outputs depend on, to keep a journal of them and go on with one that
+            a killed run left; None keeps none.
+        embed_classes: makes the model's classifier by the text tower, where ratios differ in that.
+        **options: ``num_clips``, ``method``, ``device``, ``autocast``, ``what`` and ``lines``.
+
+    Returns:
+        Predictions by ratio, and the journal, which whoever needs it no more removes.
+    """
+    variants, journal = None, None
+    if patcher is not None:
+        variants = {ratio: partial(patcher.set_ratio, ratio) for ratio in ratios}
+        if embed_classes is not None:
+            variants = with_classifiers(model, variants, embed_classes)
+    if journal_key is not None:
+        journal = open_journal(output_dir, journal_key, (len(variants or [0.0]), num_outputs))
+        loader.skip(journal.done)
+    found = predict(
+        model, loader, num_videos=len(loader.dataset), own_videos=loader.count_rows(),
+        num_classes=num_outputs, variants=variants, journal=journal, **options,
+    )
+    return found, journal
+
+
+def with_classifiers(
+    model: VideoCLIP,
+    variants: dict[float, Callable[[], None]],
+    embed_classes: Callable[[CLIP], Tensor],
+) -> dict[float, Callable[[], None]]:
+    """Let each variant of the weights come with the class embeddings of its own text tower.
+
+    Args:
+        model: what the variants put weights into.
+        variants: see :func:`predict`.
+        embed_classes: makes (C, D) embeddings by a CLIP's text tower.
+    """
+    def put(set_weights: Callable[[], None], embeddings: Tensor) -> None:
+        set_weights()
+        model.set_classifier(embeddings)
+
+    result = {}
+    for ratio, set_weights in variants.items():
+        set_weights()
+        result[ratio] = partial(put, set_weights, embed_classes(model.model))
+    return result
+
+
+def describe_failures(predictions: Predictions, paths: Sequence[str]) -> list[dict[str, Any]]:
+    """Return row, path and reason of each video that could not be evaluated, for the results."""
+    return [{"row": row, "path": paths[row], "reason": reason}
+            for row, reason in predictions.failures.items()]

@@ -1,0 +1,15 @@
+"""Combining weights: mixtures for training, patching and validation, and averages."""
+
+from openvclip.interpolation.averaging import average_state_dicts
+from openvclip.interpolation.mixing import (
+    StateDict,
+    WeightInterpolator,
+    WeightPatcher,
+    draw_ratio,
+    patch_state_dict,
+)
+
+__all__ = [
+    "StateDict", "WeightInterpolator", "WeightPatcher", "average_state_dicts", "draw_ratio",
+    "patch_state_dict",
+]

@@ -1,0 +1,268 @@
+"""CLIP's two towers under OpenAI's parameter names, of any size (Radford et al., arXiv 2103.00020).
+
+Sizes are read from the shapes in a state dict, so one class covers ViT-B/32, B/16, L/14, L/14@336px
+and the small models of the demo and the tests.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from openvclip.clip.weights import check_keys, count_layers, require_keys
+from openvclip.models.layers import LayerNorm, ResidualAttentionBlock, num_heads
+from openvclip.utils.errors import CheckpointError, DataError
+
+
+@dataclass(frozen=True)
+class CLIPConfig:
+    """Sizes of a CLIP; image and patch sizes in pixels. Heads follow from the widths."""
+
+    embed_dim: int
+    image_size: int
+    patch_size: int
+    vision_width: int
+    vision_layers: int
+    text_width: int
+    text_layers: int
+    context_length: int = 77
+    vocab_size: int = 49408
+
+    @classmethod
+    def from_state_dict(
+        cls, state: Mapping[str, torch.Tensor], where: str = "the state dict"
+    ) -> CLIPConfig:
+        """Read the sizes from the tensors' shapes.
+
+        Raises:
+            CheckpointError: tensors that tell the sizes are missing or of impossible shapes.
+        """
+        require_keys(state, where)
+        vision_width, _, patch, _ = state["visual.conv1.weight"].shape
+        tokens = state["visual.positional_embedding"].shape[0]
+        grid = math.isqrt(max(tokens - 1, 0))
+        if tokens < 2 or grid * grid != tokens - 1:
+            raise CheckpointError(
+                f"{where}: visual.positional_embedding has {tokens} positions, which is not one "
+                "plus a square: not the tower of square images"
+            )
+        vocab_size, text_width = state["token_embedding.weight"].shape
+        for name, width in (("visual.conv1.weight", vision_width),
+                            ("token_embedding.weight", text_width)):
+            try:
+                num_heads(width)
+            except ValueError as error:
+                raise CheckpointError(f"{where}: {name}: {error}") from error
+        layers = [count_layers(state, prefix) for prefix in
+                  ("visual.transformer.resblocks.", "transformer.resblocks.")]
+        if min(layers) < 1:
+            raise CheckpointError(f"{where}: a tower has no transformer blocks, so this is not a "
+                                  "CLIP with OpenAI's names")
+        return cls(
+            embed_dim=state["text_projection"].shape[1],
+            image_size=grid * patch,
+            patch_size=patch,
+            vision_width=vision_width,
+            vision_layers=layers[0],
+            text_width=text_width,
+            text_layers=layers[1],
+            context_length=state["positional_embedding"].shape[0],
+            vocab_size=vocab_size,
+        )
+
+
+class Transformer(nn.Module):
+    """A stack of residual blocks.
+
+    Args:
+        blocks: the blocks, called one after another.
+        use_checkpoint: in training, keep only the blocks' inputs and compute the rest again in the
+            backward pass (activation checkpointing).
+    """
+
+    def __init__(self, blocks: list[nn.Module], use_checkpoint: bool = False) -> None:
+        super().__init__()
+        self.resblocks = nn.Sequential(*blocks)
+        self.use_checkpoint = use_checkpoint
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.resblocks:
+            if self.use_checkpoint and self.training and torch.is_grad_enabled():
+                # No block draws random numbers, so their state need not be kept.
+                x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = block(x)
+        return x
+
+
+class VisionTransformer(nn.Module):
+    """The image tower: (N, 3, H, W) -> (N, embed_dim)."""
+
+    def __init__(
+        self, config: CLIPConfig, block: Callable[[int], nn.Module], use_checkpoint: bool
+    ) -> None:
+        super().__init__()
+        width, patch = config.vision_width, config.patch_size
+        tokens = (config.image_size // patch) ** 2 + 1
+        self.class_embedding = nn.Parameter(torch.empty(width))
+        self.positional_embedding = nn.Parameter(torch.empty(tokens, width))
+        self.proj = nn.Parameter(torch.empty(width, config.embed_dim))
+        self.conv1 = nn.Conv2d(3, width, kernel_size=patch, stride=patch, bias=False)
+        self.ln_pre = LayerNorm(width)
+        self.transformer = Transformer(
+            [block(width) for _ in range(config.vision_layers)], use_checkpoint
+        )
+        self.ln_post = LayerNorm(width)
+
+    def embed_patches(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, 3, H, W) -> (N, patches, D): ``conv1``, whose patches do not overlap, as a product.
+
+        Its backward pass is several times faster than a convolution's.
+        """
+        patch = self.conv1.kernel_size[0]
+        x = x.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))  # (N, 3, rows, p, columns, p)
+        x = x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # (N, patches, 3·p·p)
+        return F.linear(x, self.conv1.weight.flatten(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.embed_patches(x)
+        cls = self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
+        x = torch.cat([cls, x], dim=1) + self.positional_embedding.to(x.dtype)  # (N, L, D)
+        x = self.transformer(self.ln_pre(x))
+        return self.ln_post(x[:, 0]) @ self.proj
+
+
+class CLIP(nn.Module):
+    """CLIP: an image and a text tower that share an embedding space.
+
+    A new instance has OpenAI's initialisation and trains in all its parameters; one made by
+    :meth:`from_state_dict` has its text tower frozen.
+
+    Args:
+        config: sizes of the towers.
+        vision_block: makes a block of the image tower from its width; the temporal variants of
+            openvclip/models/temporal.py come in here.
+        use_checkpoint: activation checkpointing in the image tower.
+    """
+
+    def __init__(
+        self,
+        config: CLIPConfig,
+        vision_block: Callable[[int], nn.Module] = ResidualAttentionBlock,
+        use_checkpoint: bool = False,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.image_size, self.patch_size = config.image_size, config.patch_size
+        self.embed_dim, self.context_length = config.embed_dim, config.context_length
+        width = config.text_width
+        self.positional_embedding = nn.Parameter(torch.empty(config.context_length, width))
+        self.text_projection = nn.Parameter(torch.empty(width, config.embed_dim))
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.visual = VisionTransformer(config, vision_block, use_checkpoint)
+        self.transformer = Transformer(
+            [ResidualAttentionBlock(width, causal=True) for _ in range(config.text_layers)]
+        )
+        self.token_embedding = nn.Embedding.from_pretrained(
+            torch.empty(config.vocab_size, width), freeze=False
+        )
+        self.ln_final = LayerNorm(width)
+        if not self.logit_scale.is_meta:
+            self.init_weights()
+
+    def init_weights(self) -> None:
+        """Draw OpenAI's initial values; blocks of the image tower keep torch's defaults."""
+        normal, visual = nn.init.normal_, self.visual
+        for parameter in (visual.class_embedding, visual.positional_embedding, visual.proj):
+            normal(parameter, std=self.config.vision_width**-0.5)
+        width = self.config.text_width
+        residual = width**-0.5 * (2 * self.config.text_layers) ** -0.5
+        normal(self.token_embedding.weight, std=0.02)
+        normal(self.positional_embedding, std=0.01)
+        normal(self.text_projection, std=width**-0.5)
+        for block in self.transformer.resblocks:
+            normal(block.attn.in_proj_weight, std=width**-0.5)
+            normal(block.attn.out_proj.weight, std=residual)
+            normal(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
+            normal(block.mlp.c_proj.weight, std=residual)
+
+    @classmethod
+    def from_state_dict(
+        cls,
+        state: Mapping[str, torch.Tensor],
+        *,
+        vision_block: Callable[[int], nn.Module] = ResidualAttentionBlock,
+        use_checkpoint: bool = False,
+        allow_missing: Callable[[str], bool] | None = None,
+        where: str = "the state dict",
+    ) -> CLIP:
+        """Build the CLIP whose weights ``state`` holds, in fp32, its text tower frozen.
+
+        Args:
+            state: OpenAI's names to tensors, as :func:`openvclip.clip.weights.load_clip` gives;
+                they are copied, so the caller's stay as they are when the model trains.
+            vision_block, use_checkpoint: see the class.
+            allow_missing: says of a name whether it may keep its initial value.
+            where: what to call ``state`` in errors.
+
+        Raises:
+            CheckpointError: names or shapes do not make a CLIP, with the names counted.
+        """
+        config = CLIPConfig.from_state_dict(state, where)
+        # Weights that are about to be replaced need neither memory nor random numbers.
+        with torch.device("meta"):
+            model = cls(config, vision_block, use_checkpoint)
+        current = model.state_dict()
+        check_keys({k: v.shape for k, v in current.items()},
+                   {k: v.shape for k, v in state.items()}, where, allow_missing)
+        current.update({k: v.detach().to("cpu", torch.float32, copy=True)
+                        for k, v in state.items()})
+        model.load_state_dict(current, assign=True)
+        model.freeze_text()
+        return model
+
+    def text_parameters(self) -> dict[str, nn.Parameter]:
+        """Names and parameters of the text tower: all but ``visual.*`` and ``logit_scale``."""
+        return {name: p for name, p in self.named_parameters()
+                if not name.startswith("visual.") and name != "logit_scale"}
+
+    def freeze_text(self) -> None:
+        """Take the text tower out of training."""
+        for parameter in self.text_parameters().values():
+            parameter.requires_grad_(False)
+
+    def encode_image(self, images: torch.Tensor) -> torch.Tensor:
+        """(N, 3, image_size, image_size) normalised images -> (N, embed_dim), not normalised."""
+        return self.visual(images)
+
+    def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Encode token ids; the feature is that of the (first) end-of-text token.
+
+        The tower is causal, so nothing after the batch's last end-of-text token can reach a
+        feature: those columns are left out, which is exact and makes short texts cheap.
+
+        Args:
+            tokens: int64 (N, columns) as ``tokenize`` gives; end-of-text is the largest id.
+
+        Returns:
+            (N, embed_dim), not normalised.
+
+        Raises:
+            DataError: a text ends beyond the tower's context length.
+        """
+        ends = tokens.argmax(dim=-1)
+        length = int(ends.max()) + 1
+        if length > self.context_length:
+            raise DataError(
+                f"a text has {length} tokens, but this CLIP's context length is "
+                f"{self.context_length}; shorten the class name"
+            )
+        x = self.token_embedding(tokens[:, :length]) + self.positional_embedding[:length]
+        x = self.ln_final(self.transformer(x))  # (N, length, D)
+        return x[torch.arange(len(x), device=x.device), ends] @ self.text_projection

@@ -1,0 +1,231 @@
+"""Class names to classifier: CLIP's text tower on several texts a class, averaged and cached."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from openvclip.clip.tokenizer import count_tokens, tokenize
+from openvclip.models.backbone import CLIP
+from openvclip.utils.errors import DataError, first_line
+from openvclip.utils.files import replacing_file
+from openvclip.utils.finite import require_finite
+from openvclip.utils.logging import Progress, get_logger
+from openvclip.utils.torch_files import load_torch
+
+logger = get_logger(__name__)
+
+# The published sentences and their order; "a example" is as published.
+TEMPLATES: tuple[str, ...] = tuple(
+    f"a {medium} of {action}{{}}."
+    for medium in ("photo", "video", "example", "demonstration")
+    for action in ("", "a person ", *(f"a person {verb} " for verb in
+                   ("using", "doing", "during", "performing", "practicing")))
+)
+CACHE_VERSION = 1  # Raise it when the same inputs give other embeddings.
+
+
+def class_texts(
+    names: Sequence[str],
+    templates: Sequence[str] = TEMPLATES,
+    descriptions: Mapping[str, Sequence[str]] | None = None,
+) -> list[list[str]]:
+    """Return the texts of each class: its name in every template, or its descriptions as they are.
+
+    Raises:
+        DataError: no names, or a class without a text.
+    """
+    if not names or (descriptions is None and not templates):
+        raise DataError(f"{len(names)} class names and {len(templates)} templates make no "
+                        "classifier; check the file of class names")
+    if descriptions is None:
+        return [[template.format(name) for template in templates] for name in names]
+    empty = next((name for name in names if not descriptions.get(name)), None)
+    if empty is not None:
+        raise DataError(f"the class {empty!r} has no description; every class needs one")
+    return [list(descriptions[name]) for name in names]
+
+
+def embed_texts(
+    clip: CLIP,
+    texts: Sequence[str],
+    context_length: int = 77,
+    batch_size: int = 256,
+    *,
+    truncate: bool = False,
+    what: str = "texts",
+) -> torch.Tensor:
+    """Encode texts by CLIP's text tower, on its device.
+
+    Args:
+        clip: the CLIP.
+        texts: N texts.
+        context_length: most tokens of a text.
+        batch_size: texts encoded at once.
+        truncate: cut longer texts off, as OpenAI's CLIP can, and say how many in the log.
+        what: what the progress is called.
+
+    Returns:
+        fp32 (N, embed_dim) on the CPU, each of length 1.
+
+    Raises:
+        DataError: a text is too long, and ``truncate`` is off.
+        CheckpointError: an embedding is not finite.
+    """
+    tokens = tokenize(texts, context_length, truncate=truncate)
+    cut = sum(count_tokens(text) > context_length for text in texts) if truncate else 0
+    if cut:
+        logger.warning("%d of %d texts have more than %d tokens and were cut off there", cut,
+                       len(texts), context_length)
+    features = torch.empty(len(texts), clip.embed_dim)
+    rows, encoded = embed_tokens(clip, tokens, batch_size, what=what)
+    features[rows] = encoded
+    return features
+
+
+def class_embeddings(
+    clip: CLIP,
+    names: Sequence[str],
+    templates: Sequence[str] = TEMPLATES,
+    context_length: int = 77,
+    batch_size: int = 256,
+    cache_dir: str | Path | None = None,
+    *,
+    descriptions: Mapping[str, Sequence[str]] | None = None,
+) -> torch.Tensor:
+    """Encode each class in every template; normalise, average over templates, normalise.
+
+    Args:
+        clip: its text tower is used, on its device.
+        names: class names, put into the templates as they are.
+        templates: sentences with one ``{}``.
+        context_length: most tokens of a sentence.
+        batch_size: sentences encoded at once.
+        cache_dir: folder in which results are kept, named by a digest of all that they depend on.
+        descriptions: class name -> its texts, which then count instead of the templates and are
+            cut off where they are too long.
+
+    Returns:
+        fp32 (len(names), embed_dim) on the CPU, each of length 1.
+
+    Raises:
+        DataError: no names, a class without a text, or a sentence that is too long.
+        CheckpointError: an embedding is not finite; nothing is kept then.
+    """
+    texts = class_texts(names, templates, descriptions)
+    truncate = descriptions is not None
+    if cache_dir is None:
+        return _compute(clip, texts, context_length, batch_size, truncate)
+    key = cache_key(clip, names, templates, context_length, descriptions)
+    path = Path(cache_dir).expanduser() / f"classes_{key[:32]}.pt"
+    cached = _load(path, (len(names), clip.embed_dim))
+    if cached is not None:
+        logger.info("read embeddings of %d classes from %s", len(names), path)
+        return cached
+    logger.info("encoding %d texts of %d classes; kept in %s for the next run",
+                sum(map(len, texts)), len(names), path.parent)
+    result = _compute(clip, texts, context_length, batch_size, truncate)
+    _save(path, result)
+    return result
+
+
+def cache_key(
+    clip: CLIP, names: Sequence[str], templates: Sequence[str], context_length: int,
+    descriptions: Mapping[str, Sequence[str]] | None = None,
+) -> str:
+    """Return the sha256, in hex, of the text tower's weights and of everything else that counts."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(clip.text_parameters().items()):
+        tensor = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(memoryview(tensor.numpy()).cast("B"))
+    rest: list = [CACHE_VERSION, list(names), list(templates), context_length]
+    if descriptions is not None:
+        rest[2] = {"descriptions": class_texts(names, descriptions=descriptions)}
+    digest.update(json.dumps(rest).encode())
+    return digest.hexdigest()
+
+
+@torch.no_grad()
+def embed_tokens(
+    clip: CLIP,
+    tokens: torch.Tensor,
+    batch_size: int = 256,
+    *,
+    share: tuple[int, int] = (0, 1),
+    what: str = "texts",
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Encode token ids by CLIP's text tower, on its device; or a process's share of them.
+
+    They are cut into the same batches, and so give the same floats, for any number of processes.
+
+    Args:
+        clip: the CLIP.
+        tokens: (N, columns) as ``tokenize`` gives.
+        batch_size: texts encoded at once.
+        share: number of this process, and of all that share the texts.
+        what: name of the work in the progress line.
+
+    Returns:
+        The rows of ``tokens`` that were encoded, int64 (M,), and their embeddings, fp32
+        (M, embed_dim) on the CPU, each of length 1. M is N without others to share with.
+
+    Raises:
+        CheckpointError: an embedding is not finite.
+    """
+    # Texts of similar length together, so that short ones need not run over many columns.
+    batches = tokens.argmax(dim=-1).argsort(stable=True).split(batch_size)[share[0]::share[1]]
+    device = clip.text_projection.device
+    progress = Progress(sum(map(len, batches)), what, "sentences")
+    parts = [torch.empty(0, clip.embed_dim)]
+    for rows in batches:
+        encoded = clip.encode_text(tokens[rows].to(device))
+        features = F.normalize(encoded.float(), dim=-1).cpu()
+        parts.append(require_finite(features, f"{what}: the embedding of a sentence is"))
+        progress.update(len(rows))
+    return torch.cat([torch.empty(0, dtype=torch.int64), *batches]), torch.cat(parts)
+
+
+def _compute(
+    clip: CLIP, texts: list[list[str]], context_length: int, batch_size: int, truncate: bool
+) -> torch.Tensor:
+    features = embed_texts(
+        clip, [text for own in texts for text in own], context_length, batch_size,
+        truncate=truncate, what="text classifier",
+    )
+    counts = [len(own) for own in texts]
+    if len(set(counts)) == 1:
+        means = features.view(len(texts), counts[0], -1).mean(dim=1)
+    else:
+        means = torch.stack([part.mean(dim=0) for part in features.split(counts)])
+    return F.normalize(means, dim=-1)
+
+
+def _load(path: Path, shape: tuple[int, int]) -> torch.Tensor | None:
+    if not path.is_file():
+        return None
+    try:
+        result = load_torch(path, mmap=False)["embeddings"]
+        fits = tuple(result.shape) == shape and result.dtype == torch.float32
+        if fits and result.isfinite().all():
+            return result
+        reason = f"{result.dtype} {tuple(result.shape)} instead of {shape}, or not finite"
+    except Exception as error:  # damaged bytes surface as nearly any exception of the reader
+        reason = type(error).__name__
+    logger.warning("the cache file %s is damaged (%s); computing it again", path, reason)
+    return None
+
+
+def _save(path: Path, embeddings: torch.Tensor) -> None:
+    try:
+        # A name of its own for each process, since several may write the same file at once.
+        with replacing_file(path) as temporary, open(temporary, "wb") as file:
+            torch.save({"embeddings": embeddings}, file)
+    except (OSError, RuntimeError) as error:  # torch's writer has errors of its own
+        logger.warning("class embeddings were not cached in %s: %s", path.parent,
+                       first_line(error))

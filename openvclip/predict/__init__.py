@@ -1,0 +1,1 @@
+"""Classification of a user's own videos by labels of their choice."""

@@ -1,0 +1,441 @@
+"""A model for a person's own videos and words: ``load_model`` and what it returns."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from openvclip.checkpoints.loading import compute_amp_dtype, load_weights
+from openvclip.clip.weights import (
+    ARCH_FILES,
+    SUFFIXES,
+    default_clip_path,
+    find_not_finite,
+    load_clip,
+)
+from openvclip.data.video.keeping import FixedCuts
+from openvclip.data.video.transport import PackedBatch, PackedClips
+from openvclip.interpolation import WeightPatcher
+from openvclip.models.temporal import build_temporal_clip
+from openvclip.models.text import class_embeddings
+from openvclip.models.video_clip import VideoCLIP
+from openvclip.predict.input_spec import VideoOptions, find_video_options
+from openvclip.predict.label_set import check_labels
+from openvclip.predict.results import Prediction, Timeline, rank_labels
+from openvclip.predict.timelines import SHORTEST, check_seconds, check_windows, collect_timeline
+from openvclip.predict.video_file import probe, read_views, shrink
+from openvclip.predict.windows import stream_windows
+from openvclip.utils.errors import CheckpointError, ConfigError, DataError
+from openvclip.utils.finite import require_finite
+from openvclip.utils.logging import get_logger
+
+logger = get_logger(__name__)
+
+LABEL_SETS = 16  # Label sets whose embeddings are kept.
+
+
+@dataclass(frozen=True)
+class EncodedVideo:
+    """A video as the model sees it.
+
+    Attributes:
+        video: path of the file.
+        embedding: float32 (D,) on the CPU, see :meth:`VideoClassifier.encode_video`; None where
+            the file could not be read.
+        error: why it could not; "" otherwise.
+        seconds, times, frames: see :class:`openvclip.predict.results.Prediction`.
+    """
+
+    video: str
+    embedding: torch.Tensor | None = None
+    error: str = ""
+    seconds: float = 0.0
+    times: tuple[tuple[float, ...], ...] = ()
+    frames: np.ndarray | None = None
+
+
+def check_sources(
+    clip: str | Path, checkpoint: str | Path | None, patching_ratio: float | None
+) -> str:
+    """Return the file or open_clip name of the CLIP, if all that :func:`load_model` takes is there.
+
+    Raises:
+        ConfigError: the ratio is outside 0..1, or there is nothing to patch.
+        CheckpointError: a file does not exist.
+    """
+    if patching_ratio is not None:
+        if checkpoint is None:
+            raise ConfigError("a patching ratio mixes a checkpoint with CLIP, but no checkpoint is "
+                              "given; give one (--checkpoint) or leave the ratio out")
+        if not 0.0 <= patching_ratio <= 1.0:
+            raise ConfigError(f"the patching ratio is {patching_ratio:g}; give a share, 0 to 1")
+    name = str(default_clip_path(str(clip)) if str(clip) in ARCH_FILES else clip)
+    path = Path(name).expanduser()
+    is_file = path.suffix in SUFFIXES or name.startswith(("/", ".", "~"))
+    if is_file and not path.is_file():
+        raise CheckpointError(f"CLIP {path} does not exist or is no file; check --clip")
+    if checkpoint is not None and not Path(checkpoint).expanduser().is_file():
+        raise CheckpointError(f"checkpoint {checkpoint} does not exist or is no file; check "
+                              "--checkpoint")
+    return name
+
+
+def load_model(
+    clip: str | Path,
+    checkpoint: str | Path | None = None,
+    patching_ratio: float | None = None,
+    *,
+    config: str | Path | None = None,
+    temporal_type: str | None = None,
+    num_frames: int | None = None,
+    sampling_rate: float | None = None,
+    views: int = 3,
+    device: str = "auto",
+    precision: str = "float32",
+    batch_size: int = 8,
+    as_tested: bool = False,
+) -> VideoClassifier:
+    """Load CLIP, or a fine-tuned and patched checkpoint, for predicting on any video.
+
+    What the model expects of a clip is read from ``config``, else from the config that the
+    checkpoint carries or that lies beside it (``config.yaml``), else it is that of the shipped
+    Kinetics recipe (expand_temporal_view, 8 frames, every 16th at 30 frames a second). Without a
+    checkpoint frames do not see each other.
+
+    Args:
+        clip: the original CLIP: a file, a name that open_clip lists, or vitb32, vitb16, vitl14 or
+            vitl14_336 for the file in ``~/.cache/clip``.
+        checkpoint: fine-tuned weights, averaged or of one epoch; None: CLIP as it is.
+        patching_ratio: share of CLIP in the weights, 0 to 1; None: the checkpoint as it is.
+        config: yaml file of the training, such as ``config.yaml`` in its OUTPUT_DIR.
+        temporal_type: instead of what was found, a MODEL.TEMPORAL_MODELING_TYPE or "none".
+        num_frames: likewise, frames of a clip.
+        sampling_rate: likewise, frames of a 30-a-second video from one to the next.
+        views: clips spread over each video, whose scores are averaged.
+        device: auto (a GPU if there is one), cpu, cuda or cuda:N.
+        precision: float32, bfloat16, float16, or auto: half precision of the device's liking.
+        batch_size: most clips of a forward pass, unless one video has more.
+        as_tested: read videos exactly as tests do: in those shorter than a clip the last frame is
+            repeated, and those that a phone stored turned are not turned back.
+
+    Raises:
+        ConfigError: an option is out of range, or there is nothing to patch.
+        CheckpointError: a file is missing, damaged, or does not fit.
+    """
+    name = check_sources(clip, checkpoint, patching_ratio)
+    for what, number in (("views", views), ("batch_size", batch_size)):
+        if number < 1:
+            raise ConfigError(f"{what} is {number}; give 1 or more")
+    target = select_device(device)
+    dtype = compute_precision(precision, target)
+    options = find_video_options(checkpoint, config)
+    given = {"temporal_type": temporal_type, "num_frames": num_frames,
+             "sampling_rate": sampling_rate}
+    options = replace(options, **{k: None if v == "none" else v for k, v in given.items()
+                                  if v is not None})
+    model = _load_patched(name, checkpoint, patching_ratio, options)
+    return VideoClassifier(model.to(target).eval(), options, views=views, dtype=dtype,
+                           batch_size=batch_size, as_tested=as_tested)
+
+
+def select_device(name: str) -> torch.device:
+    """Return the device that auto, cpu, cuda or cuda:N names.
+
+    Raises:
+        ConfigError: the name means nothing, or there is no such device.
+    """
+    count = torch.cuda.device_count()
+    if name == "auto":
+        return torch.device("cuda" if count else "cpu")
+    kind, _, number = name.partition(":")
+    if name != "cpu" and not (kind == "cuda" and (not number or number.isdecimal())):
+        raise ConfigError(f"the device is {name!r}; give auto, cpu, cuda or cuda:N")
+    if kind == "cuda" and int(number or 0) >= count:
+        raise ConfigError(f"the device is {name!r}, but this machine has {count} GPUs; give auto, "
+                          "cpu or another")
+    return torch.device(name)
+
+
+def compute_precision(name: str, device: torch.device) -> torch.dtype | None:
+    """Return the dtype of forward passes, None for float32."""
+    if name not in ("float32", "auto", "bfloat16", "float16"):
+        raise ConfigError(f"the precision is {name!r}; give float32, auto, bfloat16 or float16")
+    return None if name == "float32" else compute_amp_dtype(name, device)
+
+
+def _load_patched(
+    clip: str, checkpoint: str | Path | None, ratio: float | None, options: VideoOptions
+) -> VideoCLIP:
+    original = load_clip(clip)
+    built = build_temporal_clip(
+        original, temporal_type=options.temporal_type, num_frames=options.num_frames, where=clip
+    )
+    model = VideoCLIP(built, options.num_frames, torch.zeros(0, built.embed_dim))
+    if checkpoint is None:
+        return model
+    load_weights(model, Path(checkpoint).expanduser(), leave_head=True)
+    if find_not_finite(dict(model.named_parameters())):
+        raise CheckpointError(f"{checkpoint} holds NaN or infinity, with which every score is NaN; "
+                              "use an earlier checkpoint")
+    names = {f"model.{name}": tensor for name, tensor in original.items()}
+    if ratio is not None:
+        WeightPatcher(dict(model.named_parameters()), names).set_ratio(ratio)
+    return model
+
+
+class VideoClassifier:
+    """Names what videos show, among labels that are given with each call.
+
+    Args:
+        model: on its device, in evaluation mode.
+        options: how it wants its videos.
+        views, batch_size, as_tested: see :func:`load_model`.
+        dtype: of the forward passes, None for float32.
+
+    Attributes:
+        embed_dim: D, the size of embeddings.
+        logit_scale: what cosine similarities are multiplied by to be scores.
+    """
+
+    def __init__(
+        self,
+        model: VideoCLIP,
+        options: VideoOptions,
+        *,
+        views: int = 3,
+        dtype: torch.dtype | None = None,
+        batch_size: int = 8,
+        as_tested: bool = False,
+    ) -> None:
+        self.model, self.options, self.views, self.dtype = model, options, views, dtype
+        self.batch_size, self.as_tested = batch_size, as_tested
+        self.device = model.model.logit_scale.device
+        self.pixels = options.pixels(model.model.image_size)
+        self.embed_dim = model.model.embed_dim
+        self.logit_scale = float(model.model.logit_scale.detach().exp())
+        self._texts: dict[tuple[str, ...], torch.Tensor] = {}
+
+    def predict(self, video: str | Path, labels: Sequence[str], top_k: int = 5) -> Prediction:
+        """Rank labels by how well they say what a video shows.
+
+        Args:
+            video: the file.
+            labels: N different texts; their probabilities sum to 1 over all of them.
+            top_k: how many of the best to return.
+
+        Raises:
+            DataError: the video cannot be read, or a label is empty, double or too long.
+        """
+        found = next(self.predict_many([video], labels, top_k))
+        if found.error:
+            raise DataError(found.error)
+        return found
+
+    def predict_many(
+        self,
+        videos: Iterable[str | Path],
+        labels: Sequence[str],
+        top_k: int = 5,
+        *,
+        workers: int = 1,
+        keep_frames: bool = False,
+    ) -> Iterator[Prediction]:
+        """Yield a prediction for each video, in order; memory does not grow with their number.
+
+        A video that cannot be read does not raise: its prediction says why in ``error``.
+
+        Args:
+            videos, labels, top_k: see :meth:`predict`.
+            workers: threads that read videos ahead.
+            keep_frames: keep small pictures of the frames, for figures.
+
+        Raises:
+            ConfigError: ``top_k`` is below 1.
+            DataError: a label is empty, double or too long.
+        """
+        if top_k < 1:
+            raise ConfigError(f"top_k is {top_k}; give 1 or more")
+        names, texts = tuple(labels), self.encode_text(labels)
+        for item in self.encode_many(videos, workers=workers, keep_frames=keep_frames):
+            if item.embedding is None:
+                yield Prediction(item.video, error=item.error)
+                continue
+            scores = require_finite(self.logit_scale * texts @ item.embedding,
+                                    f"{item.video}: the scores are")
+            yield Prediction(item.video, rank_labels(names, scores, top_k), item.seconds,
+                             item.times, item.frames)
+
+    def encode_text(self, labels: Sequence[str]) -> torch.Tensor:
+        """Embed labels: float32 (N, D) on the CPU, each of length 1, averaged over 28 sentences.
+
+        The embeddings of the last few label sets are kept.
+
+        Raises:
+            DataError: a label is empty, double or too long.
+        """
+        key = labels if isinstance(labels, str) else tuple(labels)
+        if key not in self._texts:
+            clip = self.model.model
+            names = check_labels(labels, clip.context_length)
+            self._texts[key] = class_embeddings(clip, names, context_length=clip.context_length)
+            if len(self._texts) > LABEL_SETS:
+                del self._texts[next(iter(self._texts))]
+        return self._texts[key]
+
+    def encode_video(self, video: str | Path) -> torch.Tensor:
+        """Embed a video: float32 (D,) on the CPU.
+
+        It is the mean of the unit embeddings of all frames of all clips, so that ``logit_scale *
+        encode_text(labels) @ encode_video(video)`` are the scores. For cosine similarities between
+        videos, divide it by its length, which is below 1 where frames differ.
+
+        Raises:
+            DataError: the video cannot be read.
+        """
+        item = next(self.encode_many([video]))
+        if item.embedding is None:
+            raise DataError(item.error)
+        return item.embedding
+
+    def encode_many(
+        self, videos: Iterable[str | Path], *, workers: int = 1, keep_frames: bool = False
+    ) -> Iterator[EncodedVideo]:
+        """Yield the embedding of each video, in their order; see :meth:`predict_many`."""
+        group: list[tuple[EncodedVideo, PackedClips | None]] = []
+        for item, clips in self._read_ahead(videos, workers, keep_frames):
+            waiting = sum(len(packed) for _, packed in group if packed is not None)
+            if group and waiting + (len(clips) if clips is not None else 0) > self.batch_size:
+                yield from self._encode_group(group)
+                group = []
+            group.append((item, clips))
+        yield from self._encode_group(group)
+
+    def _read_ahead(
+        self, videos: Iterable[str | Path], workers: int, keep_frames: bool
+    ) -> Iterator[tuple[EncodedVideo, PackedClips | None]]:
+        """Read videos in threads, at most ``workers`` + 1 of them ahead."""
+        names = map(_name_video, videos)
+        with ThreadPoolExecutor(max(workers, 1)) as pool:
+            waiting = deque(
+                pool.submit(self._read, name, keep_frames)
+                for name in islice(names, max(workers, 1) + 1)
+            )
+            while waiting:
+                yield waiting.popleft().result()
+                waiting.extend(pool.submit(self._read, name, keep_frames)
+                               for name in islice(names, 1))
+
+    def _read(self, video: str, keep_frames: bool) -> tuple[EncodedVideo, PackedClips | None]:
+        fixed = FixedCuts(partial(self.pixels.fixed, crops=1))
+
+        def keep(image: np.ndarray) -> tuple[list[np.ndarray], np.ndarray | None]:
+            return fixed(image), shrink(image) if keep_frames else None
+
+        try:
+            clips, facts = read_views(video, self.options.sampling(), self.views, self.as_tested,
+                                      keep)
+        except DataError as error:
+            return EncodedVideo(video, error=str(error)), None
+        times = tuple(tuple(clips.seconds[i] for i in order) for order in clips.indices)
+        parts, pictures = zip(*clips.frames, strict=True)
+        frames = None
+        if keep_frames:
+            frames = np.stack([np.stack(pictures)[list(order)] for order in clips.indices])
+        packed = PackedClips(
+            fixed.cuts(parts, [list(enumerate(clips.indices))]),
+            num_frames=self.options.num_frames, size=self.pixels.size,
+            normalisation=self.pixels.normalisation(),
+        )
+        return EncodedVideo(video, seconds=facts.seconds, times=times, frames=frames), packed
+
+    def _encode_group(
+        self, group: Sequence[tuple[EncodedVideo, PackedClips | None]]
+    ) -> Iterator[EncodedVideo]:
+        packed = [clips for _, clips in group if clips is not None]
+        if packed:
+            found = self._encode_clips(PackedBatch(packed).finish(self.device))
+            parts = iter(found.split([len(clips) for clips in packed]))
+        for item, clips in group:
+            if clips is None:
+                yield item
+                continue
+            embedding = require_finite(next(parts).mean(dim=0), f"{item.video}: the embedding is")
+            yield replace(item, embedding=embedding)
+
+    @torch.inference_mode()
+    def _encode_clips(self, video: torch.Tensor) -> torch.Tensor:
+        """(B, 3, T, H, W) -> float32 (B, D) on the CPU."""
+        kind = self.device.type
+        with nullcontext() if self.dtype is None else torch.autocast(kind, dtype=self.dtype):
+            return self.model.pool_frames(video).float().cpu()
+
+    def timeline(
+        self,
+        video: str | Path,
+        labels: Sequence[str],
+        window: float | None = None,
+        stride: float | None = None,
+    ) -> Timeline:
+        """Rank labels in windows that slide over a video, which is decoded once.
+
+        Args:
+            video: the file.
+            labels: N different texts.
+            window: seconds of a window; None: what a clip covers in training, or the whole video
+                where that is less.
+            stride: seconds from one window's start to the next; None: half a window.
+
+        Raises:
+            ConfigError: ``window`` or ``stride`` cannot be.
+            DataError: the video cannot be read, or a label is empty, double or too long.
+        """
+        _name_video(video)
+        texts = self.encode_text(labels)
+        check_seconds(window, stride)
+        if window is None:
+            seconds = probe(str(video)).seconds or self.options.seconds
+            window = max(min(self.options.seconds, seconds), SHORTEST)
+        window, stride = self.check_windows(window, stride)
+
+        def score(clips: torch.Tensor) -> torch.Tensor:
+            scores = self.logit_scale * self._encode_clips(clips.to(self.device)) @ texts.T
+            return require_finite(scores, f"{video}: the scores are")
+
+        stream = stream_windows(str(video), self.pixels, num_frames=self.options.num_frames,
+                                window=window, stride=stride)
+        with closing(stream):
+            return collect_timeline(str(video), labels, stream, score, self.batch_size,
+                                    window=window, stride=stride)
+
+    def check_windows(self, window: float | None, stride: float | None) -> tuple[float, float]:
+        """Return the seconds of a timeline's windows and strides.
+
+        Raises:
+            ConfigError: they cannot be.
+        """
+        window = self.options.seconds if window is None else window
+        return check_windows(window, window / 2 if stride is None else stride)
+
+
+def _name_video(video: Any) -> str:
+    """Return the path of a video that is to be read."""
+    if not isinstance(video, (str, os.PathLike)):
+        raise DataError(
+            f"a video is a {type(video).__name__}; give the path of its file: frames in memory "
+            "have no times to sample clips by"
+        )
+    name = os.fspath(video)
+    if not isinstance(name, str) or "\0" in name:
+        raise DataError(f"{name!r} is no path of a video")
+    return name

@@ -1,0 +1,190 @@
+"""How a model wants its videos, and where that is written: a checkpoint, a config, the defaults."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from openvclip.checkpoints.files import load_file
+from openvclip.config import get_cfg, load_cfg
+from openvclip.config.parser import merge
+from openvclip.config.safe_yaml import MOST_BYTES, load_yaml
+from openvclip.data.dataset import Pixels
+from openvclip.data.video.sampling import PUBLISHED, Sampling
+from openvclip.utils.errors import CheckpointError, ConfigError
+from openvclip.utils.files import read_text
+from openvclip.utils.logging import get_logger
+
+logger = get_logger(__name__)
+
+# What a training checkpoint's config is asked for; the rest of it, which may be another
+# program's, is not looked at.
+KEYS = (
+    "MODEL.MODEL_NAME", "MODEL.TEMPORAL_MODELING_TYPE",
+    "DATA.NUM_FRAMES", "DATA.SAMPLING_RATE", "DATA.TARGET_FPS", "DATA.USE_OFFSET_SAMPLING",
+    "DATA.SAMPLING_COMPAT", "DATA.MEAN", "DATA.STD", "DATA.REVERSE_INPUT_CHANNEL",
+)
+
+
+@dataclass(frozen=True)
+class VideoOptions:
+    """How frames become a model's clip; the defaults are those of the shipped Kinetics configs.
+
+    Attributes:
+        temporal_type: how frames see each other, MODEL.TEMPORAL_MODELING_TYPE.
+        num_frames: frames of a clip (T).
+        sampling_rate: frames between two of them, at ``target_fps``.
+        target_fps: the frame rate at which ``sampling_rate`` counts.
+        use_offset: DATA.USE_OFFSET_SAMPLING.
+        compat: DATA.SAMPLING_COMPAT.
+        mean: subtracted from RGB in 0..1.
+        std: what that is divided by.
+        reverse_channels: BGR instead of RGB.
+    """
+
+    temporal_type: str | None = "expand_temporal_view"
+    num_frames: int = 8
+    sampling_rate: float = 16
+    target_fps: float = 30.0
+    use_offset: bool = True
+    compat: str = PUBLISHED
+    mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)
+    std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
+    reverse_channels: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_frames <= 1024:
+            raise ConfigError(f"the number of frames is {self.num_frames}; give 1 to 1024")
+        if not all(math.isfinite(x) for x in (*self.mean, *self.std)) or min(self.std) <= 0:
+            raise ConfigError(f"the mean is {list(self.mean)} and the standard deviation "
+                              f"{list(self.std)}; give finite numbers, and the latter above 0")
+        if len(self.mean) != 3 or len(self.std) != 3:
+            raise ConfigError(f"the mean has {len(self.mean)} and the standard deviation "
+                              f"{len(self.std)} numbers; give 3, of red, green and blue")
+        if not (self.sampling_rate > 0 and self.target_fps > 0):
+            raise ConfigError(f"the sampling rate is {self.sampling_rate:g} at "
+                              f"{self.target_fps:g} frames a second; both must be above 0")
+
+    @property
+    def seconds(self) -> float:
+        """What a clip covers of a video."""
+        return self.num_frames * self.sampling_rate / self.target_fps
+
+    def sampling(self) -> Sampling:
+        """Return which frames make a clip."""
+        return Sampling(self.num_frames, self.sampling_rate, self.target_fps, self.use_offset,
+                        self.compat)
+
+    def pixels(self, size: int) -> Pixels:
+        """Return what becomes of them: the central square, ``size`` pixels wide, normalised."""
+        return Pixels(scales=(size, size), size=size, mean=self.mean, std=self.std,
+                      reverse_channels=self.reverse_channels)
+
+
+def build_video_options(cfg: Any) -> VideoOptions:
+    """Take from a config what concerns the model's input."""
+    basic = cfg.MODEL.MODEL_NAME == "BasicClipVideo"
+    data = cfg.DATA
+    return VideoOptions(
+        temporal_type=None if basic else cfg.MODEL.TEMPORAL_MODELING_TYPE,
+        num_frames=data.NUM_FRAMES,
+        sampling_rate=data.SAMPLING_RATE,
+        target_fps=data.TARGET_FPS,
+        use_offset=data.USE_OFFSET_SAMPLING,
+        compat=data.SAMPLING_COMPAT,
+        mean=tuple(data.MEAN),
+        std=tuple(data.STD),
+        reverse_channels=data.REVERSE_INPUT_CHANNEL,
+    )
+
+
+def find_video_options(
+    checkpoint: str | Path | None, config: str | Path | None = None
+) -> VideoOptions:
+    """Return the options of ``config``, or find those that the checkpoint was trained with.
+
+    Checkpoints of a training and averages of them carry its config. For weights of others
+    ``config.yaml`` beside them is taken if it is of a training, else the defaults are. The original
+    CLIP, without checkpoint and config, has frames that do not see each other.
+
+    Raises:
+        ConfigError: the config file cannot be used.
+        CheckpointError: the config that was found cannot be.
+    """
+    if config is not None:
+        return build_video_options(load_cfg(config))
+    if checkpoint is None:
+        return VideoOptions(temporal_type=None)
+    checkpoint = Path(checkpoint).expanduser()
+    where, text = str(checkpoint), _read_config_text(checkpoint)
+    if text is None:
+        beside = checkpoint.parent / "config.yaml"
+        where, text = str(beside), _read_training_config(beside)
+    if text is None:
+        options = VideoOptions()
+        logger.warning(
+            "%s carries no config (published weights have none) and no config.yaml of a training "
+            "lies beside it: %s, %d frames, sampling rate %g are assumed", checkpoint,
+            options.temporal_type, options.num_frames, options.sampling_rate,
+        )
+        return options
+    options = parse_video_options(text, where)
+    logger.info("%s, %d frames, sampling rate %g at %g frames a second, as %s says",
+                options.temporal_type, options.num_frames, options.sampling_rate,
+                options.target_fps, where)
+    return options
+
+
+def _read_config_text(checkpoint: Path) -> str | None:
+    if checkpoint.suffix == ".safetensors":
+        return None
+    try:
+        text = load_file(checkpoint, verify=False).get("cfg")
+    except CheckpointError:  # an archive; or damaged, which loading its weights will say better
+        return None
+    return text if isinstance(text, str) and text.strip() else None
+
+
+def _read_training_config(path: Path) -> str | None:
+    """Return the text of a config file if it is there and of a run that trained."""
+    try:
+        text = read_text(path, most=MOST_BYTES)
+    except (OSError, UnicodeDecodeError):
+        return None
+    train = _parse(text, str(path)).get("TRAIN")
+    return text if isinstance(train, dict) and train.get("ENABLE") is True else None
+
+
+def _parse(text: str, where: str) -> dict:
+    try:
+        tree = load_yaml(text)
+    except ValueError as error:
+        raise CheckpointError(
+            f"the config in {where} is not yaml: {error}; give another config file"
+        ) from error
+    return tree if isinstance(tree, dict) else {}
+
+
+def parse_video_options(text: str, where: str) -> VideoOptions:
+    """Read the options from the text of a config.
+
+    Raises:
+        CheckpointError: it is not a config, or a value in it cannot be used.
+    """
+    tree = _parse(text, where)
+    settings = {}
+    for key in KEYS:
+        section, name = key.split(".")
+        values = tree.get(section)
+        if isinstance(values, dict) and name in values:
+            settings[key] = values[name]
+    cfg = get_cfg()
+    problems = merge(cfg, settings, f"the config in {where}")
+    if problems:
+        raise CheckpointError(f"{problems[0]}; give a config file that says it right")
+    try:
+        return build_video_options(cfg)
+    except ConfigError as error:
+        raise CheckpointError(f"the config in {where}: {error}") from error

@@ -1,0 +1,139 @@
+"""Videos that are in no list: found by name, and read with times."""
+
+from __future__ import annotations
+
+import glob
+import os
+import threading
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+
+import av
+import numpy as np
+from PIL import Image
+
+from openvclip.data.prepare.scan import scan_videos
+from openvclip.data.video.keeping import LARGE
+from openvclip.data.video.sampling import EXACT, ClipRequest, Sampling, clip_size
+from openvclip.data.video.video_io import Clips, Keep, read_clips
+from openvclip.data.video.video_reader import open_video
+from openvclip.utils.errors import DataError
+
+THUMBNAIL = 240  # Longest side of the small pictures, in pixels.
+# Videos with larger frames are read one after the other, however many threads read.
+_ONE_LARGE = threading.Lock()
+PIXELS_A_SIDE = 8  # Pixels of a frame, along a side, of which one of a small picture is made.
+
+
+def find_videos(names: Sequence[str]) -> list[str]:
+    """Return the videos that files, folders (at any depth) and glob patterns name, each once.
+
+    A file that is named, or that a pattern matches, is taken whatever its extension.
+
+    Raises:
+        DataError: something does not exist, a pattern matches nothing, or a folder has no video.
+    """
+    found: dict[str, None] = {}
+    for name in names:
+        # A file of that very name first: names of videos may have brackets.
+        matches = [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True))
+        if not matches:
+            what = "matches no file" if glob.has_magic(name) else "does not exist"
+            raise DataError(f"--video: {name!r} {what}; check the path")
+        for match in matches:
+            inside = _videos_below(match) if os.path.isdir(match) else [match]
+            if not inside and match == name:
+                raise DataError(f"--video: the folder {name!r} has no videos in it")
+            found.update(dict.fromkeys(inside))
+    if not found:
+        raise DataError(f"--video: no videos in {', '.join(map(repr, names)) or 'an empty list'}")
+    return list(found)
+
+
+def _videos_below(folder: str) -> list[str]:
+    return [os.path.join(folder, path) for path in scan_videos(folder).paths]
+
+
+@dataclass(frozen=True)
+class VideoFacts:
+    """What a file says of its video, before any frame is decoded; 0 where it does not say.
+
+    Attributes:
+        fps: average frame rate.
+        count: frames.
+        seconds: duration.
+        turns: quarter turns, counter-clockwise, by which players turn its frames.
+        pixels: of a frame.
+    """
+
+    fps: float
+    count: int
+    seconds: float
+    turns: int = 0
+    pixels: int = 0
+
+
+def probe(path: str) -> VideoFacts:
+    """Read the frame rate, frame count and duration of a video, and how it is turned.
+
+    Raises:
+        DataError: the file cannot be opened, or has no video stream.
+    """
+    with open_video(path, False) as reader:
+        seconds = reader.duration * reader.tick or (reader.container.duration or 0) / 1e6
+        _, first = next(reader.frames(), (0, None))
+        turns = 0 if first is None else count_turns(first)
+        pixels = 0 if first is None else first.width * first.height
+        count = reader.count
+    if not count:
+        with open_video(path, False) as reader:
+            count = len(reader.packet_stamps())
+    return VideoFacts(reader.fps, count, seconds or count / reader.fps, turns, pixels)
+
+
+def count_turns(frame: av.VideoFrame) -> int:
+    """Return the quarter turns, counter-clockwise, that bring a frame upright."""
+    return round(frame.rotation / 90) % 4
+
+
+def read_views(
+    path: str, sampling: Sampling, views: int, as_tested: bool = False, keep: Keep | None = None
+) -> tuple[Clips, VideoFacts]:
+    """Read ``views`` clips spread over a video, as a test does.
+
+    Of a video that is shorter than a clip, the frames of one clip are spread over all of it, where
+    a test would repeat the last frame. Frames are turned as the file says, as phones write it;
+    tests leave them as they are stored.
+
+    Args:
+        path: the file.
+        sampling: how clips are drawn.
+        views: how many.
+        as_tested: do with short and with turned videos what a test does.
+        keep: what of each frame, which is turned before; see
+            :func:`openvclip.data.video.video_io.read_clips`.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    facts = probe(path)
+    if not as_tested and 0 < facts.count < clip_size(sampling, ClipRequest(), facts.fps):
+        rate = (facts.count - 1) / max(sampling.num_frames - 1, 1) / facts.fps
+        sampling = replace(sampling, sampling_rate=rate * sampling.target_fps, compat=EXACT)
+        views = 1
+    turns = 0 if as_tested else facts.turns
+    take = np.copy if keep is None else keep
+    with _ONE_LARGE if facts.pixels > LARGE else nullcontext():
+        clips = read_clips(path, [ClipRequest(v, views) for v in range(views)], sampling,
+                           keep=lambda image: take(np.rot90(image, turns)))
+    return clips if keep else replace(clips, frames=np.stack(clips.frames)), facts
+
+
+def shrink(image: np.ndarray) -> np.ndarray:
+    """Scale uint8 (H, W, 3) down until no side is longer than ``THUMBNAIL``."""
+    # Of a large frame every n-th pixel will do: Pillow would copy it twice.
+    step = max(max(image.shape) // (PIXELS_A_SIDE * THUMBNAIL), 1)
+    picture = Image.fromarray(np.ascontiguousarray(image[::step, ::step]))
+    picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    return np.asarray(picture)

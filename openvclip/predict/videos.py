@@ -1,0 +1,221 @@
+"""What ``tools/predict.py`` does: every video named, every file that is wanted of it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from openvclip import __version__
+from openvclip.predict.classifier import VideoClassifier, check_sources, load_model
+from openvclip.predict.plots import draw_prediction, draw_timeline
+from openvclip.predict.results import (
+    Prediction,
+    describe,
+    format_prediction,
+    printable,
+    write_predictions,
+    write_timeline,
+)
+from openvclip.predict.video_file import find_videos
+from openvclip.report.plots import save_figure
+from openvclip.utils.errors import ConfigError, DataError
+from openvclip.utils.files import advise_on_space, explain_refusal
+from openvclip.utils.logging import Progress, get_logger
+from openvclip.utils.text import clean
+
+logger = get_logger(__name__)
+
+FIGURES = "figures"
+LONGEST_NAME = 100  # Of figures, as most file systems allow 255 bytes.
+
+
+def predict_videos(
+    videos: Sequence[str],
+    labels: Sequence[str],
+    *,
+    clip: str,
+    checkpoint: str | None = None,
+    patching_ratio: float | None = None,
+    output: str | Path = "predictions",
+    top_k: int = 5,
+    save_figures: bool = False,
+    timeline: bool = False,
+    window: float | None = None,
+    stride: float | None = None,
+    workers: int = 1,
+    columns: int = 100,
+    show: Callable[[str], None] = lambda text: None,
+    **model_options: Any,
+) -> list[Prediction]:
+    """Predict every video, show its table, and write the results below ``output``.
+
+    Args:
+        videos: files, folders or glob patterns.
+        labels: checked, as :func:`openvclip.predict.label_set.read_labels` gives
+            them.
+        clip, checkpoint, patching_ratio, model_options: see
+            :func:`openvclip.predict.classifier.load_model`.
+        output: folder for predictions.json, predictions.csv and figures.
+        top_k: labels of a ranking.
+        save_figures: draw a contact sheet of each video.
+        timeline: draw and write the labels over time.
+        window, stride: seconds, of timelines.
+        workers: threads that read videos ahead.
+        columns: width of the tables.
+        show: gets the text of each table.
+
+    Returns:
+        The predictions, without frames; ``error`` says why one failed.
+
+    Raises:
+        OpenVCLIPError: something given cannot be used; found before weights or videos are read
+            wherever that is possible.
+    """
+    if top_k < 1:
+        raise ConfigError(f"--top-k is {top_k}; give 1 or more")
+    if not timeline and (window is not None or stride is not None):
+        raise ConfigError("--window and --stride belong to --timeline; give that, too")
+    paths = find_videos(videos)
+    check_sources(clip, checkpoint, patching_ratio)
+    with _writing(output):
+        Path(output).mkdir(parents=True, exist_ok=True)
+    model = load_model(clip, checkpoint, patching_ratio, **model_options)
+    if timeline:
+        model.check_windows(window, stride)
+    if len(labels) == 1:
+        logger.warning("with a single label its probability is always 100 %%; give others, too")
+    facts = _describe_model(model, clip, checkpoint, patching_ratio)
+    run = _Run(model, labels, Path(output), facts)
+    progress = Progress(len(paths), "predicting", "videos")
+    found = model.predict_many(paths, labels, top_k, workers=workers, keep_frames=save_figures)
+    with run.writing():
+        for number, prediction in enumerate(found, 1):
+            heading = f"[{number}/{len(paths)}] " if len(paths) > 1 else ""
+            show(format_prediction(prediction, heading, columns) + "\n")
+            if timeline and not prediction.error:
+                run.add_timeline(prediction, window, stride)
+            run.add(prediction, save_figures)
+            progress.update(note=f"{run.failed} skipped" if run.failed else "")
+    return run.predictions
+
+
+@contextmanager
+def _writing(output: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"cannot write to --output {output}: {explain_refusal(error, output)}; "
+                        f"{advise_on_space(error)}give another folder") from error
+
+
+def _describe_model(
+    model: VideoClassifier, clip: str, checkpoint: str | None, ratio: float | None
+) -> dict[str, Any]:
+    options = model.options
+    return {
+        "clip": str(clip),
+        "checkpoint": checkpoint and str(checkpoint),
+        "patching_ratio": ratio,
+        "temporal_modeling": options.temporal_type,
+        "frames": options.num_frames,
+        "sampling_rate": options.sampling_rate,
+        "target_fps": options.target_fps,
+        "views": model.views,
+        "device": str(model.device),
+        "precision": str(model.dtype or torch.float32).removeprefix("torch."),
+        "versions": {"openvclip": __version__, "torch": torch.__version__,
+                     "python": platform.python_version()},
+    }
+
+
+class _Run:
+    """What has been predicted so far, and the files of it.
+
+    Attributes:
+        predictions: so far, without frames.
+        failed: how many of them could not be read.
+    """
+
+    def __init__(
+        self, model: VideoClassifier, labels: Sequence[str], output: Path, facts: dict[str, Any]
+    ) -> None:
+        self.model, self.labels, self.output, self.facts = model, labels, output, facts
+        self.predictions: list[Prediction] = []
+        self.failed = 0
+        self._videos: list[dict] = []
+        self._extra: dict[str, Any] = {}
+        self._names: set[str] = set()
+        ratio = facts["patching_ratio"]
+        weights = Path(facts["checkpoint"]).name if facts["checkpoint"] else "CLIP"
+        self.note = weights + (f" patched at {ratio:g}" if ratio is not None else "") + (
+            f", {len(labels)} labels")
+
+    def _path(self, prediction: Prediction, ending: str) -> Path:
+        """Return a new file name for a video, which may share its name with others."""
+        stem = printable(Path(prediction.video).stem)[:LONGEST_NAME]
+        name, number = f"{stem}{ending}", 2
+        while name.lower() in self._names:
+            name, number = f"{stem}_{number}{ending}", number + 1
+        self._names.add(name.lower())
+        return self.output / FIGURES / name
+
+    def add_timeline(
+        self, prediction: Prediction, window: float | None, stride: float | None
+    ) -> None:
+        """Make the timeline of a video; if it cannot be made, the log says so."""
+        try:
+            found = self.model.timeline(prediction.video, self.labels, window, stride)
+        except DataError as error:
+            logger.warning("no timeline: %s", error)
+            return
+        picture = self._path(prediction, "_timeline.png")
+        name, end = clean(prediction.video), found.spans[-1][1]
+        if found.merged:
+            logger.info("%s: %d windows show the same frames as the one before and are part of it",
+                        name, found.merged)
+        if found.cut:
+            logger.warning("%s: its timeline ends at %.1f s, after %d windows; a longer --stride "
+                           "covers more", name, end, len(found.spans))
+        save_figure(draw_timeline(found, self.note + (f"; cut at {end:.1f} s" if found.cut else "")
+                                  ), picture)
+        write_timeline(picture.with_suffix(".csv"), found)
+        self._extra["timeline"] = {
+            "figure": str(picture.relative_to(self.output)),
+            "csv": str(picture.with_suffix(".csv").relative_to(self.output)),
+            "window": found.window, "stride": found.stride, "merged": found.merged,
+            "cut_at": round(end, 3) if found.cut else None, "segments": found.segments(),
+        }
+
+    def add(self, prediction: Prediction, save_figures: bool) -> None:
+        """Take a prediction into the results."""
+        described = describe(prediction)
+        if prediction.error:
+            self.failed += 1
+        elif save_figures:
+            path = self._path(prediction, ".png")
+            save_figure(draw_prediction(prediction, self.note), path)
+            described["figure"] = str(path.relative_to(self.output))
+        self._videos.append({**described, **self._extra})
+        self._extra = {}
+        self.predictions.append(
+            Prediction(prediction.video, prediction.ranking, prediction.seconds, prediction.times,
+                       error=prediction.error))
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Write predictions.json and predictions.csv at the end, or at an interruption."""
+        with _writing(self.output):
+            try:
+                yield
+            finally:
+                paths = write_predictions(
+                    self.output, {**self.facts, "labels": list(self.labels)},
+                    [video for video in self._videos if "reason" not in video],
+                    [video for video in self._videos if "reason" in video],
+                )
+                logger.info("wrote %s", " and ".join(map(str, paths)))

@@ -1,0 +1,204 @@
+"""A video as a stream of windows: decoded once, from its start, in flat memory.
+
+A window takes F frames, evenly spread over it. Windows next to each other that take the very same
+frames would be classified alike, so that they are one: a frame that is shown for a day, in a file
+whose times have a gap or in a time-lapse, makes one window and not tens of thousands. The number
+of windows is thus bounded by the number of frames and not by what the file says of their times.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import av
+import numpy as np
+import torch
+from av.video.reformatter import VideoReformatter
+
+from openvclip.data.dataset import Pixels
+from openvclip.data.video.resample import cut, resample
+from openvclip.data.video.video_reader import VideoReader, open_video, rgb_image
+from openvclip.predict.video_file import count_turns, shrink
+from openvclip.utils.logging import get_logger
+
+logger = get_logger(__name__)
+
+ROUNDING = 1e-6  # Seconds by which sums of times may be off.
+LATEST = 1e9  # Seconds, 32 years: a frame that is said to be shown later comes of a damaged file.
+
+
+@dataclass(frozen=True)
+class Window:
+    """A clip of a stretch of a video.
+
+    Attributes:
+        start: seconds from the video's beginning.
+        end: likewise; where the video ends within the window, that.
+        clip: float32 (3, T, size, size), normalised.
+        picture: uint8 (h, w, 3), the frame in its middle, small.
+        count: windows that this one stands for: those from ``start`` on with the same frames.
+    """
+
+    start: float
+    end: float
+    clip: torch.Tensor
+    picture: np.ndarray
+    count: int = 1
+
+
+@dataclass
+class _Open:
+    """A window that waits for more of its frames.
+
+    Attributes:
+        start: of the window, in seconds.
+        last: start of the last window that it stands for.
+        count: windows that it stands for.
+    """
+
+    start: float
+    last: float
+    count: int = 1
+    frames: list[torch.Tensor] = field(default_factory=list)
+    picture: np.ndarray | None = None
+
+    def offer(self, shown: _Shown, until: float, step: float, num_frames: int) -> None:
+        """Take what is shown ``until`` then, as often as the window asks for it."""
+        while len(self.frames) < num_frames and (
+            self.last + len(self.frames) * step < until - ROUNDING
+        ):
+            self.frames.append(shown.image)
+            if len(self.frames) <= num_frames // 2 + 1:
+                self.picture = shown.small
+
+    def fill(self, num_frames: int) -> None:
+        """Repeat the last frame where the video ended within the window."""
+        self.frames += self.frames[-1:] * (num_frames - len(self.frames))
+
+    def join(self, other: _Open) -> bool:
+        """Stand for the next window, too, if its frames are the same; say whether they are."""
+        same = all(a is b for a, b in zip(self.frames, other.frames, strict=True))
+        if same:
+            self.last, self.count = other.last, self.count + other.count
+        return same
+
+    def close(self, end: float) -> Window:
+        return Window(self.start, end, torch.stack(self.frames, dim=1), self.picture, self.count)
+
+
+class _Shown:
+    """A decoded frame and, once something asks for it, what the model sees of it."""
+
+    def __init__(self, frame: av.VideoFrame, start: float, pixels: Pixels) -> None:
+        self.frame, self.start, self.pixels = frame, start, pixels
+
+    @cached_property
+    def rgb(self) -> np.ndarray:
+        """uint8 (H, W, 3)."""
+        return np.rot90(rgb_image(self.frame, VideoReformatter()), count_turns(self.frame))
+
+    @cached_property
+    def image(self) -> torch.Tensor:
+        """float32 (3, size, size)."""
+        (crop,) = self.pixels.fixed(*self.rgb.shape[:2], 1)
+        out = np.empty((1, 3, 1, crop.size, crop.size), np.float32)
+        resample(cut(self.rgb[None], crop), crop, self.pixels.normalisation(), [[(0, 0)]], out)
+        return torch.from_numpy(out[0, :, 0])
+
+    @cached_property
+    def small(self) -> np.ndarray:
+        """uint8 (h, w, 3), see :func:`openvclip.predict.video_file.shrink`."""
+        return shrink(self.rgb)
+
+
+def stream_windows(
+    path: str, pixels: Pixels, *, num_frames: int, window: float, stride: float
+) -> Iterator[Window]:
+    """Decode a video once, from its start, and yield a clip for every window.
+
+    Frame i of the window from ``s`` is the one that is shown at ``s + i * window / num_frames``. A
+    last window that the video's end cuts counts where half of it is there, its last frame repeated;
+    so does the first one, whatever there is of it. Windows with the frames of the one before are
+    part of it. Only the frames of windows that are not complete are held, ``window / stride *
+    num_frames`` at most.
+
+    Args:
+        path: the file.
+        pixels: what becomes of the frames.
+        num_frames: frames of a clip (T).
+        window: seconds of a window.
+        stride: seconds from one window's start to the next.
+
+    Raises:
+        DataError: the file cannot be opened, or no frame can be decoded.
+    """
+    pending: _Open | None = None
+    end = 0.0
+    for one, until in _complete_windows(path, pixels, num_frames, window, stride):
+        if pending is None or not pending.join(one):
+            if pending is not None:
+                yield pending.close(end)
+            pending = one
+        end = min(until, one.last + window)
+    if pending is not None:
+        yield pending.close(end)
+
+
+def _complete_windows(
+    path: str, pixels: Pixels, num_frames: int, window: float, stride: float
+) -> Iterator[tuple[_Open, float]]:
+    """Yield windows that have all of their frames, and the second until which the video is known.
+
+    Raises:
+        DataError: the file cannot be opened, or no frame can be decoded.
+    """
+    waiting: deque[_Open] = deque()
+    opened, step, until = 0, window / num_frames, 0.0
+    with open_video(path, True) as reader:
+        shown = None
+        for shown, until in _showings(reader, pixels):
+            # Windows that begin and end while this frame is shown, but for rounding.
+            alike = int((until - window) / stride) - opened
+            if alike > 1:
+                last = (opened + alike - 1) * stride
+                waiting.append(_Open(opened * stride, last, alike))
+                opened += alike
+            while opened * stride < until - ROUNDING:
+                waiting.append(_Open(opened * stride, opened * stride))
+                opened += 1
+            for one in waiting:
+                one.offer(shown, until, step, num_frames)
+            while waiting and waiting[0].last + window < until + ROUNDING:
+                yield waiting.popleft(), math.inf
+        if shown is None or not opened:
+            raise reader.failure("no frame can be decoded")
+        if reader.error:
+            logger.warning("%s: breaks off at %.1f s: %s", path, shown.start, reader.error)
+    for one in waiting:
+        if 2 * len(one.frames) >= num_frames or not one.start:
+            one.fill(num_frames)
+            yield one, until
+
+
+def _showings(reader: VideoReader, pixels: Pixels) -> Iterator[tuple[_Shown, float]]:
+    """Yield each frame and the second until which it is shown; frames that go back are left out."""
+    held: _Shown | None = None
+    step = 1.0 / reader.fps
+    for stamp, frame in reader.frames():
+        now = (stamp - reader.start) * reader.tick
+        if held is not None and now <= held.start:
+            continue
+        if now > LATEST:
+            reader.error = f"a frame is said to be shown {now:.3g} s after the beginning"
+            break
+        if held is not None:
+            # A gap lowers the average rate: the last frame is not shown longer than the one before.
+            step = min(1.0 / reader.fps, now - held.start)
+            yield held, now
+        held = _Shown(frame, now, pixels)
+    if held is not None:
+        yield held, held.start + min(step, LATEST)

@@ -1,0 +1,1 @@
+"""The page, plots and files of one run."""

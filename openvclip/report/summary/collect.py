@@ -1,0 +1,99 @@
+"""The tables of a set of results: zero-shot with published numbers beside it, and the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from openvclip.data.lists.protocols import find_sources
+from openvclip.report.checks import SetupCheck
+from openvclip.report.summary.columns import COLUMN_OF, Column, select_columns
+from openvclip.report.summary.notes import Note, collect_notes
+from openvclip.report.summary.published import Published, select_published
+from openvclip.report.summary.retrieval_tables import RetrievalRow, group_retrieval, is_retrieval
+from openvclip.report.summary.rows import Row, backbone_place, group_rows
+from openvclip.report.summary.runs import BACKBONES, RESULTS, find_runs
+from openvclip.report.summary.section_tables import collect_section_notes
+from openvclip.report.summary.sections import Section, group_sections
+from openvclip.report.summary.sweeps import Sweeps, collect_sweeps
+from openvclip.utils.errors import DataError
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The zero-shot table and the others.
+
+    Attributes:
+        columns: what the zero-shot table shows, in order.
+        rows: this project's rows of it.
+        published: the papers' rows, of the backbones that there are results for.
+        notes: what the reader of the tables must know.
+        sweeps: what was tested at several patching ratios.
+        sections: few-shot, base-to-novel, supervised and own lists' tables that have results.
+        retrieval: the lines of the retrieval table; none where none was tested.
+    """
+
+    columns: list[Column]
+    rows: list[Row]
+    published: list[Published]
+    notes: list[Note]
+    sweeps: Sweeps
+    sections: list[Section] = field(default_factory=list)
+    retrieval: list[RetrievalRow] = field(default_factory=list)
+
+    @property
+    def zero_shot(self) -> bool:
+        """Whether to show the zero-shot table: not where all results are in other tables."""
+        return bool(self.rows) or not (self.sections or self.retrieval)
+
+    @property
+    def backbones(self) -> list[str]:
+        """All backbones in order, those that only others have published numbers for last."""
+        ours = {row.backbone for row in self.rows}
+        known = ours | {row.backbone for row in self.published}
+        return sorted(known, key=lambda name: (name not in ours, backbone_place(name)))
+
+
+def summarize(
+    folders: Sequence[str | Path],
+    *,
+    root: str | Path,
+    protocols: Sequence[str] | None = None,
+    trained: Sequence[str] | None = None,
+) -> Summary:
+    """Gather the tests below ``folders`` into the table.
+
+    Args:
+        folders: where tests wrote their results.
+        root: folder with ``label_db`` and ``zs_label_db``, whose label maps results are held to.
+        protocols: what to show, see :func:`openvclip.report.summary.columns.select_columns`.
+        trained: see :func:`openvclip.report.summary.sweeps.collect_sweeps`.
+
+    Raises:
+        DataError: a folder is missing, or there are no results at all.
+        ConfigError: ``protocols`` or ``trained`` has an unknown name.
+    """
+    select_columns(protocols, ())
+    runs, problems = find_runs(folders)
+    if not runs:
+        bad = "".join(f"; {p.folder}: {p.what}" for p in problems[:3])
+        where = ", ".join(str(folder) for folder in folders)
+        raise DataError(f"no {RESULTS} of a test below {where}; run script/testing first{bad}")
+    retrieval = group_retrieval([run for run in runs if is_retrieval(run)])
+    runs = [run for run in runs if not is_retrieval(run)]
+    columns = select_columns(
+        protocols, (run.protocol.name for run in runs if run.protocol is not None)
+    )
+    shown = {p.name for column in columns for p in column.protocols}
+    # Without a column of its own, but others' results follow from it.
+    shown |= {source.name for column in columns for protocol in column.protocols
+              for source in find_sources(protocol) if source.name not in COLUMN_OF}
+    check = SetupCheck(root)
+    rows = group_rows(runs, shown, check)
+    backbones = {row.backbone for row in rows} & set(BACKBONES.values())
+    sections = group_sections(runs, shown if protocols else None)
+    notes = collect_notes(rows, runs, problems, columns, check, collect_section_notes(sections))
+    # Other lists have their place in the picture unless some protocols were asked for.
+    sweeps = collect_sweeps([] if protocols else runs, rows, columns, trained)
+    return Summary(columns, rows, select_published(backbones), notes, sweeps, sections, retrieval)

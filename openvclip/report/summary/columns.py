@@ -1,0 +1,125 @@
+"""The columns of the zero-shot table: which protocols make one, and how they are called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from openvclip.data.lists.protocols import PROTOCOLS, Protocol
+from openvclip.utils.errors import ConfigError
+
+DATASETS = {
+    "ucf101": "UCF-101", "hmdb51": "HMDB-51", "kinetics600": "K600", "kinetics400": "K400",
+    "ssv2": "SSv2",
+}
+# Datasets in the order of the papers' tables, with the kinds of protocol that have a column.
+LAYOUT = (
+    ("ucf101", "full", "full"), ("ucf101", "split", "3 splits"), ("ucf101", "half", "half x 10"),
+    ("hmdb51", "full", "full"), ("hmdb51", "split", "3 splits"), ("hmdb51", "half", "half x 10"),
+    ("kinetics600", "split", "3 splits"), ("kinetics400", "full", "val"), ("ssv2", "full", "val"),
+)
+# Shown only where there are results: it is no zero-shot protocol of the published tables.
+OPTIONAL = {"ssv2_full"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column.
+
+    Attributes:
+        key: dataset and kind, such as ``ucf101_split``.
+        dataset: name of the dataset to show.
+        kind: name of the protocol to show.
+        protocols: those whose results make it; of several, mean and standard deviation are shown.
+    """
+
+    key: str
+    dataset: str
+    kind: str
+    protocols: tuple[Protocol, ...]
+
+    @property
+    def title(self) -> str:
+        """Dataset and protocol."""
+        return f"{self.dataset} {self.kind}"
+
+    @property
+    def several(self) -> bool:
+        """Whether it is a mean over several lists."""
+        return len(self.protocols) > 1
+
+    def describe(self) -> str:
+        """Say what is tested: how many lists, videos and classes."""
+        first = self.protocols[0]
+        counts = [protocol.rows for protocol in self.protocols]
+        low, high = min(counts), max(counts)
+        videos = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+        lists = {
+            "full": "all videos" if first.dataset in ("ucf101", "hmdb51") else "validation videos",
+            "split": "official test splits 1 to 3",
+            "half": f"{len(counts)} draws of half the classes",
+        }[first.kind]
+        if first.dataset == "kinetics600":
+            lists = "validation videos of 3 draws of new classes"
+        if first.dataset == "kinetics400":
+            lists += " of the classes that models are trained on"
+        each = " each" if self.several else ""
+        return f"{self.title}: {lists}; {videos} videos, {first.classes} classes{each}"
+
+
+def _build() -> tuple[Column, ...]:
+    found = []
+    for dataset, kind, shown in LAYOUT:
+        members = tuple(p for p in PROTOCOLS.values() if (p.dataset, p.kind) == (dataset, kind))
+        found.append(Column(f"{dataset}_{kind}", DATASETS[dataset], shown, members))
+    return tuple(found)
+
+
+COLUMNS = _build()
+COLUMN_OF = {protocol.name: column for column in COLUMNS for protocol in column.protocols}
+
+
+def select_columns(names: Sequence[str] | None, present: Iterable[str]) -> list[Column]:
+    """Choose the columns to show.
+
+    Args:
+        names: protocols (``ucf101_split1``), columns (``ucf101_split``) or datasets (``ucf101``);
+            None: all, except the optional ones that there are no results for.
+        present: names of the protocols that there are results for.
+
+    Raises:
+        ConfigError: a name is none of these.
+    """
+    present = set(present)
+    if not names:
+        return [
+            column for column in COLUMNS
+            if column.key not in OPTIONAL or any(p.name in present for p in column.protocols)
+        ]
+    known: dict[str, set[str]] = {}
+    for column in COLUMNS:
+        for name in (column.key, *(x for p in column.protocols for x in (p.name, p.dataset))):
+            known.setdefault(name, set()).add(column.key)
+    wrong = [name for name in names if name not in known]
+    if wrong:
+        rest = sorted({*DATASETS, *(column.key for column in COLUMNS)})
+        raise ConfigError(
+            f"--protocols {' '.join(wrong)}: unknown; use protocols such as ucf101_split1, or any "
+            f"of {', '.join(rest)}"
+        )
+    wanted = set().union(*(known[name] for name in names))
+    return [column for column in COLUMNS if column.key in wanted]
+
+
+def name_protocols(protocols: Sequence[Protocol]) -> str:
+    """Name protocols briefly: a whole column by its title, others by their own names."""
+    parts = []
+    left = {protocol.name for protocol in protocols}
+    for column in COLUMNS:
+        members = {protocol.name for protocol in column.protocols}
+        if members <= left:
+            parts.append(column.title)
+        else:
+            parts.extend(p.name for p in column.protocols if p.name in left)
+    parts.extend(p.name for p in protocols if p.name not in COLUMN_OF)
+    return ", ".join(parts)

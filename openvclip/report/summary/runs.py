@@ -1,0 +1,219 @@
+"""The folders that tests leave: what is in their ``results.json``, and which have none."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from openvclip.config.safe_yaml import MOST_BYTES, load_yaml
+from openvclip.data.lists.protocols import Protocol, find_protocol
+from openvclip.report.retrieval_numbers import name_numbers
+from openvclip.utils.errors import DataError
+from openvclip.utils.files import MOST_JSON_BYTES, compute_file_hash, open_regular, read_text
+from openvclip.utils.json_text import parse_json
+
+RESULTS = "results.json"
+CONFIG = "config.yaml"
+BACKBONES = {"vitb32": "B/32", "vitb16": "B/16", "vitl14": "L/14", "vitl14_336": "L/14@336"}
+# Folders of a run that hold no tests, and may hold very many files.
+NO_TESTS = {"checkpoints", "text_cache"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One test's results.
+
+    Attributes:
+        folder: where its ``results.json`` is.
+        content: what that holds.
+        written: when it was written, in seconds.
+        backbone: such as ``B/16``, or ``?`` where that cannot be told.
+    """
+
+    folder: Path
+    content: dict[str, Any]
+    written: float
+    backbone: str
+
+    @property
+    def protocol(self) -> Protocol | None:
+        """The protocol of the list that was tested, if it is one."""
+        return find_protocol(self.content["list"])
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A folder of a test without results to show: what is wrong there."""
+
+    folder: Path
+    what: str
+
+
+def read_results(path: str | Path) -> dict[str, Any]:
+    """Read a test's ``results.json`` and check the fields that its numbers depend on.
+
+    Raises:
+        DataError: the file is missing or is not a test's results.
+    """
+    try:
+        content = parse_json(read_text(path, most=MOST_JSON_BYTES))
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read {path}: {error}; run the test again") from error
+    fault = _find_fault(content)
+    if fault:
+        raise DataError(f"{path} does not hold a test's results: {fault}; run the test again")
+    return content
+
+
+def _find_fault(content: Any) -> str | None:
+    """Say what keeps ``content`` from being a test's results; None: nothing does."""
+    if not isinstance(content, dict):
+        return f"it is a {type(content).__name__}, not an object"
+    kinds = {"list": str, "videos": int, "failed": list, "results": list}
+    for name, kind in kinds.items():
+        if not isinstance(content.get(name), kind):
+            return f"{name!r} is {content.get(name)!r}"
+    for name in ("label_set", "prompts", "clip", "checkpoint", "captions"):
+        if not isinstance(content.get(name), dict | None):
+            return f"{name!r} is {content[name]!r}"
+    if not content["results"] or not content["videos"]:
+        return "it has no videos"
+    for failure in content["failed"]:
+        row = failure.get("row") if isinstance(failure, dict) else None
+        if not isinstance(row, int) or not 0 <= row < content["videos"]:
+            return f"'failed' has {failure!r}"
+    for row in content["results"]:
+        if not isinstance(row, dict) or not isinstance(row.get("patching_ratio"), float | None):
+            return f"'results' has {row!r}"
+        for value in _headline(content, row):
+            if not isinstance(value, int | float) or not math.isfinite(value):
+                return f"a row of 'results' has the accuracy {value!r}"
+    return None
+
+
+def _headline(content: dict, row: dict) -> list[Any]:
+    """The numbers of a row that a summary shows, None for one that is missing."""
+    if content.get("task") == "retrieval":
+        return [row.get(name) for name in name_numbers()]
+    return [row.get("top1", row.get("map_decoded"))]
+
+
+def find_runs(folders: Sequence[str | Path]) -> tuple[list[Run], list[Problem]]:
+    """Find all tests at and below ``folders``; each folder is looked at once.
+
+    Raises:
+        DataError: one of ``folders`` does not exist.
+    """
+    runs: list[Run] = []
+    problems: list[Problem] = []
+    for folder, files in _walk(folders):
+        if RESULTS not in files:
+            problems.extend(_unfinished(folder) if CONFIG in files else [])
+            continue
+        try:
+            content = read_results(folder / RESULTS)
+        except DataError as error:
+            problems.append(Problem(folder, str(error)))
+            continue
+        written = (folder / RESULTS).stat().st_mtime
+        runs.append(Run(folder, content, written, find_backbone(folder, content)))
+        if CONFIG in files and _is_outdated(folder, content):
+            problems.append(Problem(folder, _OUTDATED + _last_error(folder)))
+    return runs, problems
+
+
+_OUTDATED = (
+    f"{CONFIG} is not the one that {RESULTS} was made with: a later test there failed or is "
+    "unfinished, and the results are the earlier one's"
+)
+
+
+def _walk(folders: Sequence[str | Path]) -> Iterator[tuple[Path, set[str]]]:
+    """Give every folder once, with the names of its files."""
+    seen: set[Path] = set()
+    for top in folders:
+        if not Path(top).is_dir():
+            raise DataError(f"there is no folder {top}; give the folder that the tests wrote to")
+        for where, inner, files in os.walk(top):
+            inner[:] = sorted(name for name in inner if name not in NO_TESTS and name[0] != ".")
+            if (resolved := Path(where).resolve()) in seen:
+                continue
+            seen.add(resolved)
+            yield Path(where), set(files)
+
+
+def read_config(folder: Path) -> dict[str, Any] | None:
+    """Read a run's ``config.yaml``; {} if there is none, None if it cannot be read."""
+    try:
+        content = load_yaml(read_text(folder / CONFIG, most=MOST_BYTES))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError):
+        return None
+    if not isinstance(content, dict) or not isinstance(content.get("TEST", {}), dict):
+        return None
+    return content
+
+
+def _is_outdated(folder: Path, content: dict[str, Any]) -> bool:
+    """Whether ``config.yaml`` is that of a later test, which left no results."""
+    wanted = content.get("config_sha256")
+    if not wanted or "derived_from" in content:
+        return False
+    if compute_file_hash(folder / CONFIG) == wanted:
+        return False
+    config = read_config(folder)
+    return config is None or bool(config.get("TEST", {}).get("ENABLE"))
+
+
+def _unfinished(folder: Path) -> list[Problem]:
+    """Name the results that a folder with a config but without results should have."""
+    config = read_config(folder)
+    if config is None:
+        return [Problem(folder, f"no {RESULTS}, and {CONFIG} cannot be read")]
+    test = config.get("TEST", {})
+    if not test.get("ENABLE"):
+        return []
+    views = test.get("NUM_TEMPORAL_CLIPS") or []
+    wanted = [folder / f"views_{count}" for count in views] or [folder]
+    what = f"no {RESULTS}: the test failed or is unfinished{_last_error(folder)}"
+    return [Problem(path, what) for path in wanted if not (path / RESULTS).is_file()]
+
+
+def _last_error(folder: Path) -> str:
+    """Return the last error of the run's log as ``; its log says: ...``, or nothing."""
+    try:
+        with open_regular(folder / "stdout.log") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 65536))
+            lines = file.read().decode("utf-8", "replace").splitlines()
+    except OSError:
+        return ""
+    said = [line.split("[ERROR]", 1)[1].strip() for line in lines if "[ERROR]" in line]
+    return f"; its log says: {said[-1][:200]}" if said else ""
+
+
+def find_arch(folder: Path, content: dict[str, Any]) -> str:
+    """Return ``MODEL.ARCH`` of a test, from its results or its config; "" if neither says."""
+    if content.get("arch"):
+        return str(content["arch"])
+    for place in (folder, folder.parent):  # views_N has its config one folder up
+        model = (read_config(place) or {}).get("MODEL")
+        if isinstance(model, dict) and model.get("ARCH"):
+            return str(model["ARCH"])
+    return ""
+
+
+def find_backbone(folder: Path, content: dict[str, Any]) -> str:
+    """Tell CLIP's image tower by ``MODEL.ARCH``, else by the name of the CLIP file; else ``?``."""
+    arch = find_arch(folder, content)
+    if arch in BACKBONES:
+        return BACKBONES[arch]
+    name = Path(str((content.get("clip") or {}).get("source", ""))).name.lower()
+    found = re.search(r"vit[-_]?([bl])[-_]?(32|16|14)([-_@]?336)?", name)
+    key = "vit" + "".join(found.groups("")[:2]) + ("_336" if found[3] else "") if found else ""
+    return BACKBONES.get(key, "?")

@@ -1,0 +1,182 @@
+"""Which rows and columns of a tested list are those of a protocol within it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from openvclip.data.lists.labels import LabelSpace, VideoList, read_list
+from openvclip.data.lists.protocols import PROTOCOLS, Protocol, find_sources
+from openvclip.utils.errors import ConfigError, DataError
+from openvclip.utils.logging import get_logger
+
+logger = get_logger(__name__)
+
+SEPARATOR = ","  # Of the zero-shot lists.
+
+
+@dataclass(frozen=True)
+class WholeList:
+    """A list that was tested, or is going to be.
+
+    Attributes:
+        protocol: whose list it is.
+        names: its classes, the columns of the scores.
+        rows: (path as listed, class name) -> row.
+        made_with: what to call it in messages.
+    """
+
+    protocol: Protocol
+    names: tuple[str, ...]
+    rows: dict[tuple[str, str], int]
+    made_with: str
+
+
+@dataclass(frozen=True)
+class Match:
+    """Where a protocol's list is in a tested one.
+
+    Attributes:
+        source: the protocol's list.
+        label_map: its label map.
+        space: its classes.
+        labels: (n,) class indices of its videos.
+        rows: of each of its videos, the row of the tested list.
+        columns: of each of its classes, the column of the scores.
+    """
+
+    source: Path
+    label_map: Path
+    space: LabelSpace
+    labels: Tensor
+    rows: list[int]
+    columns: list[int]
+
+
+def index_rows(videos: VideoList, names: Sequence[str]) -> dict[tuple[str, str], int]:
+    """Return (path as listed, class name) -> row."""
+    keys = zip(videos.paths, (names[label] for label in videos.labels), strict=True)
+    return {key: row for row, key in enumerate(keys)}
+
+
+def list_subsets(full: Protocol, names: Sequence[str]) -> list[Protocol]:
+    """Return the protocols that ``names`` ask for; ``all``: all that follow from ``full``.
+
+    Raises:
+        ConfigError: a name is unknown, or its results do not follow from those of ``full``.
+    """
+    possible = {p.name: p for p in PROTOCOLS.values() if full in find_sources(p)}
+    if not possible:
+        raise ConfigError(f"nothing can be derived from a test of {full.name}")
+    wrong = [name for name in names if name != "all" and name not in possible]
+    if wrong:
+        raise ConfigError(
+            f"--protocol {' '.join(wrong)}: cannot be derived from {full.name}; "
+            f"use all or any of {', '.join(possible)}"
+        )
+    return [possible[name] for name in possible if name in names or "all" in names]
+
+
+def match_list(tested: WholeList, protocol: Protocol, root: str | Path) -> Match:
+    """Find the rows and columns of one protocol.
+
+    Args:
+        tested: the list that contains it.
+        protocol: the protocol.
+        root: folder with ``label_db`` and ``zs_label_db``.
+
+    Raises:
+        DataError: its list or label map is missing, or has a video or class that ``tested`` lacks.
+    """
+    label_map, source = Path(root) / protocol.label_map, _list_path(protocol, root)
+    if not source.is_file():
+        raise DataError(
+            f"the list {source} of {protocol.name} does not exist; make it with "
+            "tools/prepare_labels.py, or give its folder with --root"
+        )
+    space = LabelSpace.from_json(label_map)
+    columns = _find_columns(tested, space, label_map)
+    videos = read_list(source, separator=SEPARATOR, num_classes=len(space))
+    keys = index_rows(videos, space.names)
+    foreign = [key for key in keys if key not in tested.rows]
+    if foreign:
+        path, name = foreign[0]
+        raise DataError(
+            f"{source}: {path!r} of the class {name!r} is not in {tested.made_with} "
+            f"({len(foreign):,} of {len(keys):,} videos are not); test {protocol.name} itself"
+        )
+    rows = [tested.rows[path, space.names[label]]
+            for path, label in zip(videos.paths, videos.labels, strict=True)]
+    return Match(source, label_map, space, torch.from_numpy(videos.labels), rows, columns)
+
+
+def _find_columns(tested: WholeList, space: LabelSpace, label_map: Path) -> list[int]:
+    place = {name: column for column, name in enumerate(tested.names)}
+    missing = [name for name in space.names if name not in place]
+    if missing:
+        raise DataError(
+            f"{label_map}: the class {missing[0]!r} is not among the {len(tested.names)} classes "
+            f"of {tested.made_with} ({len(missing)} such classes)"
+        )
+    return [place[name] for name in space.names]
+
+
+def _list_path(protocol: Protocol, root: str | Path) -> Path:
+    return Path(root) / protocol.folder / "test.csv"
+
+
+def has_list(protocol: Protocol, root: str | Path) -> bool:
+    """Whether the list of a protocol is there; where it is not, say so."""
+    path = _list_path(protocol, root)
+    if not path.is_file():
+        logger.warning("%s is left out: it has no list %s", protocol.name, path)
+    return path.is_file()
+
+
+def compare_lists(name: str, root: str | Path) -> list[Protocol]:
+    """Find out, before a protocol is tested, whether the results of others will follow from it.
+
+    Args:
+        name: the protocol, such as ``hmdb_union``.
+        root: folder with ``label_db`` and ``zs_label_db``.
+
+    Returns:
+        Those whose videos and classes its list has all; protocols without a list are left out.
+
+    Raises:
+        ConfigError: there is no such protocol, or nothing follows from it.
+        DataError: its list is missing or cannot be read, or lacks something of another list; all
+            such lists are named.
+    """
+    if name not in PROTOCOLS:
+        raise ConfigError(f"there is no protocol {name}; give one of {', '.join(PROTOCOLS)}")
+    full = PROTOCOLS[name]
+    protocols = [p for p in list_subsets(full, ["all"]) if has_list(p, root)]
+    names = LabelSpace.from_json(Path(root) / full.label_map).names
+    source = _list_path(full, root)
+    videos = read_list(source, separator=SEPARATOR, num_classes=len(names))
+    tested = WholeList(full, names, index_rows(videos, names), f"the list {source}")
+    problems = {}
+    for protocol in protocols:
+        try:
+            match_list(tested, protocol, root)
+        except DataError as error:
+            problems[protocol.name] = str(error)
+    refuse_problems(problems, f"cannot be derived from a test of {name}")
+    logger.info("%s has all %d lists that follow from it", source, len(protocols))
+    return protocols
+
+
+def refuse_problems(problems: dict[str, str], what: str) -> None:
+    """Log what is wrong with each of some protocols and raise a DataError that names them."""
+    if not problems:
+        return
+    for name, why in problems.items():
+        logger.warning("%s: %s", name, why)
+    first = next(iter(problems.values()))
+    more = "; see above for the others" if len(problems) > 1 else ""
+    raise DataError(f"{', '.join(problems)} {what}: {first}{more}")

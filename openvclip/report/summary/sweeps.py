@@ -1,0 +1,220 @@
+"""Accuracy against the patching ratio: of one test, and of all tests below some folders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from openvclip.data.lists.protocols import Protocol
+from openvclip.report.summary.columns import COLUMN_OF, Column
+from openvclip.report.summary.rows import Row, identify, label_rows
+from openvclip.report.summary.runs import Run, read_config
+from openvclip.utils.errors import ConfigError
+
+PICTURE = "accuracy_vs_ratio.png"
+CLEAN = "clean"  # Folder that tools/check_videos.py writes lists to.
+
+Curve = dict[float, float]  # patching ratio -> top-1 accuracy in percent
+
+
+@dataclass
+class Sweeps:
+    """What was tested at several ratios.
+
+    Attributes:
+        curves: checkpoint -> test set -> its curve.
+        trained: the sets whose classes the checkpoints were trained on.
+        zero_shot: the others. Both only name sets that every checkpoint with a trained set has.
+        kinds: checkpoint -> how it was trained, where that is known: ``plain``, ``interpolated``
+            or ``captions``.
+    """
+
+    curves: dict[str, dict[str, Curve]] = field(default_factory=dict)
+    trained: list[str] = field(default_factory=list)
+    zero_shot: list[str] = field(default_factory=list)
+    kinds: dict[str, str] = field(default_factory=dict)
+
+
+def write_test_sweep(output_dir: str | Path, results: dict[str, Any]) -> Path | None:
+    """Draw ``accuracy_vs_ratio.png`` of one test; None where it was at one ratio only.
+
+    Args:
+        output_dir: where the picture goes.
+        results: what ``results.json`` holds.
+    """
+    name = "top1" if "top1" in results["results"][0] else "map_decoded"
+    points = {row["patching_ratio"]: row[name] for row in results["results"]}
+    if len(points) < 2:
+        return None
+    from openvclip.report.plots import draw_ratio_sweep, save_or_warn
+
+    run = Path(str((results.get("checkpoint") or {}).get("file", "CLIP"))).name
+    curves = {run: {name_lists([results["list"]])[results["list"]]: points}}
+    kinds = {run: find_kind(results)}
+    metric = "top-1 accuracy (%)" if name == "top1" else "mean average precision (%)"
+    return save_or_warn(
+        Path(output_dir) / PICTURE, lambda: draw_ratio_sweep(
+            curves, kinds=kinds, metric=metric, title=run)
+    )
+
+
+def save_sweeps(sweeps: Sweeps, folder: str | Path) -> Path | None:
+    """Draw all sweeps into ``folder``; None where there is none."""
+    if not sweeps.curves:
+        return None
+    from openvclip.report.plots import draw_ratio_sweep, save_or_warn
+
+    return save_or_warn(Path(folder) / PICTURE, lambda: draw_ratio_sweep(
+        sweeps.curves, trained=sweeps.trained, zero_shot=sweeps.zero_shot, kinds=sweeps.kinds,
+        title=next(iter(sweeps.curves)) if len(sweeps.curves) == 1 else "",
+    ))
+
+
+def name_lists(paths: Iterable[str]) -> dict[str, str]:
+    """Name lists of videos by their folders, with as many of them as it takes to tell them apart.
+
+    ``data/unseen/test.csv`` is ``unseen``; a list of another name than ``test.csv`` keeps its own,
+    and one that was cleaned the folder above ``clean``.
+    """
+    paths = list(dict.fromkeys(paths))
+    parts = {}
+    for path in paths:
+        where = Path(path)
+        parts[path] = where.parent.parts if where.name == "test.csv" else (
+            *where.parent.parts, where.stem)
+    names: dict[str, str] = {}
+    for depth in range(1, 1 + max(map(len, parts.values()), default=0)):
+        names = {path: _join_folders(found, depth) or path for path, found in parts.items()}
+        if len(set(names.values())) == len(paths):
+            break
+    return names or {path: path for path in paths}
+
+
+def name_folder(path: str | Path) -> str:
+    """Name a list by its folder: ``ssv2``, or ``ssv2/clean`` of what check_videos.py cleaned."""
+    return _join_folders(Path(path).parent.parts, 1)
+
+
+def _join_folders(parts: Sequence[str], depth: int) -> str:
+    """Join the last ``depth`` folders; ``clean`` says nothing without the one above it."""
+    return "/".join(parts[-max(depth, 2 if parts and parts[-1] == CLEAN else 1):])
+
+
+def collect_sweeps(
+    runs: Sequence[Run],
+    rows: Sequence[Row],
+    columns: Sequence[Column],
+    trained: Sequence[str] | None = None,
+) -> Sweeps:
+    """Gather the sweeps of a table's rows, and of tests of lists that it has no column for.
+
+    Args:
+        runs: tests to take lists of no column from.
+        rows: the table's rows.
+        columns: the table's columns.
+        trained: test sets whose classes were trained on; None: where the checkpoint's training
+            left its config beside it, those with the same label map, else Kinetics-400.
+
+    Raises:
+        ConfigError: ``trained`` names a set that was not swept.
+    """
+    models: dict[tuple, Row] = {}
+    curves: dict[tuple, dict[str, Curve]] = {}
+    learned: dict[tuple[tuple, str], bool] = {}
+    kinds: dict[tuple, str] = {}
+    for run, key, facts, name, points in (*_of_rows(rows, columns), *_of_runs(runs)):
+        models.setdefault(key, Row(run.backbone, {**facts, "patching_ratio": None}))
+        curves.setdefault(key, {}).setdefault(name, {}).update(points)
+        kinds.setdefault(key, find_kind(run.content))
+        if (key, name) not in learned:
+            learned[key, name] = name in trained if trained else _is_trained_on(run)
+    for key, tested in curves.items():
+        curves[key] = {name: points for name, points in tested.items() if len(points) > 1}
+    swept = [key for key in models if curves[key]]
+    label_rows([models[key] for key in swept])
+    swept.sort(key=lambda key: models[key].name)
+    several = len({models[key].backbone for key in swept}) > 1
+    names = {key: models[key].name if several else models[key].label for key in swept}
+    found = Sweeps({names[key]: curves[key] for key in swept},
+                   kinds={names[key]: kinds[key] for key in swept if kinds[key]})
+    sets: dict[str, set[bool]] = {}
+    for key in swept:
+        for name in sorted(curves[key]):
+            sets.setdefault(name, set()).add(learned[key, name])
+    if unknown := [name for name in trained or () if name not in sets]:
+        raise ConfigError(
+            f"--trained {' '.join(unknown)}: not tested at several patching ratios; what was: "
+            f"{', '.join(sets) or 'nothing'}"
+        )
+    _choose_axes(found, sets)
+    return found
+
+
+def find_kind(content: dict[str, Any]) -> str:
+    """Say how the tested weights were trained: a key of ``styles.KINDS``; "" if nobody knows."""
+    trained = content.get("trained_on")
+    if not isinstance(trained, dict) or "interpolated" not in trained:
+        return ""
+    if trained.get("captions"):
+        return "captions"
+    return "interpolated" if trained["interpolated"] else "plain"
+
+
+def _choose_axes(found: Sweeps, is_trained: dict[str, set[bool]]) -> None:
+    """Fill ``trained`` and ``zero_shot`` with what all checkpoints that can be compared have.
+
+    Trained sets come first among the curves.
+    """
+    learned = [name for name, kinds in is_trained.items() if kinds == {True}]
+    fit = [tested for tested in found.curves.values() if any(name in tested for name in learned)]
+    common = [name for name in is_trained if fit and all(name in tested for tested in fit)]
+    found.trained = [name for name in common if is_trained[name] == {True}]
+    found.zero_shot = [name for name in common if is_trained[name] == {False}]
+    order = sorted(is_trained, key=lambda name: is_trained[name] != {True})
+    for run, tested in found.curves.items():
+        found.curves[run] = {name: tested[name] for name in order if name in tested}
+
+
+Part = tuple[Run, tuple, dict[str, Any], str, Curve]
+
+
+def _of_rows(rows: Sequence[Row], columns: Sequence[Column]) -> Iterable[Part]:
+    """Give the table's cells; of several lists the mean, where all of them have the ratio."""
+    for column in columns:
+        cells = [(row, cell) for row in rows if (cell := row.cell(column))]
+        most = max((len(cell.members) for _, cell in cells), default=0)
+        for row, cell in cells:
+            ratio = row.facts["patching_ratio"]
+            if ratio is not None and len(cell.members) == most:
+                run = next(iter(cell.members.values())).run
+                yield run, row.weights, row.facts, column.title, {ratio: cell.mean}
+
+
+def _of_runs(runs: Sequence[Run]) -> Iterable[Part]:
+    """Give the tests of lists that have no column; of two of the same the newer one counts."""
+    others = sorted((r for r in runs if not _has_column(r.protocol)), key=lambda r: r.written)
+    names = name_lists(run.content["list"] for run in others)
+    for run in others:
+        for scores in run.content["results"]:
+            key, facts = identify(run, scores)
+            ratio = facts["patching_ratio"]
+            if ratio is not None and "top1" in scores:
+                yield run, key, facts, names[run.content["list"]], {ratio: scores["top1"]}
+
+
+def _has_column(protocol: Protocol | None) -> bool:
+    return protocol is not None and protocol.name in COLUMN_OF
+
+
+def _is_trained_on(run: Run) -> bool:
+    """Whether the checkpoint was trained on the classes of this test."""
+    file = Path(str((run.content.get("checkpoint") or {}).get("file", "")))
+    for folder in (file.parent, file.parent.parent):  # an average's, a checkpoint's
+        config = read_config(folder) or {}
+        if (config.get("TRAIN") or {}).get("ENABLE"):
+            theirs = Path(str((config.get("DATA") or {}).get("INDEX_LABEL_MAPPING_FILE"))).name
+            ours = Path(str((run.content.get("label_set") or {}).get("file"))).name
+            return theirs == ours
+    return run.protocol is not None and run.protocol.dataset == "kinetics400"

@@ -1,0 +1,1 @@
+"""Training: the step, its objectives, the optimizer and the epoch loop."""

@@ -1,0 +1,280 @@
+"""cfg -> everything that training needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from openvclip.checkpoints import files as ckpt
+from openvclip.checkpoints.loading import (
+    build_label_space,
+    build_precision,
+    build_test_precision,
+    copy_text_tower,
+    load_original_clip,
+    load_weights,
+    text_tower_differs,
+    unwrap,
+)
+from openvclip.checkpoints.training_config import check_resumed, describe_videos
+from openvclip.data.augment import build_mixup
+from openvclip.data.loader import build_loader
+from openvclip.evaluation.patching import build_patcher
+from openvclip.interpolation import WeightInterpolator
+from openvclip.models.backbone import CLIP
+from openvclip.models.build import build_classifier, build_model, resolve_clip
+from openvclip.report.writers import TensorboardWriter, build_tensorboard
+from openvclip.training.captions import build_captions
+from openvclip.training.objectives.losses import build_loss
+from openvclip.training.optim import build_optimizer, build_schedule, freeze_parameters
+from openvclip.training.step import InterpolatedStep, PlainStep
+from openvclip.training.trainer import Trainer
+from openvclip.training.validation import Validator
+from openvclip.utils import distributed
+from openvclip.utils.errors import ConfigError
+from openvclip.utils.logging import get_logger
+
+logger = get_logger(__name__)
+
+
+def build_interpolator(
+    cfg, model: nn.Module, frozen: Collection[str] = ()
+) -> WeightInterpolator:
+    """Build the mixer of the parameters that train, and of ``frozen`` ones, with the original CLIP.
+
+    The original is ``TRAIN.CLIP_ORI_PATH``, or else the CLIP that the model was made from.
+    """
+    source = cfg.TRAIN.CLIP_ORI_PATH or resolve_clip(cfg)
+    interpolator = WeightInterpolator(
+        {name: p for name, p in model.named_parameters() if p.requires_grad or name in frozen},
+        load_original_clip(source),
+    )
+    logger.info("mixing %d tensors with those of %s", len(interpolator.names), source)
+    return interpolator
+
+
+def build_step(cfg, model: nn.Module, device: torch.device) -> PlainStep:
+    """Build the training step that ``TRAIN.LINEAR_CONNECT_CLIMB`` asks for."""
+    autocast, scaler = build_precision(cfg, device)
+    loss = build_loss(cfg)
+    common = {"autocast": autocast, "scaler": scaler, "accumulate": cfg.TRAIN.GRAD_ACCUM_STEPS,
+              "caption_ratio": cfg.TRAIN.CAPTION.LOSS_RATIO}
+    if not cfg.TRAIN.LINEAR_CONNECT_CLIMB:
+        return PlainStep(model, loss, **common)
+    logger.info(
+        "interpolated training: r ~ U(%g, %g), connect loss x %g",
+        cfg.TRAIN.LINEAR_CONNECT_SAMPLE_L, cfg.TRAIN.LINEAR_CONNECT_SAMPLE_R,
+        cfg.TRAIN.LINEAR_CONNECT_LOSS_RATIO,
+    )
+    return InterpolatedStep(
+        model,
+        loss,
+        build_interpolator(cfg, unwrap(model)),
+        low=cfg.TRAIN.LINEAR_CONNECT_SAMPLE_L,
+        high=cfg.TRAIN.LINEAR_CONNECT_SAMPLE_R,
+        loss_ratio=cfg.TRAIN.LINEAR_CONNECT_LOSS_RATIO,
+        seed=cfg.RNG_SEED,
+        chain_rule=cfg.TRAIN.LINEAR_CONNECT_CHAIN_RULE,
+        rank=distributed.rank() if cfg.TRAIN.LINEAR_CONNECT_PER_RANK else None,
+        # Nothing is loaded yet: the model is the original CLIP.
+        original_classifier=unwrap(model).classifier if unwrap(model).train_text else None,
+        **common,
+    )
+
+
+def build_validator(
+    cfg,
+    step: PlainStep,
+    loader: Any,
+    device: torch.device,
+    writer: TensorboardWriter | None,
+    embed_classes: Callable[[CLIP], torch.Tensor] | None,
+    frozen: Collection[str],
+) -> Validator:
+    """Build the validation, with the patching that ``TRAIN.EVAL_PATCHING_RATIO`` asks for."""
+    interpolator = None
+    if cfg.TRAIN.EVAL_PATCHING_RATIO > 0:
+        # The step's own, where it mixes all that a test would patch: no second copy of CLIP then.
+        shared = None if frozen else getattr(step, "interpolator", None)
+        interpolator = shared or build_interpolator(cfg, unwrap(step.model), frozen)
+    return Validator(
+        loader=loader,
+        num_classes=cfg.MODEL.NUM_CLASSES,
+        device=device,
+        autocast=build_test_precision(cfg, device),
+        output_dir=cfg.OUTPUT_DIR,
+        max_epoch=cfg.SOLVER.MAX_EPOCH,
+        multi_label=cfg.DATA.MULTI_LABEL,
+        interpolator=interpolator,
+        ratio=cfg.TRAIN.EVAL_PATCHING_RATIO,
+        embed_classes=embed_classes,
+        writer=writer,
+        log_period=cfg.LOG_PERIOD,
+    )
+
+
+def wrap_distributed(model: nn.Module, device: torch.device, static_graph: bool) -> nn.Module:
+    """Wrap the model in DistributedDataParallel when there are several processes."""
+    if distributed.world_size() == 1:
+        return model
+    return nn.parallel.DistributedDataParallel(
+        model,
+        device_ids=[device.index] if device.type == "cuda" else None,
+        static_graph=static_graph,
+    )
+
+
+def find_last_checkpoint(output_dir: str) -> tuple[Path, dict] | None:
+    """Read the newest usable checkpoint, the same in every process: rank 0 checks and chooses.
+
+    Raises:
+        CheckpointError: another process cannot read what rank 0 chose.
+    """
+    last = ckpt.load_last_checkpoint(output_dir) if distributed.is_main() else None
+    path = distributed.all_gather_object(last and last[0])[0]
+    if path is None:
+        return None
+
+    def read() -> dict:
+        return last[1] if last else ckpt.load_file(path, verify=False)
+
+    return path, distributed.run_together(read)
+
+
+def load_initial_weights(cfg, trainer: Trainer) -> str | None:
+    """Load what training begins with, and say in the log what it was; return its file, if any.
+
+    In this order: the newest checkpoint of ``OUTPUT_DIR`` (``TRAIN.AUTO_RESUME``);
+    ``TRAIN.CHECKPOINT_FILE_PATH``, with its optimizer and epoch unless
+    ``TRAIN.CHECKPOINT_EPOCH_RESET``; the weights of ``TRAIN.CUSTOM_LOAD_FILE``; CLIP.
+    """
+    train = cfg.TRAIN
+    if distributed.is_main():
+        ckpt.remove_leftovers(cfg.OUTPUT_DIR)
+    last = find_last_checkpoint(cfg.OUTPUT_DIR) if train.AUTO_RESUME else None
+    if last is not None:
+        path, content = last
+        if trainer.train_loader is not None:
+            distributed.run_together(
+                lambda: trainer.train_videos is not None
+                and check_resumed(content, path, trainer.train_videos)
+            )
+        trainer.load(content, path)
+        return str(path)
+    if train.CHECKPOINT_FILE_PATH:
+        content = ckpt.load_file(train.CHECKPOINT_FILE_PATH)
+        trainer.load(
+            content, train.CHECKPOINT_FILE_PATH, reset_epoch=train.CHECKPOINT_EPOCH_RESET
+        )
+        return train.CHECKPOINT_FILE_PATH
+    if train.CUSTOM_LOAD:
+        load_weights(unwrap(trainer.model), train.CUSTOM_LOAD_FILE)
+        return train.CUSTOM_LOAD_FILE
+    logger.info("%s the original CLIP", "validating" if cfg.VAL_MODE else "training begins at")
+    return None
+
+
+def build_trainer(cfg) -> Trainer:
+    """Build the trainer, with whatever it begins from already loaded.
+
+    Lists, class names and weights are all read and checked here, before any long work.
+    """
+    torch.manual_seed(cfg.RNG_SEED)
+    device = distributed.select_device(cfg.NUM_GPUS)
+    _check_share(cfg, cfg.TRAIN.BATCH_SIZE // distributed.world_size())
+    labels = build_label_space(cfg)
+    here = {"rank": distributed.rank(), "world_size": distributed.world_size(), "device": device}
+    train_loader = None if cfg.VAL_MODE else build_loader(cfg, "train", **here)
+    captions = build_captions(cfg, train_loader.dataset.videos.paths) if train_loader else None
+    has_val = (Path(cfg.DATA.PATH_TO_DATA_DIR) / "val.csv").is_file()
+    if not has_val:
+        logger.warning("no val.csv in %s: training without validation", cfg.DATA.PATH_TO_DATA_DIR)
+    val_loader = build_loader(cfg, "val", **here) if has_val or cfg.VAL_MODE else None
+    model = build_model(cfg, labels.names).to(device)
+    frozen = freeze_parameters(model, cfg)
+    if cfg.LOG_MODEL_INFO:
+        log_model_info(model)
+    embed_classes = partial(build_classifier, cfg, label_names=labels.names, cache=False)
+    own_text = embed_classes if model.train_text else None
+    model = wrap_distributed(model, device, cfg.MODEL.STATIC_GRAPH)
+    step, writer = build_step(cfg, model, device), build_tensorboard(cfg, labels.names)
+    logger.info("making the optimizer, for which torch loads its compiler")
+    trainer = Trainer(
+        step=step,
+        optimizer=build_optimizer(unwrap(model), cfg),
+        schedule=build_schedule(cfg),
+        train_loader=train_loader,
+        validator=build_validator(cfg, step, val_loader, device, writer, own_text, frozen)
+        if val_loader is not None
+        else None,
+        output_dir=cfg.OUTPUT_DIR,
+        max_epoch=cfg.SOLVER.MAX_EPOCH,
+        seed=cfg.RNG_SEED,
+        device=device,
+        config=cfg.dump(),
+        train_videos=describe_videos(train_loader.dataset.videos.paths, cfg.DATA.PATH_PREFIX)
+        if train_loader and distributed.is_main() else None,
+        checkpoint_period=cfg.TRAIN.CHECKPOINT_PERIOD,
+        eval_period=cfg.TRAIN.EVAL_PERIOD,
+        log_period=cfg.LOG_PERIOD,
+        checkpoint_iters=cfg.TRAIN.CHECKPOINT_ITERS,
+        keep=ckpt.Keep(
+            cfg.TRAIN.CHECKPOINT_KEEP_LAST,
+            cfg.TRAIN.CHECKPOINT_KEEP_EVERY,
+            *cfg.TRAIN.CHECKPOINT_KEEP_RANGE,
+        ),
+        clip_value=cfg.SOLVER.CLIP_GRAD_VAL,
+        clip_norm=cfg.SOLVER.CLIP_GRAD_L2NORM,
+        mixup=build_mixup(cfg),
+        multi_label=cfg.DATA.MULTI_LABEL,
+        max_bad_fraction=cfg.DATA.MAX_BAD_FRACTION,
+        captions=captions,
+        embed_classes=own_text,
+        writer=writer,
+    )
+    _load(cfg, trainer, embed_classes)
+    return trainer
+
+
+def _check_share(cfg, share: int) -> None:
+    """Check that a process's ``share`` of a batch can be cut and mixed as the config asks."""
+    if cfg.TRAIN.GRAD_ACCUM_STEPS > max(share, 1):
+        raise ConfigError(
+            f"TRAIN.GRAD_ACCUM_STEPS is {cfg.TRAIN.GRAD_ACCUM_STEPS}, but a process has only "
+            f"{share} videos of a batch; lower it, or raise TRAIN.BATCH_SIZE"
+        )
+    if cfg.MIXUP.ENABLE and share % 2:
+        raise ConfigError(
+            f"MIXUP.ENABLE is True, but a process has {share} videos of a batch; videos are mixed "
+            "in pairs: make TRAIN.BATCH_SIZE an even multiple of the number of processes"
+        )
+
+
+def _load(cfg, trainer: Trainer, embed_classes: Callable[[CLIP], torch.Tensor]) -> None:
+    """Load what training or validation begins with, with a classifier of its own text tower."""
+    model = unwrap(trainer.model)
+    text = copy_text_tower(model)
+    loaded = load_initial_weights(cfg, trainer)
+    other_text = text_tower_differs(model, text)
+    if trainer.start_iteration == 0 and other_text:
+        model.set_classifier(embed_classes(model.model))
+    if cfg.VAL_MODE:
+        patcher, ratios = build_patcher(cfg, model, loaded)
+        if patcher is not None:
+            trainer.validator.patch_as_tests_do(
+                patcher, [r for r in (cfg.TRAIN.EVAL_PATCHING_RATIO, *ratios) if r > 0],
+                embed_classes if other_text else None,
+            )
+
+
+def log_model_info(model: nn.Module) -> None:
+    """Log the number of parameters, and of those that train."""
+    total = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    logger.info("%s: %.2f M parameters, %.2f M train", type(model).__name__, total / 1e6,
+                trained / 1e6)

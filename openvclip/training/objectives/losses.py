@@ -1,0 +1,53 @@
+"""Training losses by the names of ``MODEL.LOSS_FUNC``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from openvclip.models.layers import at_least_fp32
+from openvclip.utils.errors import ConfigError
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross entropy against class indices (N,) or soft targets (N, C), mean over N.
+
+    Soft targets are not renormalised (the published loss): a row that sums to s weighs s.
+    """
+    if target.dim() == 1:
+        return F.cross_entropy(at_least_fp32(logits), target)
+    return -(target * F.log_softmax(at_least_fp32(logits), dim=-1)).sum(dim=-1).mean()
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross entropy of logits (N, C) against class indices (N,), mean over N."""
+    return F.cross_entropy(at_least_fp32(logits), target)
+
+
+def binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Binary cross entropy of logits (N, C) against 0/1 targets (N, C), mean over all entries."""
+    logits = at_least_fp32(logits)
+    return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype))
+
+
+# "bce" expects probabilities elsewhere; our models give logits, so both names mean the same,
+# computed from logits, which is the numerically stable form.
+LOSSES: dict[str, Loss] = {
+    "cross_entropy": cross_entropy,
+    "soft_cross_entropy": soft_cross_entropy,
+    "bce": binary_cross_entropy,
+    "bce_logit": binary_cross_entropy,
+}
+
+
+def build_loss(cfg) -> Loss:
+    """Return the loss that ``MODEL.LOSS_FUNC`` names."""
+    if cfg.MODEL.LOSS_FUNC not in LOSSES:
+        raise ConfigError(
+            f"MODEL.LOSS_FUNC is {cfg.MODEL.LOSS_FUNC!r}; it must be one of {', '.join(LOSSES)}"
+        )
+    return LOSSES[cfg.MODEL.LOSS_FUNC]

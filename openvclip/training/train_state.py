@@ -1,0 +1,156 @@
+"""What a checkpoint says about the epoch that is under way, and what a failed step leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from openvclip.checkpoints import files as ckpt
+from openvclip.checkpoints.loading import unwrap
+from openvclip.evaluation.ensemble import Mean
+from openvclip.training.step import StepResult
+from openvclip.utils import distributed
+from openvclip.utils.errors import CheckpointError, TrainingError
+from openvclip.utils.files import iterate_lines
+from openvclip.utils.json_text import parse_json
+
+MEANS = ("loss", "connect_loss", "caption_loss", "connect_caption_loss", "grad_norm", "top1_err",
+         "top5_err")
+
+
+def gather_means(means: Mapping[str, Mean]) -> dict[str, dict[str, float]]:
+    """Sums and counts of running means over all processes, which all must call."""
+    parts = distributed.all_gather_object({name: dict(vars(mean)) for name, mean in means.items()})
+    return {name: {field: sum(part[name][field] for part in parts) for field in fields}
+            for name, fields in parts[0].items()}
+
+
+def restore_means(state: Mapping[str, Mapping[str, float]]) -> dict[str, Mean]:
+    """Running means from :func:`gather_means`; each process goes on from an equal share of them."""
+    means = {name: Mean() for name in MEANS}
+    for name in means.keys() & state.keys():
+        for field, value in state[name].items():
+            setattr(means[name], field, value / distributed.world_size())
+    return means
+
+
+def validation_missed(output_dir: str | Path, epoch: int) -> bool:
+    """Whether the log has the end of ``epoch`` (from 0) but not the validation after it.
+
+    Rank 0 looks, for all.
+    """
+    missed = False
+    path = Path(output_dir) / "json_stats.jsonl"
+    if distributed.is_main() and path.is_file():
+        seen = set()
+        for line in iterate_lines(path, errors="replace"):
+            try:
+                stats = parse_json(line)
+            except ValueError:  # cut off when a run was killed
+                continue
+            if str(stats.get("epoch", "")).split("/")[0] == str(epoch + 1):
+                seen.add(stats.get("_type"))
+        missed = "train_epoch" in seen and "val_epoch" not in seen
+    return distributed.all_gather_object(missed)[0]
+
+
+def check_progress(content: dict, where: str | Path, iterations: int) -> tuple[int, int]:
+    """Return (epoch, iteration) that training goes on at, both counted from 0.
+
+    Args:
+        content: a checkpoint.
+        where: its path, for messages.
+        iterations: of an epoch of this run.
+
+    Raises:
+        CheckpointError: it does not say, or it is from inside an epoch of another length.
+    """
+    epoch, iteration = content.get("epoch"), content.get("iteration", 0)
+    if not isinstance(epoch, int) or not isinstance(iteration, int):
+        raise CheckpointError(
+            f"{where} does not say how many epochs it has seen; take the weights only, with "
+            "TRAIN.CHECKPOINT_EPOCH_RESET True"
+        )
+    if iteration and content.get("iterations") != iterations:
+        raise CheckpointError(
+            f"{where} was written inside an epoch of {content.get('iterations')} iterations, and "
+            f"this run's have {iterations}: train.csv or TRAIN.BATCH_SIZE has changed. Change it "
+            "back, or delete the file to go on from the last whole epoch"
+        )
+    return epoch + 1, iteration
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict, where: str | Path) -> None:
+    """Take an optimizer's state from a checkpoint, if it is that of the very same parameters.
+
+    Raises:
+        CheckpointError: it is of others.
+    """
+    names = [group.get("names") for group in state["param_groups"]]
+    if names != [group["names"] for group in optimizer.param_groups]:
+        raise CheckpointError(
+            f"the optimizer state in {where} is not of this model's parameters (it was "
+            "written by other code or for another model); take the weights only, with "
+            "TRAIN.CHECKPOINT_EPOCH_RESET True"
+        )
+    optimizer.load_state_dict(state)
+    # Off the mapped file, which is deleted while this run goes on.
+    for values in optimizer.state.values():
+        values.update({k: v.clone() for k, v in values.items() if isinstance(v, torch.Tensor)})
+
+
+def stop_at_nonfinite(
+    output_dir: str | Path,
+    *,
+    epoch: int,
+    iteration: int,
+    model: nn.Module,
+    result: StepResult,
+    norm: float,
+    rows: list[int],
+    videos: list[str],
+    config: str,
+) -> None:
+    """Leave the state of a step whose loss or gradient is not finite, and raise.
+
+    All processes must call it. Rank 0 writes
+    ``checkpoints/nonfinite_epoch_NNNNN_iter_NNNNNNN.pth``: the weights before the update, losses,
+    ratio, gradient norm, the rows and videos of every process, and its own parameters without a
+    finite gradient. Nothing resumes from such a file.
+
+    Raises:
+        TrainingError: always, the same in every process.
+    """
+    own = {
+        "rows": rows, "videos": videos, "loss": float(result.loss), "gradient_norm": norm,
+        "connect_loss": None if result.connect_loss is None else float(result.connect_loss),
+        "ratio": result.ratio, "finite": result.is_finite(),
+    }
+    parts = distributed.all_gather_object(own)
+    # The gradient is everybody's; where a loss is to blame, its own videos are enough to name.
+    blamed = [part for part in parts if not part["finite"]] or parts
+    where = Path(output_dir) / ckpt.FOLDER
+    where /= f"nonfinite_epoch_{epoch + 1:05d}_iter_{iteration + 1:07d}.pth"
+    note = f"the weights, losses and rows are in {where}"
+    if distributed.is_main():
+        broken = [name for name, p in unwrap(model).named_parameters()
+                  if p.grad is not None and not bool(torch.isfinite(p.grad).all())]
+        try:
+            ckpt.save_file(where, {
+                "model_state": unwrap(model).state_dict(), "processes": parts,
+                "nonfinite_gradients": broken, "epoch": epoch, "iteration": iteration,
+                "cfg": config,
+            })
+        except CheckpointError as error:
+            note = f"its state could not be kept: {error}"
+    note = distributed.all_gather_object(note)[0]
+    first = blamed[0]
+    raise TrainingError(
+        f"epoch {epoch + 1}, iteration {iteration + 1}: loss {first['loss']}, connect loss "
+        f"{first['connect_loss']}, gradient norm {norm} (ratio {first['ratio']}); videos "
+        f"{[video for part in blamed for video in part['videos']]}. Lower SOLVER.BASE_LR, or train "
+        f"in fp32 (TRAIN.MIXED_PRECISION False); {note}; the last checkpoint is whole"
+    )

@@ -1,0 +1,195 @@
+"""Validation between epochs: the weights as they are, and patched with the original CLIP's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from openvclip.evaluation.ensemble import memory_stats
+from openvclip.evaluation.lines import EvaluationLines
+from openvclip.evaluation.runner import Predictions, predict, with_classifiers
+from openvclip.interpolation import WeightInterpolator, WeightPatcher
+from openvclip.metrics.classification import compute_accuracy, compute_mean_average_precision
+from openvclip.models.backbone import CLIP
+from openvclip.report.writers import TensorboardWriter
+from openvclip.utils import distributed
+from openvclip.utils.logging import log_json_stats
+from openvclip.utils.signals import StopSignals
+
+
+class Validator:
+    """Evaluates the validation list; each video is decoded once, whatever weights it is seen with.
+
+    Args:
+        loader: validation batches.
+        num_classes: C.
+        device: where the model is.
+        autocast: makes the context of the forward passes.
+        output_dir: where statistics go.
+        max_epoch: number of epochs in all.
+        multi_label: labels are 0/1 vectors (B, C); mean average precision is reported.
+        interpolator: mixes the model's weights with CLIP's, or None.
+        ratio: share of CLIP to validate at as well, with an interpolator.
+        embed_classes: makes the (C, D) classifier by the text tower, where that trains.
+        writer: TensorBoard, or None.
+        log_period: batches from one ``val_iter`` line of the log's file to the next.
+    """
+
+    def __init__(
+        self,
+        *,
+        loader: Any,
+        num_classes: int,
+        device: torch.device,
+        output_dir: str | Path,
+        max_epoch: int,
+        autocast: Callable = nullcontext,
+        multi_label: bool = False,
+        interpolator: WeightInterpolator | None = None,
+        ratio: float = 0.0,
+        embed_classes: Callable[[CLIP], Tensor] | None = None,
+        writer: TensorboardWriter | None = None,
+        log_period: int = 10,
+    ) -> None:
+        self.loader, self.num_classes, self.device = loader, num_classes, device
+        self.output_dir, self.max_epoch = Path(output_dir), max_epoch
+        self.autocast, self.multi_label = autocast, multi_label
+        self.interpolator, self.ratio = interpolator, ratio
+        self.ratios: Sequence[float] = () if interpolator is None else (ratio,)
+        self.patcher: WeightPatcher | None = None
+        self.embed_classes = embed_classes
+        self.writer = writer
+        self.log_period = log_period
+        self.lines: EvaluationLines | None = None
+        self.least = dict.fromkeys((1, 5), 100.0)  # errors of the best validation so far
+
+    def patch_as_tests_do(
+        self,
+        patcher: WeightPatcher,
+        ratios: Sequence[float],
+        embed_classes: Callable[[CLIP], Tensor] | None = None,
+    ) -> None:
+        """Validate at these ratios as well, instead of at the constructor's.
+
+        Args:
+            patcher: of the weights that are validated; they must not train any more.
+            ratios: shares of CLIP.
+            embed_classes: makes the (C, D) classifier by the text tower, where that is patched too.
+        """
+        self.patcher, self.ratios = patcher, tuple(dict.fromkeys(ratios))
+        self.embed_classes = embed_classes or self.embed_classes
+
+    @contextmanager
+    def _variants(self) -> Iterator[dict[float, Callable[[], None]]]:
+        """Give what puts the weights of each ratio in; 0.0 are the model's own."""
+        if self.patcher is not None:
+            yield {ratio: partial(self.patcher.set_ratio, ratio) for ratio in (0.0, *self.ratios)}
+        elif self.interpolator is not None:
+            with self.interpolator.switching(self.ratio) as (own, patched):
+                yield {0.0: own, self.ratio: patched}
+        else:
+            yield {0.0: lambda: None}
+
+    def predict(self, model: nn.Module, epoch: int, stop: StopSignals) -> dict[float, Predictions]:
+        """Score the list, by share of CLIP in the weights; the model's own are in at the end.
+
+        Args:
+            model: maps video to logits; not wrapped by DDP.
+            epoch: the one that was trained last, from 0.
+            stop: once a signal has come, the rest of this process's share is left out.
+        """
+        self.loader.set_epoch(epoch)
+        self.lines = EvaluationLines(
+            "val_iter", self.log_period, self.device, f"{epoch + 1}/{self.max_epoch}",
+            None if self.multi_label else self.loader.dataset.label_tensor(),
+        )
+        with self._variants() as variants:
+            if self.embed_classes is not None:
+                variants = with_classifiers(model, variants, self.embed_classes)
+            found = predict(
+                model,
+                _until_stopped(self.loader, stop),
+                num_videos=len(self.loader.dataset),
+                own_videos=self.loader.count_rows(),
+                num_classes=self.num_classes,
+                variants=variants,
+                device=self.device,
+                autocast=self.autocast,
+                what=f"validation after epoch {epoch + 1}",
+                lines=self.lines,
+            )
+            variants[0.0]()
+        return found
+
+    def report(self, found: dict[float, Predictions], epoch: int) -> dict[str, float]:
+        """Log what :meth:`predict` found, and return the accuracies in percent.
+
+        ``top1_acc`` and ``top5_acc`` (or ``map``) are of the weights as they are, and the same with
+        ``_patched``, of the first ratio; the log has a line for each further one. Videos that fail
+        to decode count as wrong.
+        """
+        dataset, own = self.loader.dataset, found[0.0]
+        labels = dataset.label_tensor()
+        accuracies = self._score(own, labels)
+        stats: dict[str, Any] = {
+            "_type": "val_epoch",
+            "epoch": f"{epoch + 1}/{self.max_epoch}",
+            "videos": len(dataset),
+            "failed": len(own.failures),
+            **accuracies,
+        }
+        if not self.multi_label:  # as PySlowFast's lines have them
+            stats.update({f"top{k}_err": 100.0 - accuracies[f"top{k}_acc"] for k in (1, 5)})
+        lines = [stats]
+        for ratio in self.ratios:
+            patched = {f"{name}_patched": value
+                       for name, value in self._score(found[ratio], labels).items()}
+            if len(lines) == 1 and "patching_ratio" not in stats:
+                accuracies.update(patched)
+                stats.update(patched, patching_ratio=ratio)
+            else:
+                lines.append({"_type": "val_epoch", "epoch": stats["epoch"], **patched,
+                              "patching_ratio": ratio})
+        if distributed.is_main():
+            for line in lines:
+                log_json_stats(line, self.output_dir, file_only=self._published_fields(line))
+        if self.writer is not None:
+            self.writer.add_scalars("Val", stats, epoch)
+            if not self.multi_label:
+                done = own.complete
+                self.writer.add_predictions("Val", own.scores[done], labels[done], epoch)
+                self.writer.add_wrong_predictions("Val", dataset, own.scores, labels, done, epoch)
+        return accuracies
+
+    def _published_fields(self, stats: dict[str, Any]) -> dict[str, Any]:
+        """What PySlowFast's ``val_epoch`` lines have beside ours."""
+        fields: dict[str, Any] = memory_stats(self.device)
+        if self.lines is not None:
+            fields["time_diff"] = self.lines.seconds
+        for k in (1, 5):
+            if f"top{k}_err" in stats:
+                self.least[k] = min(self.least[k], stats[f"top{k}_err"])
+                fields[f"min_top{k}_err"] = self.least[k]
+        return fields
+
+    def _score(self, found: Predictions, labels: Tensor) -> dict[str, float]:
+        done = found.complete
+        if self.multi_label:
+            return {"map": compute_mean_average_precision(found.scores[done], labels[done])}
+        share = float(done.double().mean())
+        top1, top5 = compute_accuracy(found.scores[done], labels[done])
+        return {"top1_acc": top1 * share, "top5_acc": top5 * share}
+
+
+def _until_stopped(batches: Iterable[dict], stop: StopSignals) -> Iterator[dict]:
+    """Yield batches until this process gets a signal; the others may go on to their end."""
+    for batch in batches:
+        if stop.received:
+            return
+        yield batch

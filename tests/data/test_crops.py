@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import numpy as np
+
+from openvclip.data.video.crops import jitter_crop, relative_crop, scaled_size
+
+
+def test_the_long_side_is_rounded_down():
+    assert scaled_size(240, 427, 224) == (224, 398)
+    assert scaled_size(427, 240, 224) == (398, 224)
+    assert scaled_size(33, 33, 224) == (224, 224)
+    assert scaled_size(224, 301, 224) == (224, 301)
+
+
+def test_inverse_scales_lie_in_the_range_and_favour_small_ones():
+    draws = np.random.default_rng(0)
+    sides = [
+        jitter_crop(100, 100, scales=(64, 128), size=64, draws=draws, inverse=True).resized[0]
+        for _ in range(500)
+    ]
+    assert min(sides) >= 64 and max(sides) <= 128
+    # 1/side is uniform between 1/128 and 1/64, so the median side is 85, not 96.
+    assert 81 < np.median(sides) < 89
+
+
+def test_flips_come_half_of_the_time_or_never():
+    draws = np.random.default_rng(0)
+    given = {"scales": (32, 40), "size": 32, "draws": draws}
+    flips = [jitter_crop(50, 60, **given).flip for _ in range(400)]
+    assert 150 < sum(flips) < 250
+    assert not any(jitter_crop(50, 60, **given, flip=False).flip for _ in range(50))
+
+
+def test_relative_crops_keep_area_and_aspect():
+    draws = np.random.default_rng(1)
+    for _ in range(200):
+        crop = relative_crop(
+            240, 320, area=(0.2, 0.6), aspect=(0.75, 1.5), size=32, draws=draws
+        )
+        top, left, h, w = crop.region
+        assert top >= 0 and left >= 0 and top + h <= 240 and left + w <= 320
+        assert 0.19 < h * w / (240 * 320) < 0.61
+        assert 0.73 < w / h < 1.53
+        assert crop.resized == (32, 32)
+
+
+def test_relative_crop_falls_back_to_the_centre():
+    draws = np.random.default_rng(0)
+    crop = relative_crop(20, 200, area=(0.9, 1.0), aspect=(0.75, 1.25), size=16, draws=draws)
+    assert crop.region == (0, 87, 20, 25) and crop.resized == (16, 16)
