@@ -67,12 +67,12 @@ def _affine(
     return (moved + GREY).round_().clamp_(0, 255).to(torch.uint8)
 
 
-def _signed(value: float, draws: np.random.Generator) -> float:
-    return value if draws.uniform() < 0.5 else -value
+def _signed(value: float, rng: np.random.Generator) -> float:
+    return value if rng.uniform() < 0.5 else -value
 
 
-def _enhance(name: str, frames: torch.Tensor, level: float, inc: bool, draws) -> torch.Tensor:
-    factor = 1.0 + _signed(level * 0.9, draws) if inc else level * 1.8 + 0.1
+def _enhance(name: str, frames: torch.Tensor, level: float, inc: bool, rng) -> torch.Tensor:
+    factor = 1.0 + _signed(level * 0.9, rng) if inc else level * 1.8 + 0.1
     return getattr(_functional(), f"adjust_{name}")(frames, max(factor, 0.0))
 
 
@@ -91,7 +91,7 @@ def _solarize_add(frames: torch.Tensor, addend: int) -> torch.Tensor:
 
 def apply_operation(
     name: str, frames: torch.Tensor, level: float, *, inc: bool, mode: str,
-    draws: np.random.Generator,
+    rng: np.random.Generator,
 ) -> torch.Tensor:
     """Apply one operation of RandAugment to all frames of a clip.
 
@@ -101,13 +101,13 @@ def apply_operation(
         level: magnitude in 0..1.
         inc: use the set in which a higher level always distorts more.
         mode: interpolation of geometric operations.
-        draws: for the direction of those that have two.
+        rng: for the direction of those that have two.
     """
     f = _functional()
     if name in ("autocontrast", "equalize", "invert"):
         return getattr(f, name)(frames)
     if name in ("brightness", "contrast", "saturation", "sharpness"):
-        return _enhance(name, frames, level, inc, draws)
+        return _enhance(name, frames, level, inc, rng)
     if name == "posterize":
         return f.posterize(frames, 4 - int(level * 4) if inc else int(level * 4))
     if name == "solarize":
@@ -115,12 +115,12 @@ def apply_operation(
     if name == "solarize_add":
         return _solarize_add(frames, int(level * 110))
     if name == "rotate":
-        angle = math.radians(_signed(level * 30.0, draws))
+        angle = math.radians(_signed(level * 30.0, rng))
         cos, sin = math.cos(angle), math.sin(angle)
         return _affine(frames, mode, ((cos, -sin), (sin, cos)))
     if name in ("shear_x", "shear_y"):
-        return _shear(name, frames, _signed(level * 0.3, draws), mode)
-    share = _signed(level * 0.45, draws)
+        return _shear(name, frames, _signed(level * 0.3, rng), mode)
+    share = _signed(level * 0.45, rng)
     height, width = frames.shape[-2:]
     shift = (share * width, 0.0) if name == "translate_x" else (0.0, share * height)
     return _affine(frames, mode, shift=shift)
@@ -177,15 +177,15 @@ class RandAugment:
             bool(values.get("inc", 0)), mode,
         )
 
-    def __call__(self, frames: torch.Tensor, draws: np.random.Generator) -> torch.Tensor:
+    def __call__(self, frames: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         """Augment uint8 (T, 3, H, W)."""
-        for choice in draws.integers(0, len(OPERATIONS), size=self.layers):
-            if draws.uniform() > OPERATION_PROB:
+        for choice in rng.integers(0, len(OPERATIONS), size=self.layers):
+            if rng.uniform() > OPERATION_PROB:
                 continue
-            magnitude = self.magnitude + (self.std * draws.standard_normal() if self.std else 0.0)
+            magnitude = self.magnitude + (self.std * rng.standard_normal() if self.std else 0.0)
             frames = apply_operation(
                 OPERATIONS[choice], frames, float(np.clip(magnitude, 0.0, MAX_LEVEL)) / MAX_LEVEL,
-                inc=self.inc, mode=self.mode, draws=draws,
+                inc=self.inc, mode=self.mode, rng=rng,
             )
         return frames
 
@@ -205,38 +205,38 @@ class RandomErasing:
     mode: str = "pixel"
     count: int = 1
 
-    def __call__(self, clip: torch.Tensor, draws: np.random.Generator) -> torch.Tensor:
+    def __call__(self, clip: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         """Erase in a normalised clip (3, T, H, W); returns a new tensor if anything changes."""
-        if draws.uniform() >= self.prob:
+        if rng.uniform() >= self.prob:
             return clip
         clip = clip.clone()
         frames = clip[:, clip.shape[1] // self.count:] if self.count > 1 else clip
-        count = int(draws.integers(1, self.count + 1))
+        count = int(rng.integers(1, self.count + 1))
         for _ in range(count):
-            box = self._draw_box(clip.shape[2], clip.shape[3], count, draws)
+            box = self._draw_box(clip.shape[2], clip.shape[3], count, rng)
             if box is not None:
                 top, left, h, w = box
-                frames[:, :, top:top + h, left:left + w] = self._fill(frames.shape[1], h, w, draws)
+                frames[:, :, top:top + h, left:left + w] = self._fill(frames.shape[1], h, w, rng)
         return clip
 
     @staticmethod
     def _draw_box(
-        height: int, width: int, count: int, draws: np.random.Generator
+        height: int, width: int, count: int, rng: np.random.Generator
     ) -> tuple[int, int, int, int] | None:
         for _ in range(ERASE_ATTEMPTS):
-            area = draws.uniform(*ERASE_AREA) * height * width / count
-            aspect = math.exp(draws.uniform(*(math.log(a) for a in ERASE_ASPECT)))
+            area = rng.uniform(*ERASE_AREA) * height * width / count
+            aspect = math.exp(rng.uniform(*(math.log(a) for a in ERASE_ASPECT)))
             h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
             if 0 < h < height and 0 < w < width:
-                top = int(draws.integers(0, height - h + 1))
-                return top, int(draws.integers(0, width - w + 1)), h, w
+                top = int(rng.integers(0, height - h + 1))
+                return top, int(rng.integers(0, width - w + 1)), h, w
         return None
 
-    def _fill(self, frames: int, h: int, w: int, draws: np.random.Generator) -> torch.Tensor:
+    def _fill(self, frames: int, h: int, w: int, rng: np.random.Generator) -> torch.Tensor:
         if self.mode == "const":
             return torch.zeros(())
         shape = (3, frames, h, w) if self.mode == "pixel" else (3, frames, 1, 1)
-        return torch.from_numpy(draws.standard_normal(shape, dtype=np.float32))
+        return torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
 
 
 @dataclass(frozen=True)
@@ -251,26 +251,26 @@ class ClipAugment:
     color: RandAugment | None = None
     erasing: RandomErasing | None = None
 
-    def frames(self, frames: torch.Tensor, draws: np.random.Generator) -> torch.Tensor:
+    def frames(self, frames: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         """Augment uint8 frames (T, H, W, 3), all with the same draws."""
         if self.color is None:
             return frames
         if frames.nbytes <= AT_ONCE:
             planes = frames.permute(0, 3, 1, 2).contiguous()
-            return self.color(planes, draws).permute(0, 2, 3, 1)
+            return self.color(planes, rng).permute(0, 2, 3, 1)
         # Large frames one by one, each with a copy of the draws: operations take several floats
         # a pixel.
         found = torch.empty_like(frames)
-        start = copy.deepcopy(draws)
+        start = copy.deepcopy(rng)
         for number, frame in enumerate(frames):
-            own = copy.deepcopy(start) if number else draws
+            own = copy.deepcopy(start) if number else rng
             planes = frame.permute(2, 0, 1)[None].contiguous()
             found[number] = self.color(planes, own)[0].permute(1, 2, 0)
         return found
 
-    def erase(self, clip: torch.Tensor, draws: np.random.Generator) -> torch.Tensor:
+    def erase(self, clip: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         """Erase in a normalised clip (3, T, H, W)."""
-        return clip if self.erasing is None else self.erasing(clip, draws)
+        return clip if self.erasing is None else self.erasing(clip, rng)
 
 
 class Mixup:
@@ -325,18 +325,18 @@ class Mixup:
         Returns:
             The mixed videos, as a new tensor, and soft labels (B, C).
         """
-        draws = generator
+        rng = generator
         if isinstance(generator, torch.Generator):
             number = torch.randint(2**62, (), generator=generator, device=generator.device)
-            draws = np.random.default_rng(int(number))
+            rng = np.random.default_rng(int(number))
         target = self._smooth(label)
-        if draws.uniform() >= self.prob:
+        if rng.uniform() >= self.prob:
             return video, target
-        cut = self.alpha <= 0 or (self.cutmix_alpha > 0 and draws.uniform() < self.switch_prob)
+        cut = self.alpha <= 0 or (self.cutmix_alpha > 0 and rng.uniform() < self.switch_prob)
         alpha = self.cutmix_alpha if cut else self.alpha
-        share = float(draws.beta(alpha, alpha))
+        share = float(rng.beta(alpha, alpha))
         if cut:
-            video, share = self._paste(video, share, draws)
+            video, share = self._paste(video, share, rng)
         else:
             video = torch.lerp(self._partners(video), video, share)
         return video, torch.lerp(self._partners(target), target, share)
@@ -351,12 +351,12 @@ class Mixup:
         return label * (1.0 - self.label_smoothing) + self.label_smoothing / self.num_classes
 
     def _paste(
-        self, video: torch.Tensor, share: float, draws: np.random.Generator
+        self, video: torch.Tensor, share: float, rng: np.random.Generator
     ) -> tuple[torch.Tensor, float]:
         height, width = video.shape[-2:]
         side = math.sqrt(1.0 - share)
         h, w = int(height * side), int(width * side)
-        y, x = int(draws.integers(0, height)), int(draws.integers(0, width))
+        y, x = int(rng.integers(0, height)), int(rng.integers(0, width))
         top, bottom = max(y - h // 2, 0), min(y + h // 2, height)
         left, right = max(x - w // 2, 0), min(x + w // 2, width)
         mixed = video.clone()

@@ -74,15 +74,15 @@ class Pixels:
     aspect: Sequence[float] = ()
     reverse_channels: bool = False
 
-    def draw(self, height: int, width: int, draws: np.random.Generator) -> Crop:
+    def draw(self, height: int, width: int, rng: np.random.Generator) -> Crop:
         """Draw a training crop of a frame."""
         if self.area:
             return relative_crop(
                 height, width, area=self.area, aspect=self.aspect or (3 / 4, 4 / 3),
-                size=self.size, draws=draws, flip=self.flip,
+                size=self.size, rng=rng, flip=self.flip,
             )
         return jitter_crop(
-            height, width, scales=self.scales, size=self.size, draws=draws,
+            height, width, scales=self.scales, size=self.size, rng=rng,
             inverse=self.inverse, flip=self.flip,
         )
 
@@ -217,8 +217,8 @@ class VideoDataset(Dataset):
                 return self._item(self._random_clips(epoch, chosen), chosen, bad)
             except DataError as error:
                 bad.append((chosen, str(error)))
-            draws = item_generator(self.seed, epoch, row, attempt=attempt)
-            chosen = int(draws.integers(0, len(self)))
+            rng = item_generator(self.seed, epoch, row, attempt=attempt)
+            chosen = int(rng.integers(0, len(self)))
         raise DataError(
             f"{MAX_ATTEMPTS} videos of the list {self.videos.source} in a row cannot be read; "
             f"the last: {bad[-1][1]}"
@@ -255,8 +255,8 @@ class VideoDataset(Dataset):
         if self.augment is None or not self.finish:
             return clips
         return torch.stack([
-            self.augment.erase(clip, draws)
-            for clip, draws in zip(clips, generators, strict=True)
+            self.augment.erase(clip, rng)
+            for clip, rng in zip(clips, generators, strict=True)
         ])
 
     def _fixed_clips(self, row: int) -> torch.Tensor | PackedClips:

@@ -203,8 +203,8 @@ class Trainer:
         label = batch["label"].to(self.device, non_blocking=True)
         if self.mixup is not None:
             # The same in every process, so that their number does not matter.
-            draws = np.random.default_rng((self.seed % 2**64, step))
-            video, label = self.mixup(video, label, draws)
+            rng = np.random.default_rng((self.seed % 2**64, step))
+            video, label = self.mixup(video, label, rng)
         self.optimizer.zero_grad(set_to_none=True)
         result = self.step(video, label, step, self._captions_of(batch, epoch))
         scaler = self.step.scaler

@@ -73,11 +73,11 @@ def test_tokenizing_imports_neither_open_clip_nor_torchvision():
 
 
 def test_plain_text_is_cleaned_by_the_short_way_as_by_the_long_one():
-    draws = random.Random(0)
+    rng = random.Random(0)
     quotes = "\u2018\u2019\u201c\u201d"
     characters = [chr(code) for code in range(32, 127)] + [" ", *quotes] * 4 + ["\t", "\n", "\x7f"]
     for _ in range(3000):
-        text = "".join(draws.choices(characters, k=draws.randint(0, 30)))
+        text = "".join(rng.choices(characters, k=rng.randint(0, 30)))
         long_way = html.unescape(html.unescape(ftfy.fix_text(text)))
         assert clean_text(text) == regex.sub(r"\s+", " ", long_way).strip().lower(), text
 

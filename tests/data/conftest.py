@@ -25,7 +25,7 @@ def write_video(
     noise: int = 0,
 ) -> Path:
     """Write flat grey frames; frame i has the brightness 20 + 5 i."""
-    draws = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     with av.open(str(path), "w", options=container_options or {}) as container:
         stream = container.add_stream(codec, rate=fps)
         stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
@@ -36,7 +36,7 @@ def write_video(
         stream.codec_context.time_base = Fraction(1, fps)
         for number in range(count):
             image = np.full((height, width, 3), 20 + 5 * number, np.uint8)
-            image += draws.integers(0, noise + 1, image.shape, dtype=np.uint8)
+            image += rng.integers(0, noise + 1, image.shape, dtype=np.uint8)
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             if shown_at is not None:
                 frame.pts, frame.time_base = shown_at[number], Fraction(1, fps)

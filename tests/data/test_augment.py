@@ -30,8 +30,8 @@ def test_operations_treat_all_frames_alike(name, inc):
     frames = clip_of_frames()
     changed = 0
     for level in (0.0, 0.5, 1.0):
-        draws = np.random.default_rng(3)
-        out = apply_operation(name, frames, level, inc=inc, mode="bicubic", draws=draws)
+        rng = np.random.default_rng(3)
+        out = apply_operation(name, frames, level, inc=inc, mode="bicubic", rng=rng)
         assert out.shape == frames.shape and out.dtype == torch.uint8
         assert all(torch.equal(frame, out[0]) for frame in out)
         changed += not torch.equal(out, frames)
@@ -45,8 +45,8 @@ def test_increasing_operations_distort_more_at_a_higher_level(name):
     frames = clip_of_frames(1)
 
     def distance(level):
-        draws = np.random.default_rng(1)
-        out = apply_operation(name, frames, level, inc=True, mode="nearest", draws=draws)
+        rng = np.random.default_rng(1)
+        out = apply_operation(name, frames, level, inc=True, mode="nearest", rng=rng)
         return (out.float() - frames.float()).abs().mean()
 
     assert distance(0.05) < distance(0.4) < distance(1.0)
@@ -56,7 +56,7 @@ def test_translation_moves_by_its_share_of_the_side():
     frames = torch.zeros(1, 3, 20, 20, dtype=torch.uint8)
     frames[..., 10] = 255
     out = apply_operation(
-        "translate_x", frames, 1.0, inc=True, mode="nearest", draws=np.random.default_rng(0)
+        "translate_x", frames, 1.0, inc=True, mode="nearest", rng=np.random.default_rng(0)
     )
     column = int((out[0, 0, 5] == 255).nonzero())
     assert abs(column - 10) == 9
@@ -140,12 +140,12 @@ def test_erasing_fills_one_box_in_all_frames(mode):
 
 def test_erasing_by_probability_and_count():
     clip = torch.full((3, 1, 32, 32), 9.0)
-    draws = np.random.default_rng(0)
-    hit = sum(bool((RandomErasing(0.25)(clip, draws) != 9).any()) for _ in range(400))
+    rng = np.random.default_rng(0)
+    hit = sum(bool((RandomErasing(0.25)(clip, rng) != 9).any()) for _ in range(400))
     assert 70 < hit < 130
-    assert RandomErasing(0.0)(clip, draws) is clip
+    assert RandomErasing(0.0)(clip, rng) is clip
     clip = torch.full((3, 4, 32, 32), 9.0)
-    several = [RandomErasing(1.0, "const", count=4)(clip, draws) for _ in range(20)]
+    several = [RandomErasing(1.0, "const", count=4)(clip, rng) for _ in range(20)]
     assert max((out == 0).float().mean() for out in several) < 0.5
 
 

@@ -33,9 +33,9 @@ def make_videos(tmp_path: Path, count: int) -> list[str]:
 
 def frames(number: int, size: int = 5000) -> dict[str, np.ndarray]:
     """Arrays that are told apart by their content."""
-    draws = np.random.default_rng(number)
+    rng = np.random.default_rng(number)
     return {
-        "frames": draws.integers(0, 256, (size // 30, 2, 5, 3), dtype=np.uint8),
+        "frames": rng.integers(0, 256, (size // 30, 2, 5, 3), dtype=np.uint8),
         "number": np.array([number, size]),
     }
 

@@ -13,9 +13,9 @@ def test_the_long_side_is_rounded_down():
 
 
 def test_inverse_scales_lie_in_the_range_and_favour_small_ones():
-    draws = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     sides = [
-        jitter_crop(100, 100, scales=(64, 128), size=64, draws=draws, inverse=True).resized[0]
+        jitter_crop(100, 100, scales=(64, 128), size=64, rng=rng, inverse=True).resized[0]
         for _ in range(500)
     ]
     assert min(sides) >= 64 and max(sides) <= 128
@@ -24,18 +24,18 @@ def test_inverse_scales_lie_in_the_range_and_favour_small_ones():
 
 
 def test_flips_come_half_of_the_time_or_never():
-    draws = np.random.default_rng(0)
-    given = {"scales": (32, 40), "size": 32, "draws": draws}
+    rng = np.random.default_rng(0)
+    given = {"scales": (32, 40), "size": 32, "rng": rng}
     flips = [jitter_crop(50, 60, **given).flip for _ in range(400)]
     assert 150 < sum(flips) < 250
     assert not any(jitter_crop(50, 60, **given, flip=False).flip for _ in range(50))
 
 
 def test_relative_crops_keep_area_and_aspect():
-    draws = np.random.default_rng(1)
+    rng = np.random.default_rng(1)
     for _ in range(200):
         crop = relative_crop(
-            240, 320, area=(0.2, 0.6), aspect=(0.75, 1.5), size=32, draws=draws
+            240, 320, area=(0.2, 0.6), aspect=(0.75, 1.5), size=32, rng=rng
         )
         top, left, h, w = crop.region
         assert top >= 0 and left >= 0 and top + h <= 240 and left + w <= 320
@@ -45,6 +45,6 @@ def test_relative_crops_keep_area_and_aspect():
 
 
 def test_relative_crop_falls_back_to_the_centre():
-    draws = np.random.default_rng(0)
-    crop = relative_crop(20, 200, area=(0.9, 1.0), aspect=(0.75, 1.25), size=16, draws=draws)
+    rng = np.random.default_rng(0)
+    crop = relative_crop(20, 200, area=(0.9, 1.0), aspect=(0.75, 1.25), size=16, rng=rng)
     assert crop.region == (0, 87, 20, 25) and crop.resized == (16, 16)

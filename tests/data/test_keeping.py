@@ -53,17 +53,17 @@ def test_drawn_crops_are_those_of_whole_frames(videos, coloured):
     def generators():
         return [np.random.default_rng((5, sample)) for sample in range(3)]
 
-    color = ClipAugment(lambda planes, draws: planes // draws.integers(2, 9)) if coloured else None
+    color = ClipAugment(lambda planes, rng: planes // rng.integers(2, 9)) if coloured else None
     request = [ClipRequest(draw=0.4)]
     drawn = DrawnCuts(PIXELS.draw, color, generators())
     clips = read_clips(str(videos["bframes"]), request, SAMPLING, keep=drawn)
     whole = read_clips(str(videos["bframes"]), request, SAMPLING)
     found = drawn.cuts(clips.frames, clips.indices[0])
-    for number, draws in enumerate(generators()):
+    for number, rng in enumerate(generators()):
         frames = whole.frames
         if color is not None:
-            frames = color.frames(torch.from_numpy(frames), draws).numpy()
-        crop = PIXELS.draw(*frames.shape[1:3], draws)
+            frames = color.frames(torch.from_numpy(frames), rng).numpy()
+        crop = PIXELS.draw(*frames.shape[1:3], rng)
         expected = Cut.of(frames, crop, [(number, clips.indices[0])])
         assert found[number].crop == crop and np.array_equal(found[number].pixels, expected.pixels)
 
@@ -111,11 +111,11 @@ def test_a_change_of_size_is_seen_before_frames_are_cut(videos, monkeypatch):
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_frames_augmented_one_by_one_are_those_augmented_together(name, monkeypatch):
-    draws = np.random.default_rng(3)
-    frames = torch.from_numpy(draws.integers(0, 256, (5, 33, 47, 3), dtype=np.uint8))
+    rng = np.random.default_rng(3)
+    frames = torch.from_numpy(rng.integers(0, 256, (5, 33, 47, 3), dtype=np.uint8))
 
-    def color(planes, draws):
-        return apply_operation(name, planes, 0.7, inc=True, mode="bicubic", draws=draws)
+    def color(planes, rng):
+        return apply_operation(name, planes, 0.7, inc=True, mode="bicubic", rng=rng)
 
     clip = ClipAugment(color)
     first, second = np.random.default_rng(8), np.random.default_rng(8)
@@ -140,11 +140,11 @@ def test_large_frames_are_reduced_where_they_are_augmented_and_only_there(monkey
     monkeypatch.setattr(keeping, "LARGE", 63 * 48)
     monkeypatch.setattr(keeping, "REDUCED", 32 * 40)
     image = np.zeros((48, 64, 3), np.uint8)
-    draws = [np.random.default_rng(0)]
+    generators = [np.random.default_rng(0)]
     color = ClipAugment(RandAugment())
-    assert DrawnCuts(PIXELS.draw, color, draws)(image)[0].shape == (24, 32, 3)
-    assert DrawnCuts(PIXELS.draw, color, draws)(image[:, :62])[0].shape == (48, 62, 3)
-    plain = DrawnCuts(PIXELS.draw, None, draws)
+    assert DrawnCuts(PIXELS.draw, color, generators)(image)[0].shape == (24, 32, 3)
+    assert DrawnCuts(PIXELS.draw, color, generators)(image[:, :62])[0].shape == (48, 62, 3)
+    plain = DrawnCuts(PIXELS.draw, None, generators)
     plain(image)
     assert plain.crops[0].region == (0, 0, 48, 64)
 

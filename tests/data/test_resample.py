@@ -67,8 +67,8 @@ def noise(*size: int, frames: int = 3) -> np.ndarray:
 class Recorded:
     """Draws of a recorded case, checked for their kind and limits."""
 
-    def __init__(self, draws):
-        self.draws = list(draws)
+    def __init__(self, rng):
+        self.draws = list(rng)
 
     def uniform(self, low=0.0, high=1.0):
         kind, limits, value = self.draws.pop(0)
@@ -94,10 +94,10 @@ def test_recorded_crops(finish):
                 position=case["spatial_idx"],
             )
         else:
-            draws = Recorded(case["draws"])
+            rng = Recorded(case["draws"])
             scales = (case["min_scale"], case["max_scale"])
-            crop = jitter_crop(height, width, scales=scales, size=case["crop"], draws=draws)
-            assert not draws.draws
+            crop = jitter_crop(height, width, scales=scales, size=case["crop"], rng=rng)
+            assert not rng.draws
         clip = finish(frames.numpy(), crop)
         assert clip.shape == (3, 2, 32, 32)
         torch.testing.assert_close(clip[:, :, ::3, ::3], case["out"], atol=1e-5, rtol=0)
@@ -128,14 +128,14 @@ def test_crops_are_those_of_whole_resized_frames(finish, crop):
 
 @both
 def test_drawn_crops_are_those_of_whole_resized_frames(finish):
-    draws = np.random.default_rng(3)
+    rng = np.random.default_rng(3)
     for _ in range(40):
-        height, width = (int(x) for x in draws.integers(20, 200, 2))
-        if draws.uniform() < 0.5:
-            crop = jitter_crop(height, width, scales=(32, 90), size=32, draws=draws)
+        height, width = (int(x) for x in rng.integers(20, 200, 2))
+        if rng.uniform() < 0.5:
+            crop = jitter_crop(height, width, scales=(32, 90), size=32, rng=rng)
         else:
             crop = relative_crop(height, width, area=(0.1, 1.0), aspect=(0.5, 2.0), size=32,
-                                 draws=draws)
+                                 rng=rng)
         frames = noise(height, width, frames=1)
         torch.testing.assert_close(
             finish(frames, crop), by_torch(frames, crop), atol=rounding(crop), rtol=0)
@@ -183,11 +183,11 @@ def test_reversed_channels_keep_each_channels_own_mean(finish):
 
 def packed(seed: int, clips: int, size: tuple[int, int]) -> PackedClips:
     """``clips`` clips of two crops each, of 5 shared frames in different orders."""
-    draws = np.random.default_rng(seed)
-    frames = draws.integers(0, 256, (5, *size, 3), np.uint8)
+    rng = np.random.default_rng(seed)
+    frames = rng.integers(0, 256, (5, *size, 3), np.uint8)
     cuts = [
         Cut.of(frames, fixed_crop(*size, scale=32, size=32, position=position),
-               [(2 * n + place, draws.integers(0, 5, 4)) for n in range(clips)])
+               [(2 * n + place, rng.integers(0, 5, 4)) for n in range(clips)])
         for place, position in enumerate((0, 2))
     ]
     return PackedClips(cuts, num_frames=4, size=32, normalisation=Normalisation.of(MEAN, STD))

@@ -124,14 +124,14 @@ def write_other(path: Path) -> None:
         "mjpeg": ("mjpeg", "yuvj420p", 64), "vp9": ("libvpx-vp9", "yuv420p", 64),
         "hevc": ("libx265", "yuv420p", 64), "wide": ("libx264", "yuv420p", 90),
     }[path.stem]
-    draws = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25)
         stream.width, stream.height, stream.pix_fmt = width, 48, pix_fmt
         if codec == "libx265":
             stream.options = {"x265-params": "log-level=none"}
         for _ in range(20):
-            image = draws.integers(0, 256, (48, width, 3), dtype=np.uint8)
+            image = rng.integers(0, 256, (48, width, 3), dtype=np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode(None))
 

@@ -14,8 +14,8 @@ SHAPE = (2, 5)
 
 
 def record(first: int) -> Record:
-    draws = torch.Generator().manual_seed(first)
-    return Record(first, [first, first + 2], torch.randn(2, 2, 5, generator=draws),
+    rng = torch.Generator().manual_seed(first)
+    return Record(first, [first, first + 2], torch.randn(2, 2, 5, generator=rng),
                   {first + 1: "bröken"})
 
 

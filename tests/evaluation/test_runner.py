@@ -27,9 +27,9 @@ class Recorder(nn.Module):
 
 
 def item(row: int, bad: bool = False) -> dict:
-    draws = torch.Generator().manual_seed(row)
+    rng = torch.Generator().manual_seed(row)
     return {
-        "video": None if bad else torch.randn(3, 3, 2, 4, 4, generator=draws),
+        "video": None if bad else torch.randn(3, 3, 2, 4, 4, generator=rng),
         "label": torch.tensor(0), "index": row, "clip": torch.arange(3),
         "bad": [(row, "broken")] if bad else [],
     }

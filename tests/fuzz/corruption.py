@@ -70,12 +70,12 @@ def make_case(seed: int, sources: list[Source], kinds: Kinds | None = None) -> C
         kinds: damages, ``KINDS`` unless given; one more changes what seeds mean.
     """
     kinds = kinds or KINDS
-    draws = np.random.default_rng(seed)
-    source = sources[draws.integers(len(sources))]
-    other = sources[draws.integers(len(sources))]
-    kind = list(kinds)[draws.integers(len(kinds))]
-    data = kinds[kind](source.data, other.data, draws)
-    return Case(seed, kind, source.name, data, float(draws.random()))
+    rng = np.random.default_rng(seed)
+    source = sources[rng.integers(len(sources))]
+    other = sources[rng.integers(len(sources))]
+    kind = list(kinds)[rng.integers(len(kinds))]
+    data = kinds[kind](source.data, other.data, rng)
+    return Case(seed, kind, source.name, data, float(rng.random()))
 
 
 def read_sources(paths: list[Path]) -> list[Source]:
@@ -84,68 +84,68 @@ def read_sources(paths: list[Path]) -> list[Source]:
     return [Source(p.name, p.read_bytes()) for p in sorted(files) if p.stat().st_size > 64]
 
 
-def _flip(data: bytes, places: np.ndarray, draws: Draws) -> bytes:
+def _flip(data: bytes, places: np.ndarray, rng: Draws) -> bytes:
     array = np.frombuffer(data, np.uint8).copy()
-    array[places] ^= np.uint8(1) << draws.integers(0, 8, len(places), dtype=np.uint8)
+    array[places] ^= np.uint8(1) << rng.integers(0, 8, len(places), dtype=np.uint8)
     return array.tobytes()
 
 
-def _few_bits(data: bytes, _: bytes, draws: Draws) -> bytes:
-    return _flip(data, draws.integers(0, len(data), draws.integers(1, 17)), draws)
+def _few_bits(data: bytes, _: bytes, rng: Draws) -> bytes:
+    return _flip(data, rng.integers(0, len(data), rng.integers(1, 17)), rng)
 
 
-def _many_bits(data: bytes, _: bytes, draws: Draws) -> bytes:
-    share = 10 ** draws.uniform(-3.5, -1)
-    return _flip(data, draws.integers(0, len(data), int(share * len(data)) + 1), draws)
+def _many_bits(data: bytes, _: bytes, rng: Draws) -> bytes:
+    share = 10 ** rng.uniform(-3.5, -1)
+    return _flip(data, rng.integers(0, len(data), int(share * len(data)) + 1), rng)
 
 
-def _header_bits(data: bytes, _: bytes, draws: Draws) -> bytes:
+def _header_bits(data: bytes, _: bytes, rng: Draws) -> bytes:
     """Headers lie at a file's beginning or end."""
-    places = draws.integers(0, min(HEAD, len(data)), draws.integers(1, 33))
-    return _flip(data, places if draws.random() < 0.5 else len(data) - 1 - places, draws)
+    places = rng.integers(0, min(HEAD, len(data)), rng.integers(1, 33))
+    return _flip(data, places if rng.random() < 0.5 else len(data) - 1 - places, rng)
 
 
-def _run(data: bytes, draws: Draws) -> slice:
-    length = int(len(data) ** draws.uniform(0.1, 0.9))
-    start = int(draws.integers(0, len(data)))
+def _run(data: bytes, rng: Draws) -> slice:
+    length = int(len(data) ** rng.uniform(0.1, 0.9))
+    start = int(rng.integers(0, len(data)))
     return slice(start, min(start + length, len(data)))
 
 
-def _overwrite(data: bytes, _: bytes, draws: Draws) -> bytes:
-    run = _run(data, draws)
-    return data[: run.start] + draws.bytes(run.stop - run.start) + data[run.stop :]
+def _overwrite(data: bytes, _: bytes, rng: Draws) -> bytes:
+    run = _run(data, rng)
+    return data[: run.start] + rng.bytes(run.stop - run.start) + data[run.stop :]
 
 
-def _zeros(data: bytes, _: bytes, draws: Draws) -> bytes:
-    run = _run(data, draws)
+def _zeros(data: bytes, _: bytes, rng: Draws) -> bytes:
+    run = _run(data, rng)
     return data[: run.start] + bytes(run.stop - run.start) + data[run.stop :]
 
 
-def _truncate(data: bytes, _: bytes, draws: Draws) -> bytes:
-    return data[: draws.integers(0, len(data))]
+def _truncate(data: bytes, _: bytes, rng: Draws) -> bytes:
+    return data[: rng.integers(0, len(data))]
 
 
-def _remove(data: bytes, _: bytes, draws: Draws) -> bytes:
-    run = _run(data, draws)
+def _remove(data: bytes, _: bytes, rng: Draws) -> bytes:
+    run = _run(data, rng)
     return data[: run.start] + data[run.stop :]
 
 
-def _duplicate(data: bytes, _: bytes, draws: Draws) -> bytes:
-    run = _run(data, draws)
-    again = data[run.start : run.stop] * int(draws.integers(1, 4))
+def _duplicate(data: bytes, _: bytes, rng: Draws) -> bytes:
+    run = _run(data, rng)
+    again = data[run.start : run.stop] * int(rng.integers(1, 4))
     return data[: run.stop] + again + data[run.stop :]
 
 
-def _swap(data: bytes, _: bytes, draws: Draws) -> bytes:
+def _swap(data: bytes, _: bytes, rng: Draws) -> bytes:
     """Exchange two blocks of a file."""
-    a, b, c, d = sorted(draws.integers(0, len(data) + 1, 4).tolist())
+    a, b, c, d = sorted(rng.integers(0, len(data) + 1, 4).tolist())
     return data[:a] + data[c:d] + data[b:c] + data[a:b] + data[d:]
 
 
-def _other_header(data: bytes, other: bytes, draws: Draws) -> bytes:
+def _other_header(data: bytes, other: bytes, rng: Draws) -> bytes:
     """Put the beginning, or the end, of another file in the place of this one's."""
-    cut = int(draws.integers(1, min(HEAD, len(data), len(other))))
-    return other[:cut] + data[cut:] if draws.random() < 0.7 else data[:-cut] + other[-cut:]
+    cut = int(rng.integers(1, min(HEAD, len(data), len(other))))
+    return other[:cut] + data[cut:] if rng.random() < 0.7 else data[:-cut] + other[-cut:]
 
 
 def _named(data: bytes) -> list[tuple[int, int, str]]:
@@ -157,39 +157,39 @@ def _named(data: bytes) -> list[tuple[int, int, str]]:
     return [(m.start(), len(m[0]), "big") for m in ELEMENTS.finditer(data)]
 
 
-def _number(draws: Draws) -> int:
-    if draws.random() < 0.6:
-        return EXTREMES[draws.integers(len(EXTREMES))]
-    return int(2 ** draws.uniform(0, 32))
+def _number(rng: Draws) -> int:
+    if rng.random() < 0.6:
+        return EXTREMES[rng.integers(len(EXTREMES))]
+    return int(2 ** rng.uniform(0, 32))
 
 
-def _sizes(data: bytes, _: bytes, draws: Draws) -> bytes:
+def _sizes(data: bytes, _: bytes, rng: Draws) -> bytes:
     """Overwrite the size of boxes, chunks or elements."""
-    return _write_numbers(data, draws, lambda place, length, order: (
+    return _write_numbers(data, rng, lambda place, length, order: (
         place if order == "big" and length == 4 and data[place + 4 : place + 8].isalnum()
         else place + length
     ))
 
 
-def _fields(data: bytes, _: bytes, draws: Draws) -> bytes:
+def _fields(data: bytes, _: bytes, rng: Draws) -> bytes:
     """Overwrite numbers inside boxes, chunks or elements: counts, times, frame sizes."""
     return _write_numbers(
-        data, draws, lambda place, length, order: place + 8 + 2 * int(draws.integers(0, 40))
+        data, rng, lambda place, length, order: place + 8 + 2 * int(rng.integers(0, 40))
     )
 
 
 def _write_numbers(
-    data: bytes, draws: Draws, locate: Callable[[int, int, str], int]
+    data: bytes, rng: Draws, locate: Callable[[int, int, str], int]
 ) -> bytes:
     named = _named(data)
     if not named:
-        return _header_bits(data, b"", draws)
+        return _header_bits(data, b"", rng)
     damaged = bytearray(data)
-    for _ in range(int(draws.integers(1, 4))):
-        place, length, order = named[draws.integers(len(named))]
+    for _ in range(int(rng.integers(1, 4))):
+        place, length, order = named[rng.integers(len(named))]
         at = locate(place, length, order)
-        width = int(draws.choice([1, 2, 4, 4, 8]))
-        value = _number(draws) % 256**width
+        width = int(rng.choice([1, 2, 4, 4, 8]))
+        value = _number(rng) % 256**width
         # Within the file: the length stays.
         damaged[at : at + width] = value.to_bytes(width, order)[: max(len(data) - at, 0)]
     return bytes(damaged)

@@ -110,12 +110,12 @@ def find_leak(paths: Sequence[Path], count: int, settled: int) -> dict:
         memory after ``settled`` (early) and after ``count`` reads (late), in MB.
     """
     files = sorted(p for path in paths for p in (path.iterdir() if path.is_dir() else [path]))
-    draws = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     progress = Progress(count, "leak", "videos")
     early = 0.0
     for number, path in zip(range(1, count + 1), itertools.cycle(files), strict=False):
         training = number // len(files) % 2
-        outcome(path, [ClipRequest(draw=float(draws.random()))] if training else VIEWS)
+        outcome(path, [ClipRequest(draw=float(rng.random()))] if training else VIEWS)
         if number == settled:
             early = memory("VmRSS")
         progress.update(note=f"{memory('VmRSS'):.0f} MB")

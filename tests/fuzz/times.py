@@ -57,26 +57,26 @@ def _behind(data: bytes, names: dict[bytes, tuple[int, ...]], order: str) -> Ite
                 yield Number(match.end() + place, 4, order)
 
 
-def _times(data: bytes, _: bytes, draws: Draws) -> bytes:
+def _times(data: bytes, _: bytes, rng: Draws) -> bytes:
     """Overwrite up to six times: with a gap of seconds to years, a shift by some bits, or noise."""
     numbers = find_times(data)
     if not numbers:
-        return KINDS["header_bits"](data, b"", draws)
+        return KINDS["header_bits"](data, b"", rng)
     damaged = bytearray(data)
-    for _ in range(int(draws.integers(1, 7))):
-        place, width, order = numbers[draws.integers(len(numbers))]
+    for _ in range(int(rng.integers(1, 7))):
+        place, width, order = numbers[rng.integers(len(numbers))]
         old = int.from_bytes(damaged[place : place + width], order)
-        way = draws.integers(5)
+        way = rng.integers(5)
         if way == 0:
-            new = old + int(DAY * 10 ** draws.uniform(-3, 6))
+            new = old + int(DAY * 10 ** rng.uniform(-3, 6))
         elif way == 1:
-            new = old << int(draws.integers(1, 25))
+            new = old << int(rng.integers(1, 25))
         elif way == 2:
-            new = old - int(10 ** draws.uniform(0, 6))
+            new = old - int(10 ** rng.uniform(0, 6))
         elif way == 3:
-            new = int(draws.integers(0, 4))
+            new = int(rng.integers(0, 4))
         else:
-            new = int.from_bytes(draws.bytes(width), order)
+            new = int.from_bytes(rng.bytes(width), order)
         damaged[place : place + width] = (new % 256**width).to_bytes(width, order)[
             : max(len(data) - place, 0)]
     return bytes(damaged)

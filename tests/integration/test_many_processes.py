@@ -48,8 +48,8 @@ def many(tiny, tmp_path_factory) -> Path:
     for name in ("clip.pt", "tiny-index2cls.json"):
         os.link(tiny / name, root / name)
     state = torch.load(tiny / "clip.pt", weights_only=True)
-    draws = torch.Generator().manual_seed(1)
-    state = {f"model.{k}": v + 0.01 * torch.randn(v.shape, generator=draws)
+    rng = torch.Generator().manual_seed(1)
+    state = {f"model.{k}": v + 0.01 * torch.randn(v.shape, generator=rng)
              for k, v in state.items()}
     torch.save({"model_state": state}, root / "tuned.pyth")
     return root

@@ -39,9 +39,9 @@ def pairs(tiny, tmp_path_factory):
     (root / f"video{DAMAGED}.mp4").write_bytes(b"damaged")
     (root / "pairs.json").write_text(json.dumps(rows))
     state = torch.load(tiny / "clip.pt", weights_only=True)
-    draws = torch.Generator().manual_seed(1)
+    rng = torch.Generator().manual_seed(1)
     for name, parts in (("tuned", ("visual.",)), ("both", ("visual.", "transformer."))):
-        changed = {f"model.{k}": v + 0.02 * torch.randn(v.shape, generator=draws)
+        changed = {f"model.{k}": v + 0.02 * torch.randn(v.shape, generator=rng)
                    if k.startswith(parts) else v for k, v in state.items()}
         torch.save({"model_state": changed}, root / f"{name}.pyth")
     return root

@@ -318,8 +318,8 @@ def test_val_mode_says_the_epoch_of_what_it_validates(tiny, tmp_path, empty_cfg,
 
 def test_val_mode_patches_as_a_test_would(tiny, tmp_path, empty_cfg):
     state = torch.load(tiny / "clip.pt", weights_only=True)
-    draws = torch.Generator().manual_seed(0)
-    tuned = {f"model.{n}": t + 0.1 * torch.randn(t.shape, generator=draws) * n.startswith("visual")
+    rng = torch.Generator().manual_seed(0)
+    tuned = {f"model.{n}": t + 0.1 * torch.randn(t.shape, generator=rng) * n.startswith("visual")
              for n, t in state.items()}
     torch.save({"model_state": tuned}, tmp_path / "tuned.pyth")
 

@@ -12,7 +12,7 @@ from openvclip.evaluation.tasks.classification import build_tester
 
 
 @pytest.fixture
-def draws(tiny, tmp_path, tool):
+def rng(tiny, tmp_path, tool):
     """Few-shot and base-to-novel lists of the tiny dataset."""
     given = ("--source", tiny, "--map", tiny / "tiny-index2cls.json")
     tool("prepare_labels", "few-shot", *given, "--output", tmp_path / "few", "--shots", 2)
@@ -29,28 +29,28 @@ def lists(folder, **changes):
     return {"DATA__PATH_TO_DATA_DIR": folder, **own, "TEST__NUM_ENSEMBLE_VIEWS": 1, **changes}
 
 
-def test_few_shot_and_base_to_novel_from_lists_to_table(tiny, draws, empty_cfg, in_process, tool):
+def test_few_shot_and_base_to_novel_from_lists_to_table(tiny, rng, empty_cfg, in_process, tool):
     short = {"SOLVER__MAX_EPOCH": 1, "TRAIN__EVAL_PERIOD": 9}
-    in_process(empty_cfg, options(tiny, draws / "out/k2", **lists(draws / "few/shots_2", **short)))
-    base = draws / "out/base"
-    in_process(empty_cfg, options(tiny, base, **lists(draws / "half/base", **short)))
+    in_process(empty_cfg, options(tiny, rng / "out/k2", **lists(rng / "few/shots_2", **short)))
+    base = rng / "out/base"
+    in_process(empty_cfg, options(tiny, base, **lists(rng / "half/base", **short)))
     weights = base / "checkpoints/checkpoint_epoch_00001.pyth"
-    in_process(empty_cfg, options(tiny, draws / "out/novel", **lists(
-        draws / "half/novel", TRAIN__ENABLE=False, TEST__CUSTOM_LOAD=True,
+    in_process(empty_cfg, options(tiny, rng / "out/novel", **lists(
+        rng / "half/novel", TRAIN__ENABLE=False, TEST__CUSTOM_LOAD=True,
         TEST__CUSTOM_LOAD_FILE=weights)))
 
-    found = {name: json.loads((draws / "out" / name / "results.json").read_text())
+    found = {name: json.loads((rng / "out" / name / "results.json").read_text())
              for name in ("k2", "base", "novel")}
     assert found["k2"]["draw"] == {
         "kind": "few-shot", "dataset": tiny.name, "shots": 2, "seed": 1}
     trained = found["novel"]["trained_on"]
     assert (trained["draw"]["kind"], trained["draw"]["seed"]) == ("base", 3)
     assert trained == found["base"]["trained_on"] and trained["interpolated"] is False
-    assert trained["list"] == str(draws / "half/base/train.csv")
+    assert trained["list"] == str(rng / "half/base/train.csv")
     assert trained["label_set"] == found["base"]["label_set"]["sha256"]
 
-    tool("summarize", draws / "out")
-    tables = json.loads((draws / "out/summary.json").read_text())["tables"]
+    tool("summarize", rng / "out")
+    tables = json.loads((rng / "out/summary.json").read_text())["tables"]
     assert [table["key"] for table in tables] == ["few_shot", "base_to_novel"]
     cells = tables[1]["lines"][0]["cells"]
     b, n = (found[name]["results"][0]["top1"] for name in ("base", "novel"))

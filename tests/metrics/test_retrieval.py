@@ -34,17 +34,17 @@ def naive(videos, texts, owner, done):
 
 def unit(rows: int, seed: int, levels: int = 0) -> torch.Tensor:
     """Random unit vectors; of few levels an entry, so that many cosines tie."""
-    draws = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(seed)
     if levels:
-        return F.normalize(torch.randint(1, levels + 1, (rows, 3), generator=draws).float())
-    return F.normalize(torch.randn(rows, 16, generator=draws))
+        return F.normalize(torch.randint(1, levels + 1, (rows, 3), generator=rng).float())
+    return F.normalize(torch.randn(rows, 16, generator=rng))
 
 
 def lists(seed: int, levels: int):
     videos, texts = unit(23, seed, levels), unit(97, seed + 100, levels)
-    draws = torch.Generator().manual_seed(seed)
-    owner = torch.cat([torch.arange(23), torch.randint(23, (74,), generator=draws)])
-    return videos, texts, owner[torch.randperm(97, generator=draws)]
+    rng = torch.Generator().manual_seed(seed)
+    owner = torch.cat([torch.arange(23), torch.randint(23, (74,), generator=rng)])
+    return videos, texts, owner[torch.randperm(97, generator=rng)]
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 23 * 8 * 10, 2**20])
@@ -77,10 +77,10 @@ def test_ranks_by_hand():
 
 @pytest.mark.parametrize("noise", [0.0, 1e-7])
 def test_a_model_that_says_the_same_of_all_finds_nothing(noise):
-    draws = torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(0)
     one = F.normalize(torch.ones(1, 64)).repeat(50, 1)
-    videos = one + noise * torch.randn(50, 64, generator=draws)
-    texts = one + noise * torch.randn(50, 64, generator=draws)
+    videos = one + noise * torch.randn(50, 64, generator=rng)
+    texts = one + noise * torch.randn(50, 64, generator=rng)
     found = compute_ranks(videos, texts, torch.arange(50))
     assert found.text_to_video.tolist() == found.video_to_text.tolist() == [25.5] * 50
     done = torch.ones(50, dtype=torch.bool)

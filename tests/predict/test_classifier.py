@@ -33,8 +33,8 @@ def world(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("world")
     write_tiny_clip(root / "clip.pt")
     state = load_clip(root / "clip.pt")
-    draws = torch.Generator().manual_seed(1)
-    moved = {n: t + 0.05 * torch.randn(t.shape, generator=draws) if n.startswith("visual.") else t
+    rng = torch.Generator().manual_seed(1)
+    moved = {n: t + 0.05 * torch.randn(t.shape, generator=rng) if n.startswith("visual.") else t
              for n, t in state.items()}
     save_file(root / "tuned.pth", {"model_state": {f"model.{n}": t for n, t in moved.items()}})
     for number, colour in enumerate(COLOURS):

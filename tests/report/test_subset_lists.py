@@ -30,7 +30,7 @@ def lists(tmp_path_factory):
     """Prepared from 6,766 files: of each class 70 for training and 30 for testing, the rest 0."""
     root = tmp_path_factory.mktemp("hmdb")
     space = LabelSpace.from_json(CLONE / PROTOCOLS["hmdb_full"].label_map)
-    draws = random.Random(0)
+    rng = random.Random(0)
     (root / "splits").mkdir()
     for label, name in enumerate(space.names):
         folder = root / "videos" / name.replace(" ", "_")
@@ -41,7 +41,7 @@ def lists(tmp_path_factory):
             (folder / file).touch()
         for split in (1, 2, 3):
             marks = [1] * TRAIN + [2] * TEST + [0] * (len(files) - TRAIN - TEST)
-            draws.shuffle(marks)
+            rng.shuffle(marks)
             (root / "splits" / f"{folder.name}_test_split{split}.txt").write_text(
                 "".join(f"{file} {mark} \n" for file, mark in zip(files, marks, strict=True)))
     write_preparation(plan_hmdb51(root / "videos", root / "splits", root / "lists"))

@@ -43,10 +43,10 @@ def make_train_item(
     path: str, epoch: int, row: int, seed: int, sampling: Sampling, pixels: Pixels
 ) -> torch.Tensor:
     """Return the random clip of an epoch and row: float32 (1, 3, F, size, size)."""
-    draws = item_generator(seed, epoch, row)
-    frames = read_clip(path, ClipRequest(draw=draws.uniform()), sampling)
+    rng = item_generator(seed, epoch, row)
+    frames = read_clip(path, ClipRequest(draw=rng.uniform()), sampling)
     crop = jitter_crop(
-        *frames.shape[1:3], scales=pixels.scales, size=pixels.size, draws=draws, flip=pixels.flip
+        *frames.shape[1:3], scales=pixels.scales, size=pixels.size, rng=rng, flip=pixels.flip
     )
     return finish(frames, crop, pixels)[None]
 

@@ -81,8 +81,8 @@ def draw_caption(captions: Sequence[str], *, seed: int, epoch: int, index: int) 
     """
     if len(captions) == 1:
         return captions[0]
-    draws = np.random.default_rng((seed % 2**64, epoch, index, DRAWS))
-    return captions[int(draws.integers(len(captions)))]
+    rng = np.random.default_rng((seed % 2**64, epoch, index, DRAWS))
+    return captions[int(rng.integers(len(captions)))]
 
 
 @dataclass(frozen=True)

@@ -154,8 +154,8 @@ def _draw_val(
     chosen: set[str] = set()
     for label, videos in group_by_label(rows).items():
         count = min(max(round(share * len(videos)), 1), len(videos) - 1)
-        draws = random.Random(f"{seed}:{space.names[label]}")
-        chosen.update(path for path, _ in draws.sample(videos, count))
+        rng = random.Random(f"{seed}:{space.names[label]}")
+        chosen.update(path for path, _ in rng.sample(videos, count))
     held_out = [row for row in rows if row[0] in chosen]
     return {
         "train": [row for row in rows if row[0] not in chosen], "val": held_out, "test": held_out,

@@ -80,7 +80,7 @@ def jitter_crop(
     *,
     scales: Sequence[int],
     size: int,
-    draws: Draws,
+    rng: Draws,
     inverse: bool = False,
     flip: bool = True,
 ) -> Crop:
@@ -91,20 +91,20 @@ def jitter_crop(
         width: of the frame.
         scales: least and greatest short side.
         size: side of the crop, at most the least short side.
-        draws: the random generator.
+        rng: the random generator.
         inverse: draw the inverse of the scale uniformly (``DATA.INV_UNIFORM_SAMPLE``).
         flip: mirror with probability 1/2 (``DATA.RANDOM_FLIP``).
     """
     low, high = scales
     if inverse:
-        short = round(1.0 / draws.uniform(1.0 / high, 1.0 / low))
+        short = round(1.0 / rng.uniform(1.0 / high, 1.0 / low))
     else:
-        short = round(draws.uniform(low, high))
+        short = round(rng.uniform(low, high))
     new_h, new_w = scaled_size(height, width, short)
     # The end is left out, so that the last offset is never drawn: published behaviour.
-    y = int(draws.integers(0, new_h - size)) if new_h > size else 0
-    x = int(draws.integers(0, new_w - size)) if new_w > size else 0
-    mirrored = flip and draws.uniform() < 0.5
+    y = int(rng.integers(0, new_h - size)) if new_h > size else 0
+    x = int(rng.integers(0, new_w - size)) if new_w > size else 0
+    mirrored = flip and rng.uniform() < 0.5
     return Crop((0, 0, height, width), (new_h, new_w), y, x, size, bool(mirrored))
 
 
@@ -115,7 +115,7 @@ def relative_crop(
     area: Sequence[float],
     aspect: Sequence[float],
     size: int,
-    draws: Draws,
+    rng: Draws,
     flip: bool = True,
 ) -> Crop:
     """Draw a random resized crop: a part of the frame, stretched to the square.
@@ -130,19 +130,19 @@ def relative_crop(
         aspect: least and greatest width / height, drawn uniformly in its logarithm
             (``DATA.TRAIN_JITTER_ASPECT_RELATIVE``).
         size: side of the result.
-        draws: the random generator.
+        rng: the random generator.
         flip: mirror with probability 1/2.
     """
     region = _central_region(height, width, aspect)
     for _ in range(10):
-        target = draws.uniform(area[0], area[1]) * height * width
-        ratio = math.exp(draws.uniform(math.log(aspect[0]), math.log(aspect[1])))
+        target = rng.uniform(area[0], area[1]) * height * width
+        ratio = math.exp(rng.uniform(math.log(aspect[0]), math.log(aspect[1])))
         w, h = round(math.sqrt(target * ratio)), round(math.sqrt(target / ratio))
         if 0 < w <= width and 0 < h <= height:
-            top, left = draws.integers(0, height - h + 1), draws.integers(0, width - w + 1)
+            top, left = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
             region = (int(top), int(left), h, w)
             break
-    mirrored = flip and draws.uniform() < 0.5
+    mirrored = flip and rng.uniform() < 0.5
     return Crop(region, (size, size), 0, 0, size, bool(mirrored))
 
 

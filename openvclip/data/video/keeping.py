@@ -90,7 +90,7 @@ class DrawnCuts:
         if self.augment is not None:
             return [whole_frame(image)]
         if not self.crops:
-            self.crops = [self.draw(height, width, draws) for draws in self.generators]
+            self.crops = [self.draw(height, width, rng) for rng in self.generators]
         return [cut_frame(image, crop) for crop in self.crops]
 
     def cuts(self, kept: Sequence[list[np.ndarray]], order: Sequence[int]) -> list[Cut]:
@@ -99,9 +99,9 @@ class DrawnCuts:
             return [join(kept, clip, crop, [(clip, order)]) for clip, crop in enumerate(self.crops)]
         frames = torch.from_numpy(np.stack([image for (image,) in kept]))
         found = []
-        for clip, draws in enumerate(self.generators):
-            changed = self.augment.frames(frames, draws).numpy()
-            crop = self.draw(changed.shape[1], changed.shape[2], draws)
+        for clip, rng in enumerate(self.generators):
+            changed = self.augment.frames(frames, rng).numpy()
+            crop = self.draw(changed.shape[1], changed.shape[2], rng)
             found.append(Cut.of(changed, crop, [(clip, order)]))
         return found
 
