@@ -5,7 +5,6 @@ Nothing here looks at files or devices: whatever needs them is checked where the
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,6 +12,8 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from openvclip.config.defaults import flatten
+from openvclip.config.doors import TASKS
+from openvclip.utils.registry import not_a_choice
 
 TEMPORAL_TYPES = (
     None,
@@ -45,11 +46,12 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "TRAIN.CAPTION.TEXT_TOWER": ("frozen", "trainable"),
     "TRAIN.CAPTION.SAMPLE": ("random", "first"),
     "TEST.NUM_SPATIAL_CROPS": (1, 3),
-    "TEST.TASK": ("classification", "retrieval"),
     "TEST.UPDATE_STATE": (False,),
     "SOLVER.OPTIMIZING_METHOD": ("sgd", "adam", "adamw"),
     "SOLVER.LR_POLICY": ("cosine", "steps_with_relative_lrs"),
 }
+# Choices that an extension may add to.
+DOORS = (TASKS,)
 # Choices in which capitals do not matter.
 DATASETS = {"TRAIN.DATASET": ("kinetics",), "TEST.DATASET": ("kinetics",)}
 
@@ -148,18 +150,14 @@ def _finite(flat: dict[str, Any]) -> Iterator[str]:
 def _choices(flat: dict[str, Any]) -> Iterator[str]:
     for key, allowed in CHOICES.items():
         if flat[key] not in allowed:
-            yield _not_a_choice(key, flat[key], allowed)
+            yield not_a_choice(key, flat[key], allowed)
+    for door in DOORS:
+        if flat[door.key] not in door:
+            yield not_a_choice(door.key, flat[door.key], door.names())
     for key, allowed in DATASETS.items():
         if str(flat[key]).lower() not in allowed:
-            yield (f"{_not_a_choice(key, flat[key], allowed)} (lists of any dataset can be written "
+            yield (f"{not_a_choice(key, flat[key], allowed)} (lists of any dataset can be written "
                    "in that format: one line a video, path and label)")
-
-
-def _not_a_choice(key: str, value: Any, allowed: tuple[Any, ...]) -> str:
-    names = ", ".join(repr(name) for name in allowed)
-    near = difflib.get_close_matches(str(value).lower(), [str(name) for name in allowed], n=1)
-    hint = f"; nearest: {near[0]}" if near and len(allowed) > 1 else ""
-    return f"{key} is {value!r}; {'one of ' if len(allowed) > 1 else 'only '}{names}{hint}"
 
 
 def _ranges(flat: dict[str, Any]) -> Iterator[str]:
@@ -251,7 +249,7 @@ def _model(cfg: CfgNode) -> Iterator[str]:
 def _texts(cfg: CfgNode) -> Iterator[str]:
     templates, descriptions = cfg.MODEL.TEXT_TEMPLATES, cfg.MODEL.CLASS_DESCRIPTIONS
     if templates and templates not in TEMPLATE_SETS and not set(templates) & set("./"):
-        yield (f"{_not_a_choice('MODEL.TEXT_TEMPLATES', templates, TEMPLATE_SETS)}; or a file, "
+        yield (f"{not_a_choice('MODEL.TEXT_TEMPLATES', templates, TEMPLATE_SETS)}; or a file, "
                "named with its folder or ending, such as templates.txt")
     if descriptions and templates != TEMPLATE_SETS[0]:
         yield (f"MODEL.TEXT_TEMPLATES is {templates!r} with MODEL.CLASS_DESCRIPTIONS "
