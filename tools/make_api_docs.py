@@ -40,8 +40,8 @@ MODULES: dict[str, dict[str, str]] = {
     "Models": {
         "models.backbone": "CLIP CLIPConfig VisionTransformer",
         "clip.tokenizer": "tokenize Tokenizer clean_text",
-        "models.temporal": "build_temporal_clip temporal_block ExpandedViewBlock "
-                           "ChannelShiftBlock CrossFrameBlock AdapterBlock",
+        "models.temporal": "",
+        "models.temporal.block": "",
         "models.text": "",
         "models.video_clip": "",
         "models.build": "build_model build_classifier load_model_weights resolve_clip",

@@ -12,19 +12,8 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from openvclip.config.defaults import flatten
-from openvclip.config.doors import TASKS
+from openvclip.config.doors import TASKS, TEMPORAL
 from openvclip.utils.registry import not_a_choice
-
-TEMPORAL_TYPES = (
-    None,
-    "expand_temporal_view",
-    "expand_temporal_view_step2",
-    "expand_temporal_view_step3",
-    "channel_shift",
-    "channel_shift_published",
-    "cross_frame_attend",
-    "stadapt_zeroinit",
-)
 
 # Names that MODEL.TEXT_TEMPLATES takes besides files.
 TEMPLATE_SETS = ("openvclip28", "openai_imagenet80", "action16", "name_only")
@@ -40,7 +29,6 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "MODEL.ARCH": ("vitb32", "vitb16", "vitl14", "vitl14_336", "auto"),
     "MODEL.MODEL_NAME": ("TemporalClipVideo", "BasicClipVideo"),
     "MODEL.LOSS_FUNC": ("cross_entropy", "soft_cross_entropy", "bce", "bce_logit"),
-    "MODEL.TEMPORAL_MODELING_TYPE": TEMPORAL_TYPES,
     "TRAIN.AMP_DTYPE": ("auto", "bfloat16", "float16"),
     "TRAIN.LINEAR_CONNECT_SAMPLE": (True,),
     "TRAIN.CAPTION.TEXT_TOWER": ("frozen", "trainable"),
@@ -51,7 +39,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "SOLVER.LR_POLICY": ("cosine", "steps_with_relative_lrs"),
 }
 # Choices that an extension may add to.
-DOORS = (TASKS,)
+DOORS = (TEMPORAL, TASKS)
 # Choices in which capitals do not matter.
 DATASETS = {"TRAIN.DATASET": ("kinetics",), "TEST.DATASET": ("kinetics",)}
 

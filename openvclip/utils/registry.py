@@ -14,11 +14,15 @@ T = TypeVar("T")
 
 def not_a_choice(key: str, value: Any, allowed: Iterable[Any]) -> str:
     """Say that ``key`` cannot be ``value``, which values it takes, and which of them is nearest."""
-    allowed = tuple(allowed)
+    return f"{key} is {value!r}; {list_choices(value, tuple(allowed))}"
+
+
+def list_choices(value: Any, allowed: tuple[Any, ...]) -> str:
+    """List the values that are allowed, with the one nearest to ``value``."""
     names = ", ".join(repr(name) for name in allowed)
     near = difflib.get_close_matches(str(value).lower(), [str(name) for name in allowed], n=1)
     hint = f"; nearest: {near[0]}" if near and len(allowed) > 1 else ""
-    return f"{key} is {value!r}; {'one of ' if len(allowed) > 1 else 'only '}{names}{hint}"
+    return f"{'one of ' if len(allowed) > 1 else 'only '}{names}{hint}"
 
 
 class Registry:
@@ -67,7 +71,8 @@ class Registry:
             ConfigError: there is no such entry; the message has the nearest name and all names.
         """
         if name not in self._entries:
-            raise ConfigError(not_a_choice(self.key, name, self._entries))
+            raise ConfigError(f"{self.key} {name!r} is unknown; use "
+                              f"{list_choices(name, self.names())}")
         entry = self._entries[name]
         if isinstance(entry, str):
             module, _, attribute = entry.partition(":")

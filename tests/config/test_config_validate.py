@@ -8,13 +8,13 @@ import pytest
 
 from openvclip.config import get_cfg, load_cfg
 from openvclip.config.defaults import flatten
+from openvclip.config.doors import TEMPORAL
 from openvclip.config.validate import (
     CHOICES,
     DATASETS,
     LENGTHS,
     POSITIVE,
     RANGES,
-    TEMPORAL_TYPES,
     find_problems,
 )
 from openvclip.utils.errors import ConfigError
@@ -56,7 +56,7 @@ def test_every_choice_is_checked(key: str) -> None:
     assert f"{key} is " in failure(key, wrong)
 
 
-@pytest.mark.parametrize("kind", TEMPORAL_TYPES)
+@pytest.mark.parametrize("kind", TEMPORAL.names())
 def test_every_temporal_type_is_accepted(kind: str | None) -> None:
     cfg = load_cfg(None, ["MODEL.TEMPORAL_MODELING_TYPE", str(kind)])
     assert kind == cfg.MODEL.TEMPORAL_MODELING_TYPE

@@ -3,22 +3,19 @@ from __future__ import annotations
 import pytest
 import torch
 
-from openvclip.models import temporal
+from openvclip.config.doors import TEMPORAL
 from openvclip.models.backbone import CLIP, CLIPConfig
 from openvclip.models.layers import ResidualAttentionBlock
-from openvclip.models.temporal import (
-    TEMPORAL_TYPES,
-    FrameWindows,
-    build_temporal_clip,
-    is_adapter,
-    shift_frames,
-    temporal_block,
-)
+from openvclip.models.temporal import build_temporal_clip, is_adapter, temporal_block
+from openvclip.models.temporal.channel_shift import ChannelShift, shift_frames
+from openvclip.models.temporal.expanded_view import FrameWindows
+from openvclip.models.temporal.stadapt_zeroinit import STAdapter
 from openvclip.models.video_clip import VideoCLIP
 from openvclip.utils.errors import CheckpointError, ConfigError
 
 SMALL = CLIPConfig(embed_dim=16, image_size=16, patch_size=8, vision_width=128, vision_layers=2,
                    text_width=32, text_layers=1, vocab_size=64)
+TEMPORAL_TYPES = [name for name in TEMPORAL.names() if name]
 # The name of the recording, and our name for what it recorded.
 RECORDED = {
     "None": None,
@@ -167,7 +164,7 @@ def test_no_token_is_copied_for_every_frame_that_sees_it():
 
 
 def test_intended_channel_shift_frame_by_frame():
-    block = temporal.ChannelShiftBlock(64, 3)
+    block = ChannelShift(64, 3)
     x = torch.randn(2, 3, 5, 64)
     zero = torch.zeros(5, 16)
     expected = torch.stack([
@@ -187,7 +184,7 @@ def test_shift_frames():
 
 def test_adapter_equals_its_convolutions():
     torch.manual_seed(0)
-    block = temporal.AdapterBlock(64, 4)
+    block = STAdapter(64, 4)
     torch.nn.init.normal_(block.stadapt_up_1.weight)
     x = torch.randn(8, 6, 64)
     video = x.view(2, 4, 6, 1, 64).permute(0, 4, 1, 2, 3)  # (B, D, T, patches, 1)
@@ -234,3 +231,8 @@ def test_type_names():
     assert temporal_block(None, 8) is ResidualAttentionBlock
     with pytest.raises(ConfigError, match="MODEL.TEMPORAL_MODELING_TYPE 'shift'.*channel_shift"):
         temporal_block("shift", 8)
+
+
+def test_only_variants_of_their_own_parameters_have_names_that_no_clip_has():
+    assert is_adapter("visual.transformer.resblocks.0.message_fc.weight")
+    assert not any(is_adapter(name) for name in CLIP(SMALL).state_dict())

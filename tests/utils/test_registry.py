@@ -22,8 +22,8 @@ def test_an_entry_is_imported_when_asked_for():
 
 
 def test_a_wrong_name_is_refused_by_the_nearest_and_all_others():
-    with pytest.raises(ConfigError, match="TEST.SHAPE is 'squar'; one of 'round', 'square'; "
-                                          "nearest: square"):
+    with pytest.raises(ConfigError, match="TEST.SHAPE 'squar' is unknown; use one of 'round', "
+                                          "'square'; nearest: square"):
         make().get("squar")
 
 

@@ -1,0 +1,83 @@
+"""expand_temporal_view: attention over the tokens of neighbouring frames as well (Open-VCLIP)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from openvclip.models.layers import attention
+from openvclip.models.temporal.block import TemporalBlock
+
+
+class FrameWindows(torch.autograd.Function):
+    """(B·T, L, 3·D) projections -> queries of each frame, keys and values of its neighbours too.
+
+    Queries come out as (B·heads, T, L, d), keys and values as (B·heads, T, (2·reach + 1)·L, d): the
+    tokens of frames t - reach, ..., t + reach, which lie one after another in one copy that has
+    ``reach`` frames of zeros at either end of a clip. So the windows are overlapping views of it,
+    and no token is copied once for every frame that sees it. (Softmax does not mind the order.)
+    The backward pass is written out, as that of ``unfold`` takes three times as long.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, projected: torch.Tensor, frames: int, heads: int, reach: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        ctx.sizes = frames, heads, reach
+        parts = projected.unflatten(0, (-1, frames)).unflatten(-1, (3, heads, -1))
+        parts = parts.permute(3, 0, 4, 1, 2, 5)  # (3, B, heads, T, L, d)
+        _, clips, _, _, tokens, width = parts.shape
+        padded = parts.new_empty(2, clips, heads, frames + 2 * reach, tokens, width)
+        padded[:, :, :, :reach] = 0
+        padded[:, :, :, reach:-reach] = parts[1:]
+        padded[:, :, :, -reach:] = 0
+        rows = padded.flatten(3, 4).flatten(1, 2)  # (2, B·heads, (T + 2·reach)·L, d)
+        keys, values = rows.unfold(2, (2 * reach + 1) * tokens, tokens).mT
+        return parts[0].flatten(0, 1), keys, values
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        frames, heads, reach = ctx.sizes
+        grad_q = gradients[0].unflatten(0, (-1, heads))  # (B, heads, T, L, d)
+        clips, _, _, tokens, width = grad_q.shape
+        projected = grad_q.new_empty(clips, frames, tokens, 3, heads, width)
+        parts = projected.permute(3, 0, 4, 1, 2, 5)
+        parts[0] = grad_q
+        for part, windows in zip(parts[1:], gradients[1:], strict=True):
+            seen = windows.unflatten(2, (-1, tokens)).unflatten(0, (-1, heads)).unbind(3)
+            total = seen[reach].clone()  # (B, heads, T, L, d)
+            for step in range(1, min(reach, frames - 1) + 1):
+                total[:, :, step:] += seen[reach + step][:, :, :-step]
+                total[:, :, :-step] += seen[reach - step][:, :, step:]
+            part.copy_(total)
+        return projected.flatten(3).flatten(0, 1), None, None, None
+
+
+class ExpandedView(TemporalBlock):
+    """Keys and values of the ``reach`` preceding and following frames beside the frame's own.
+
+    Open-VCLIP's spatial-temporal attention (arXiv 2302.00624, section 3.1).
+    """
+
+    reach = 1
+
+    def mix(self, x: torch.Tensor) -> torch.Tensor:
+        heads = self.attn.heads
+        projected = self.attn.project(self.ln_1(x))
+        q, k, v = FrameWindows.apply(projected, self.num_frames, heads, self.reach)
+        y = attention(q, k, v)  # (B·heads, T, L, d)
+        y = y.unflatten(0, (-1, heads)).permute(0, 2, 3, 1, 4).flatten(3).flatten(0, 1)
+        return x + self.attn.out_proj(y)
+
+
+class ExpandedViewStep2(ExpandedView):
+    """The two nearest frames on either side."""
+
+    reach = 2
+
+
+class ExpandedViewStep3(ExpandedView):
+    """The three nearest frames on either side."""
+
+    reach = 3
