@@ -49,7 +49,7 @@ _C.DATA.USE_OFFSET_SAMPLING = False  # Last view ends the video; see SAMPLING_CO
 _C.DATA.MULTI_LABEL = False  # A row may carry several labels, joined by ; or ,.
 _C.DATA.ENSEMBLE_METHOD = "sum"  # sum or max of the logits over a video's views.
 _C.DATA.REVERSE_INPUT_CHANNEL = False  # Feed BGR instead of RGB.
-# pyav, torchcodec (if installed), or torchvision: the name in old scripts, decoded by PyAV.
+# pyav, or torchvision: the name in old scripts, decoded by PyAV.
 _C.DATA.DECODING_BACKEND = "torchvision"
 # Ours. published: frames as the released checkpoints saw them; exact: honours USE_OFFSET_SAMPLING
 # with every container, spreads views to the video's very end, no clamped last frame.

@@ -22,7 +22,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "DIST_BACKEND": ("nccl", "gloo"),
     "TASK": ("",),
     "DATA.ENSEMBLE_METHOD": ("sum", "max"),
-    "DATA.DECODING_BACKEND": ("pyav", "torchcodec", "torchvision"),
+    "DATA.DECODING_BACKEND": ("pyav", "torchvision"),
     "DATA.SAMPLING_COMPAT": ("published", "exact"),
     "AUG.RE_MODE": ("pixel", "rand", "const"),
     "AUG.INTERPOLATION": ("bicubic", "bilinear", "nearest"),
@@ -40,6 +40,11 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 }
 # Choices that an extension may add to.
 DOORS = (TEMPORAL, TASKS)
+# What earlier versions took, and what to give instead.
+REMOVED = {
+    ("DATA.DECODING_BACKEND", "torchcodec"): "was removed: it was no faster; give 'pyav', which "
+                                             "decodes the same frames",
+}
 # Choices in which capitals do not matter.
 DATASETS = {"TRAIN.DATASET": ("kinetics",), "TEST.DATASET": ("kinetics",)}
 
@@ -137,7 +142,9 @@ def _finite(flat: dict[str, Any]) -> Iterator[str]:
 
 def _choices(flat: dict[str, Any]) -> Iterator[str]:
     for key, allowed in CHOICES.items():
-        if flat[key] not in allowed:
+        if (key, flat[key]) in REMOVED:
+            yield f"{key} {flat[key]!r} {REMOVED[key, flat[key]]}"
+        elif flat[key] not in allowed:
             yield not_a_choice(key, flat[key], allowed)
     for door in DOORS:
         if flat[door.key] not in door:

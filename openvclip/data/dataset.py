@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,7 @@ from openvclip.data.video.keeping import DrawnCuts, FixedCuts, whole_frame
 from openvclip.data.video.resample import Normalisation
 from openvclip.data.video.sampling import ClipRequest, Sampling
 from openvclip.data.video.transport import Cut, PackedClips
-from openvclip.data.video.video_io import Clips, Keep, read_clips
+from openvclip.data.video.video_io import Keep, read_clips
 from openvclip.utils.errors import DataError
 
 MODES = ("train", "val", "test")
@@ -128,7 +128,6 @@ class VideoDataset(Dataset):
         multi_thread: let FFmpeg decode one video with several threads.
         finish: resize and normalise here. Random erasing needs finished clips, so that with it
             they are in any case.
-        reader: reads clips, as :func:`openvclip.data.video.video_io.read_clips` does.
         cache: keeps what evaluation reads of each video, or None.
     """
 
@@ -149,7 +148,6 @@ class VideoDataset(Dataset):
         val_random: bool = False,
         multi_thread: bool = False,
         finish: bool = True,
-        reader: Callable[..., Clips] = read_clips,
         cache: FrameCache | None = None,
     ) -> None:
         if mode not in MODES:
@@ -162,7 +160,7 @@ class VideoDataset(Dataset):
         self.num_sample = num_sample if mode == "train" else 1
         self.augment = augment if mode == "train" else None
         self.random = mode == "train" or (mode == "val" and val_random)
-        self.multi_thread, self.reader = multi_thread, reader
+        self.multi_thread = multi_thread
         self.cache = None if self.random else cache
         erasing = self.augment is not None and self.augment.erasing is not None
         self.finish = finish or erasing
@@ -298,7 +296,7 @@ class VideoDataset(Dataset):
     def _read(
         self, row: int, requests: Sequence[ClipRequest], keep: Keep
     ) -> tuple[list[Any], list[tuple[int, ...]]]:
-        clips = self.reader(
+        clips = read_clips(
             self.videos.paths[row], requests, self.sampling, multi_thread=self.multi_thread,
             keep=keep,
         )

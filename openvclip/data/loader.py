@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import multiprocessing
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,9 @@ from openvclip.data.augment import build_augment
 from openvclip.data.collate import collate, collate_to_hand_over, receive
 from openvclip.data.dataset import Pixels, VideoDataset
 from openvclip.data.lists.labels import LabelSpace, VideoList, check_videos_exist, read_list
-from openvclip.data.video import torchcodec_io
 from openvclip.data.video.cache import FrameCache
 from openvclip.data.video.sampling import Sampling
 from openvclip.data.video.transport import finish_video
-from openvclip.data.video.video_io import Clips, read_clips
 from openvclip.utils.errors import ConfigError, DataError
 from openvclip.utils.logging import get_logger
 from openvclip.utils.signals import leave_signals_to_parent
@@ -207,21 +205,13 @@ def explain_dead_worker(error: RuntimeError) -> DataError | None:
 
 
 @functools.cache
-def build_reader(backend: str) -> Callable[..., Clips]:
-    """Return what reads clips for ``DATA.DECODING_BACKEND``.
+def note_backend(backend: str) -> None:
+    """Say once what ``DATA.DECODING_BACKEND torchvision`` of published scripts means here.
 
-    torchvision, which published scripts name, has no reader any more: PyAV, which its reader was
-    built on, takes its place.
-
-    Raises:
-        ConfigError: torchcodec is asked for and cannot be used.
+    torchvision has no reader any more: PyAV, which its reader was built on, takes its place.
     """
-    if backend == "torchcodec":
-        torchcodec_io.load_decoder()
-        return torchcodec_io.read_clips
     if backend == "torchvision":
         logger.info("DATA.DECODING_BACKEND torchvision: videos are decoded by PyAV")
-    return read_clips
 
 
 def build_cache(cfg, split: str) -> FrameCache | None:
@@ -232,7 +222,7 @@ def build_cache(cfg, split: str) -> FrameCache | None:
     test = split == "test"
     # Everything that a video's frames depend on, besides the file.
     spec = {
-        "backend": "torchcodec" if data.DECODING_BACKEND == "torchcodec" else "pyav",
+        "backend": "pyav",
         "frames": [data.NUM_FRAMES, data.SAMPLING_RATE, data.TARGET_FPS],
         "offset": [data.USE_OFFSET_SAMPLING, data.SAMPLING_COMPAT],
         "clips": [cfg.TEST.NUM_ENSEMBLE_VIEWS, cfg.TEST.NUM_SPATIAL_CROPS] if test else [1, 1],
@@ -297,7 +287,7 @@ def build_dataset(cfg, split: str, videos: VideoList | None = None) -> VideoData
         DataError: as :func:`build_list`.
     """
     data = cfg.DATA
-    reader = build_reader(data.DECODING_BACKEND)
+    note_backend(data.DECODING_BACKEND)
     videos, classes = build_list(cfg, split) if videos is None else (videos, 1)
     return VideoDataset(
         split,
@@ -320,7 +310,6 @@ def build_dataset(cfg, split: str, videos: VideoList | None = None) -> VideoData
         val_random=data.VAL_RANDOM,
         multi_thread=cfg.DATA_LOADER.ENABLE_MULTI_THREAD_DECODE,
         finish=False,
-        reader=reader,
         cache=build_cache(cfg, split),
     )
 

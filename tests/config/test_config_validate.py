@@ -123,6 +123,7 @@ def test_every_temporal_type_is_accepted(kind: str | None) -> None:
     (["SOLVER.CLIP_GRAD_L2NORM", "0"], ["SOLVER.CLIP_GRAD_L2NORM", "greater than 0"]),
     (["TRAIN.DATASET", "kinetic"], ["TRAIN.DATASET", "'kinetics'"]),
     (["DATA.DECODING_BACKEND", "decord"], ["decord", "pyav"]),
+    (["DATA.DECODING_BACKEND", "torchcodec"], ["'torchcodec' was removed", "give 'pyav'"]),
     (["MODEL.ARCH", "vit_b16"], ["nearest: vitb16"]),
 ])
 def test_each_rule_refuses(opts: list[str], parts: list[str]) -> None:

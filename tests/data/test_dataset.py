@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from openvclip.data import dataset
 from openvclip.data.augment import ClipAugment, RandAugment, RandomErasing
 from openvclip.data.dataset import Pixels, VideoDataset, item_generator
 from openvclip.data.lists.labels import VideoList
@@ -94,10 +95,12 @@ def test_test_items_hold_views_times_crops(videos):
     assert [brightness(clip) for clip in single] == [brightness(c) for c in item["video"][1::3]]
 
 
-def test_three_crops_lie_side_by_side(videos):
+def test_three_crops_lie_side_by_side(videos, monkeypatch):
     frames = np.tile(np.arange(96, dtype=np.uint8)[None, None, :, None], (4, 32, 1, 3))
-    data = build(videos, "test", views=1, crops=3,
-                 reader=lambda *_, keep, **__: Clips(list(map(keep, frames)), [(0, 1, 2, 3)]))
+    monkeypatch.setattr(
+        dataset, "read_clips",
+        lambda *_, keep, **__: Clips(list(map(keep, frames)), [(0, 1, 2, 3)]))
+    data = build(videos, "test", views=1, crops=3)
     video = data[0]["video"] * 255
     assert [round(clip[0, 0, 0, 0].item()) for clip in video] == [0, 32, 64]
 

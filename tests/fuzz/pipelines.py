@@ -14,7 +14,6 @@ import torch
 
 from openvclip.data.dataset import Pixels, VideoDataset
 from openvclip.data.lists.labels import VideoList
-from openvclip.data.video.video_io import read_clips
 from openvclip.predict.classifier import VideoClassifier, load_model
 from openvclip.predict.plots import draw_timeline
 from openvclip.predict.results import describe, write_timeline
@@ -84,7 +83,7 @@ def dataset_item(path: Path, mode: str, seed: int) -> None:
     paths = [str(path)] + [sound_video()[1]] * 19
     videos = VideoList(paths, np.zeros(len(paths), np.int64), "fuzz")
     data = VideoDataset(mode, videos, num_classes=3, sampling=SAMPLING, pixels=PIXELS, views=3,
-                        crops=3, seed=seed, reader=read_clips)
+                        crops=3, seed=seed)
     item = data[0]
     if item["bad"]:
         assert (item["index"] > 0) == (mode == "train")
