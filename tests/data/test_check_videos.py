@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import av
@@ -19,6 +21,7 @@ import psutil
 import pytest
 
 from openvclip.config import load_cfg
+from openvclip.data.check import pool
 from openvclip.data.check.run import check_lists
 from openvclip.data.check.video import check_video
 from openvclip.data.loader import build_list
@@ -424,6 +427,28 @@ def test_a_death_is_blamed_on_the_file_at_hand(folder, tmp_path):
     assert "exit code 7" in table["exit.mp4"]["reason"]
     assert "MemoryError" in table["memory.mp4"]["reason"]
     assert run([source], tmp_path)["decoded"] == 0
+
+
+def test_a_process_that_ends_without_an_error_is_a_crash_and_noticed_at_once(folder, tmp_path):
+    folder("a.mp4", "quiet exit.mp4")
+    source = write_list(tmp_path / "l.csv", "a.mp4", "quiet exit.mp4")
+    run([source], tmp_path, timeout=60.0, check=misbehave)
+    row = read_table(tmp_path / "out" / "videos.csv")[1]
+    assert (row["status"], row["reason"]) == ("crashed", "its process ended with exit code 0")
+
+
+def test_a_process_that_cannot_die_does_not_stop_the_others(folder, tmp_path, monkeypatch):
+    folder("hang.mp4", *(f"{i}.mp4" for i in range(3)))
+    source = write_list(tmp_path / "l.csv", "hang.mp4", *(f"{i}.mp4" for i in range(3)))
+    monkeypatch.setattr(pool, "GRACE", 0.1)
+    monkeypatch.setattr(SpawnProcess, "kill", lambda process: None)  # as if a disk did not answer
+    try:
+        run([source], tmp_path, timeout=2.0, workers=1, check=misbehave)
+    finally:
+        for child in multiprocessing.active_children():
+            os.kill(child.pid, signal.SIGKILL)
+    assert statuses(tmp_path / "out") == {
+        "hang.mp4": "timeout", "0.mp4": "ok", "1.mp4": "ok", "2.mp4": "ok"}
 
 
 def test_a_file_that_does_not_crash_a_fresh_process_is_not_blamed(folder, tmp_path):

@@ -1,7 +1,9 @@
-"""Processes that may die: a function applied to items, each death blamed on the item it was at.
+"""A function applied to items in processes that may die: each death costs one item.
 
 ``concurrent.futures`` gives up all its work when one of its processes dies. Here a crash, or a
-stop for taking too long, costs the one item that the process had.
+stop for taking too long, costs the one item that the process had. The pools that others have
+written wait for a process that they killed: one that cannot die, as it waits for a disk, would
+stop all the others.
 """
 
 from __future__ import annotations
@@ -64,7 +66,7 @@ def run_isolated(
     team = [_Worker(function) for _ in range(min(workers, len(queue)))]
     try:
         while team:
-            for worker in _stirring(team, timeout):
+            for worker in ready_workers(team, timeout):
                 try:
                     outcome = worker.collect()
                 except _DeathError as death:
@@ -86,8 +88,8 @@ def run_isolated(
             worker.end()
 
 
-def _stirring(team: list[_Worker], timeout: float) -> list[_Worker]:
-    """Wait until processes have something to tell, or are overdue; return them."""
+def ready_workers(team: list[_Worker], timeout: float) -> list[_Worker]:
+    """Wait until workers have answered, died, or taken too long; return these."""
     deadlines = [worker.since + timeout for worker in team if worker.item is not None]
     patience = max(min(deadlines) - time.monotonic(), 0.0) if deadlines else None
     pipes = connection.wait([worker.pipe for worker in team], patience)
