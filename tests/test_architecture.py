@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import openvclip
+
 # The floors of the house, from the ground up: a room imports from those before it, and itself.
 FLOORS = ["utils", "config", "metrics", "clip", "data", "interpolation", "models", "report",
           "checkpoints", "evaluation", "predict", "training", "demo", "launch"]
@@ -130,6 +132,12 @@ def test_the_front_door_opens_at_first_use_only():
             "from openvclip import load_model; assert 'torch' in sys.modules; "
             "assert load_model.__module__ == 'openvclip.predict.classifier'")
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT.parent).returncode == 0
+
+
+@pytest.mark.parametrize("name", [name for name in openvclip.__all__ if name[0] != "_"])
+def test_every_name_of_the_front_door_is_there(name):
+    value = getattr(openvclip, name)
+    assert value.__name__ == name and name in dir(openvclip)
 
 
 def test_runs_do_not_wait_for_what_they_may_not_need():
