@@ -2,7 +2,8 @@
 
 A file is torch's zip file. Its comment, at the file's end, holds a checksum of all that is before:
 it comes and goes with the file, and whatever reads zip files or calls ``torch.load`` skips it. The
-checksum is XXH3 of 128 bits: it finds damage, not forgery, about as fast as memory is read.
+checksum is XXH3 of 128 bits: it finds damage, not forgery, about as fast as memory is read. The
+CRC-32 that the zip file has of each member does not cover headers, padding and the directory.
 """
 
 from __future__ import annotations
@@ -123,9 +124,9 @@ def verify_file(path: str | Path) -> bool:
     return problem is not None
 
 
-def _comment(mark: bytes, found: Any) -> bytes:
+def _comment(mark: bytes, checksum: Any) -> bytes:
     """The end of a file: the size of the zip file's comment, and the comment."""
-    text = mark + found.hexdigest().encode()
+    text = mark + checksum.hexdigest().encode()
     return len(text).to_bytes(2, "little") + text
 
 
@@ -146,7 +147,7 @@ def _find_damage(file: BinaryIO) -> str | None:
     return "its end is missing or damaged"
 
 
-def _hash_start(file: BinaryIO, count: int, found: Any) -> Any:
+def _hash_start(file: BinaryIO, count: int, checksum: Any) -> Any:
     """Hash the first ``count`` bytes, and the comment's size as torch writes it: 0."""
     file.seek(0)
     buffer = memoryview(bytearray(1 << 20))
@@ -154,10 +155,10 @@ def _hash_start(file: BinaryIO, count: int, found: Any) -> Any:
         got = file.readinto(buffer[:min(count, len(buffer))])
         if not got:
             break
-        found.update(buffer[:got])
+        checksum.update(buffer[:got])
         count -= got
-    found.update(b"\0\0")
-    return found
+    checksum.update(b"\0\0")
+    return checksum
 
 
 def load_file(path: str | Path, *, verify: bool = True) -> dict:
@@ -206,15 +207,14 @@ def _names(folder: str | Path) -> list[str]:
 
 def list_checkpoints(folder: str | Path) -> dict[int, Path]:
     """Checkpoints in ``folder`` by number, in ascending order; none from inside an epoch."""
-    found = ((PATTERN.match(name), name) for name in _names(folder))
-    return {int(match.group(1)): Path(folder) / name for match, name in found if match}
+    matches = filter(None, map(PATTERN.match, _names(folder)))
+    return {int(match[1]): Path(folder) / match[0] for match in matches}
 
 
 def list_partials(folder: str | Path) -> dict[tuple[int, int], Path]:
     """Files from inside an epoch, by (whole epochs, iterations of the next), in ascending order."""
-    found = ((PARTIAL.match(name), name) for name in _names(folder))
-    return {(int(match[1]) - 1, int(match[2])): Path(folder) / name
-            for match, name in found if match}
+    matches = filter(None, map(PARTIAL.match, _names(folder)))
+    return {(int(match[1]) - 1, int(match[2])): Path(folder) / match[0] for match in matches}
 
 
 def load_last_checkpoint(output_dir: str | Path) -> tuple[Path, dict] | None:
@@ -224,18 +224,17 @@ def load_last_checkpoint(output_dir: str | Path) -> tuple[Path, dict] | None:
     before it is used.
     """
     folder = Path(output_dir) / FOLDER
-    found = {(number, 0): path for number, path in list_checkpoints(folder).items()}
-    found.update(list_partials(folder))
-    for position in sorted(found, reverse=True):
-        path = found[position]
+    paths = {(number, 0): path for number, path in list_checkpoints(folder).items()}
+    paths.update(list_partials(folder))
+    for position, path in sorted(paths.items(), reverse=True):
         try:
             content = load_file(path)
             _check_position(content, position, path)
             return path, content
         except CheckpointError as error:
             logger.warning("%s; trying the checkpoint before it", error)
-    if found:
-        logger.warning("none of the %d checkpoints in %s can be used", len(found), folder)
+    if paths:
+        logger.warning("none of the %d checkpoints in %s can be used", len(paths), folder)
     return None
 
 
