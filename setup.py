@@ -29,7 +29,6 @@ setup(
         "tensorboard",
         "ftfy",
         "regex",
-        "tqdm",
         "open_clip_torch",  # the BPE vocabulary, and the checkpoints that it names
         "matplotlib",
         "pillow",
