@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
 import subprocess
@@ -71,11 +72,24 @@ def tiny_video_clip():
 
 
 @pytest.fixture(autouse=True)
-def captured_log(caplog):
-    """Let caplog see the project's log, which does not reach the root logger."""
-    import logging
+def restored_loggers():
+    """Undo what a test's ``setup_logging`` did, so that no later test depends on it."""
+    loggers = [logging.getLogger(name) for name in ("openvclip", "py.warnings")]
+    before = [(logger.level, logger.propagate, list(logger.handlers)) for logger in loggers]
+    yield
+    for logger, (level, propagate, handlers) in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+        logger.propagate = propagate
+        for handler in [handler for handler in logger.handlers if handler not in handlers]:
+            logger.removeHandler(handler)
+            handler.close()
 
+
+@pytest.fixture(autouse=True)
+def captured_log(restored_loggers, caplog):  # caplog restores what it found before those do
+    """Let caplog see each record of the project's log once, whether or not the log was set up."""
     logger = logging.getLogger("openvclip")
+    logger.propagate = False
     logger.addHandler(caplog.handler)
     yield
     logger.removeHandler(caplog.handler)
