@@ -49,6 +49,14 @@ def test_a_damaged_file_names_the_decoders_complaint(videos):
         read_clips(str(videos["damaged"]), VIEWS, SAMPLING)
 
 
+def test_a_decoders_complaint_has_no_numbers_or_functions_of_ffmpeg(videos):
+    for name in ("damaged", "garbage", "headless"):
+        with pytest.raises(DataError, match="Invalid data found when processing input$") as caught:
+            read_clips(str(videos[name]), VIEWS, SAMPLING)
+        assert str(caught.value).count(str(videos[name])) == 1
+        assert check_video(str(videos[name]))["reason"].endswith("processing input")
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [("cut.mkv", [0, 5, 10, 15]), ("cut.avi", [0, 5, 6, 6]), ("cut.mp4", [0, 5, 10, 12])],

@@ -8,7 +8,7 @@ from typing import Any
 
 import av
 
-from openvclip.data.video.video_reader import irregular
+from openvclip.data.video.video_reader import explain_read_error, irregular
 
 OK, DAMAGED, UNREADABLE = "ok", "damaged", "unreadable"
 # A video that gives less than this of what it declares is damaged; some declare a few too many.
@@ -64,7 +64,7 @@ def check_video(path: str) -> dict[str, Any]:
             tally = _decode(container, stream)
             return _describe(container, stream, tally, max(declared - tally.discarded, 0))
     except READ_ERRORS as error:
-        return {"status": UNREADABLE, "reason": _one_line(error)}
+        return {"status": UNREADABLE, "reason": explain_read_error(error)}
 
 
 def _declared_frames(container: av.container.InputContainer, stream: av.VideoStream) -> int:
@@ -84,7 +84,7 @@ def _decode(container: av.container.InputContainer, stream: av.VideoStream) -> _
             for frame in packet.decode():
                 tally.add(frame)
     except READ_ERRORS as error:
-        tally.error = _one_line(error)
+        tally.error = explain_read_error(error)
         # Frames that wait in the decoder for their turn are good ones, as in training.
         with suppress(*READ_ERRORS):
             for frame in stream.codec_context.decode(None):
@@ -150,7 +150,3 @@ def _complaint(tally: _Tally, declared: int) -> str:
         sizes = ", ".join(f"{width}x{height}" for width, height in tally.sizes)
         return f"the frame size changes ({sizes})"
     return ""
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join((getattr(error, "strerror", None) or str(error) or repr(error)).split())

@@ -102,7 +102,7 @@ class VideoReader:
             for packet in self.container.demux(self.stream):
                 yield from packet.decode()
         except READ_ERRORS as error:
-            self.error = str(error) or type(error).__name__
+            self.error = explain_read_error(error)
         if self.error:
             with suppress(*READ_ERRORS):
                 # Frames that wait in the decoder for their turn are good ones.
@@ -124,6 +124,12 @@ class VideoReader:
 
     def failure(self, what: str) -> DataError:
         return DataError(f"{self.path}: {what}" + (f": {self.error}" if self.error else ""))
+
+
+def explain_read_error(error: BaseException) -> str:
+    """Say in one line what FFmpeg or the system complained of, without its number or function."""
+    why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(why.split())
 
 
 def irregular(path: str) -> str:
@@ -150,7 +156,8 @@ def open_video(path: str, multi_thread: bool) -> Iterator[VideoReader]:
         # "file:" keeps FFmpeg from taking a name with a colon for a protocol.
         container = av.open(f"file:{path}", metadata_errors="ignore", options=DECODER_OPTIONS)
     except READ_ERRORS as error:
-        raise DataError(f"{path}: cannot be opened as a video: {error}") from error
+        why = explain_read_error(error)
+        raise DataError(f"{path}: cannot be opened as a video: {why}") from error
     with container:
         if not container.streams.video:
             raise DataError(f"{path}: has no video stream")
@@ -174,7 +181,7 @@ def open_video(path: str, multi_thread: bool) -> Iterator[VideoReader]:
                 codec.thread_count = 1
             yield VideoReader(path, container, stream)
         except READ_ERRORS as error:
-            raise DataError(f"{path}: cannot be decoded: {error}") from error
+            raise DataError(f"{path}: cannot be decoded: {explain_read_error(error)}") from error
 
 
 def rgb_image(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
