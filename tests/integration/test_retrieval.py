@@ -91,6 +91,7 @@ def test_numbers_follow_from_the_saved_embeddings(tiny, pairs, tmp_path, empty_c
                    for entry in row["examples"]["text_to_video"])
     log = capfd.readouterr().out
     assert "1 of 9 videos could not be evaluated" in log and "T2V R@1" in log
+    assert all(f"wrote {tmp_path}/found_ratio{r}.pt" in log for r in ("0.00", "0.50"))
     check_report(tmp_path, results)
 
 

@@ -186,6 +186,7 @@ def test_kill_resume_average_patch_test(tiny, tool, tmp_path, empty_cfg, repo):
         tiny, tested, TRAIN__ENABLE=False, TEST__CUSTOM_LOAD=True, TEST__CUSTOM_LOAD_FILE=averaged,
         TEST__PATCHING_RATIOS="[0.0,0.3,1.0]", TEST__SAVE_RESULTS_PATH="preds.pt")).output
     assert f"loaded the weights of {averaged}" in output and "patching" in output
+    assert all(f"wrote {tested}/preds_ratio{r}.pt" in output for r in ("0.00", "0.30", "1.00"))
     rows = json.loads((tested / "results.json").read_text())["results"]
     assert [row["patching_ratio"] for row in rows] == [0.0, 0.3, 1.0]
     assert (tested / "accuracy_vs_ratio.png").is_file()

@@ -186,6 +186,7 @@ class Tester:
             if self.predictions_path is not None:
                 path = name_predictions(self.predictions_path, ratio, several=len(found) > 1)
                 save_predictions(path, predictions.scores, labels)
+                logger.info("wrote %s", path)
             if self.writer is not None and not self.multi_label:
                 done = predictions.complete
                 tag = f"Test/ratio_{ratio:g}" if self.patcher else "Test"

@@ -248,6 +248,7 @@ class RetrievalTester:
         with replacing_file(path) as temporary, open(temporary, "wb") as file:
             torch.save({"videos": videos, "texts": texts, "owner": self.owner, "complete": done,
                         "paths": self.pairs.videos, "captions": self.pairs.captions}, file)
+        logger.info("wrote %s", path)
 
     def _write(self, results: dict[str, Any]) -> None:
         """Log the numbers and write the results."""
