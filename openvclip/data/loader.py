@@ -20,6 +20,7 @@ from openvclip.data.lists.labels import LabelSpace, VideoList, check_videos_exis
 from openvclip.data.video.cache import FrameCache
 from openvclip.data.video.sampling import Sampling
 from openvclip.data.video.transport import finish_video
+from openvclip.utils.cores import count_cores
 from openvclip.utils.errors import ConfigError, DataError
 from openvclip.utils.logging import get_logger
 from openvclip.utils.signals import leave_signals_to_parent
@@ -125,6 +126,21 @@ def _init_worker(_: int) -> None:
     leave_signals_to_parent(multiprocessing.parent_process().pid)
 
 
+class _DataLoader(DataLoader):
+    """torch's, without its warning that workers outnumber the cores: the log has its own line."""
+
+    def check_worker_number_rationality(self) -> None:
+        """Say nothing; :func:`build_loader` does."""
+
+
+@functools.cache
+def warn_of_too_many_workers(workers: int, cores: int) -> None:
+    """Say once, and not for each loader of a run, that workers wait for each other."""
+    logger.warning("DATA_LOADER.NUM_WORKERS is %d, but this process may use %d cores only; with "
+                   "no more workers than cores, loading takes less memory and is as fast",
+                   workers, cores)
+
+
 class Loader:
     """Batches of a dataset, epoch by epoch.
 
@@ -147,7 +163,7 @@ class Loader:
     ) -> None:
         self.dataset, self.sampler, self.device = dataset, sampler, device
         size = dataset.pixels.size
-        self._loader = DataLoader(
+        self._loader = _DataLoader(
             dataset,
             batch_sampler=sampler,
             num_workers=num_workers,
@@ -337,6 +353,9 @@ def build_loader(
             f"{key} is {batch}; it counts the batch of all {world_size} processes together and "
             f"must be a multiple of {world_size}"
         )
+    workers, cores = cfg.DATA_LOADER.NUM_WORKERS, count_cores()
+    if workers > cores and rank == 0:
+        warn_of_too_many_workers(workers, cores)
     dataset = build_dataset(cfg, split, videos)
     share = {"rank": rank, "world_size": world_size}
     if split == "train":
@@ -355,7 +374,7 @@ def build_loader(
     return Loader(
         dataset,
         sampler,
-        num_workers=cfg.DATA_LOADER.NUM_WORKERS,
+        num_workers=workers,
         pin_memory=cfg.DATA_LOADER.PIN_MEMORY and torch.device(device).type == "cuda",
         device=device,
     )

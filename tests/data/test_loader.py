@@ -50,7 +50,6 @@ def bad_lists(lists, tmp_path):
     return tmp_path
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create 16")
 @pytest.mark.parametrize("split, opts, workers", [
     ("train", (), 2), ("train", (), 16), ("train", ("AUG.ENABLE", True, "AUG.NUM_SAMPLE", 2), 2),
     ("val", (), 2), ("test", (), 2), ("test", ("TEST.NUM_SPATIAL_CROPS", 3), 2),
@@ -70,6 +69,21 @@ def test_workers_change_nothing(lists, videos, split, opts, workers):
                 same = torch.equal(value, other[key]) if key != "bad" else value == other[key]
                 assert same, key
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.filterwarnings("error")
+def test_more_workers_than_cores_are_said_once_in_our_words(lists, videos, monkeypatch, caplog):
+    monkeypatch.setattr(loader_module, "count_cores", lambda: 2)
+    loader_module.warn_of_too_many_workers.cache_clear()
+    for workers, lines in ((2, 0), (4096, 1), (4096, 1)):  # No machine has so many.
+        for split in ("train", "val"):
+            build_loader(config(lists, videos, "DATA_LOADER.NUM_WORKERS", workers), split)
+        assert [r.levelname for r in caplog.records].count("WARNING") == lines
+    assert "DATA_LOADER.NUM_WORKERS is 4096, but this process may use 2 cores only" in caplog.text
+    loader_module.warn_of_too_many_workers.cache_clear()
+    build_loader(config(lists, videos, "DATA_LOADER.NUM_WORKERS", 4, "TRAIN.BATCH_SIZE", 2),
+                 "train", rank=1, world_size=2)
+    assert caplog.text.count("cores only") == 1, "not by every process"
 
 
 def test_training_batches(lists, videos):

@@ -17,6 +17,7 @@ from typing import Any
 from openvclip.data.check.pool import Outcome, run_isolated
 from openvclip.data.check.table import STATUSES, Record, VideoTable
 from openvclip.data.check.video import DAMAGED, OK, check_video
+from openvclip.utils.cores import count_cores
 from openvclip.utils.errors import ConfigError, DataError
 from openvclip.utils.files import (
     advise_on_space,
@@ -113,7 +114,7 @@ def check_lists(
             written to.
     """
     started = time.monotonic()
-    workers = _core_count() if workers is None else workers
+    workers = count_cores() if workers is None else workers
     recheck = () if recheck is None else recheck or STATUSES
     _check_options(lists, prefix, separator, workers, timeout, recheck)
     raw = [read_raw_list(source, separator) for source in dict.fromkeys(map(Path, lists))]
@@ -144,13 +145,6 @@ def check_lists(
         file.write(json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
     _log_summary(summary, records.values(), table.finished)
     return summary
-
-
-def _core_count() -> int:
-    """Return the cores that this process may use, which can be fewer than there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _check_options(

@@ -1,0 +1,12 @@
+"""The processor's cores."""
+
+from __future__ import annotations
+
+import os
+
+
+def count_cores() -> int:
+    """Return the cores that this process may use, which can be fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
