@@ -33,7 +33,13 @@ from openvclip.models.video_clip import VideoCLIP
 from openvclip.predict.input_spec import VideoOptions, find_video_options
 from openvclip.predict.label_set import check_labels
 from openvclip.predict.results import Prediction, Timeline, rank_labels
-from openvclip.predict.timelines import SHORTEST, check_seconds, check_windows, collect_timeline
+from openvclip.predict.timelines import (
+    SHORTEST,
+    check_seconds,
+    check_windows,
+    collect_timeline,
+    tell_progress,
+)
 from openvclip.predict.video_file import probe, read_views, shrink
 from openvclip.predict.windows import stream_windows
 from openvclip.utils.errors import CheckpointError, ConfigError, DataError
@@ -403,9 +409,11 @@ class VideoClassifier:
         _name_video(video)
         texts = self.encode_text(labels)
         check_seconds(window, stride)
+        if window is not None:
+            self.check_windows(window, stride)
+        seconds = probe(str(video)).seconds
         if window is None:
-            seconds = probe(str(video)).seconds or self.options.seconds
-            window = max(min(self.options.seconds, seconds), SHORTEST)
+            window = max(min(self.options.seconds, seconds or self.options.seconds), SHORTEST)
         window, stride = self.check_windows(window, stride)
 
         def score(clips: torch.Tensor) -> torch.Tensor:
@@ -415,7 +423,8 @@ class VideoClassifier:
         stream = stream_windows(str(video), self.pixels, num_frames=self.options.num_frames,
                                 window=window, stride=stride)
         with closing(stream):
-            return collect_timeline(str(video), labels, stream, score, self.batch_size,
+            told = tell_progress(stream, str(video), int(seconds / stride))
+            return collect_timeline(str(video), labels, told, score, self.batch_size,
                                     window=window, stride=stride)
 
     def check_windows(self, window: float | None, stride: float | None) -> tuple[float, float]:

@@ -12,6 +12,8 @@ import torch
 from openvclip.predict.results import Timeline
 from openvclip.predict.windows import Window
 from openvclip.utils.errors import ConfigError
+from openvclip.utils.logging import Progress
+from openvclip.utils.text import clean
 
 MOST_OVERLAP = 16  # Windows that may overlap: what bounds the memory of a timeline.
 PICTURES = 24  # Most small pictures that are kept.
@@ -45,6 +47,25 @@ def check_windows(window: float, stride: float) -> tuple[float, float]:
             f"of at least a {MOST_OVERLAP}th of the window"
         )
     return window, stride
+
+
+def tell_progress(stream: Iterator[Window], video: str, total: int) -> Iterator[Window]:
+    """Yield the windows, and log how many have been taken where that goes on for long.
+
+    Args:
+        stream: the windows.
+        video: path of the file, for the log.
+        total: how many there are if the file's length is what it says.
+    """
+    progress = Progress(min(total, MOST_WINDOWS), f"timeline of {clean(video)}", "windows")
+    for item in stream:
+        yield item
+        # The end is told below: a file may say less than there is.
+        progress.total = max(progress.total, progress.done + item.count + 1)
+        progress.update(item.count)
+    if progress.last > progress.started:  # There were lines, which need a last one.
+        progress.total = progress.done
+        progress.update(0)
 
 
 def collect_timeline(

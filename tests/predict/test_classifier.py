@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from openvclip.predict import classifier as predictor
 from openvclip.predict import timelines
 from openvclip.predict.input_spec import VideoOptions, find_video_options
 from openvclip.utils.errors import CheckpointError, ConfigError, DataError
+from openvclip.utils.logging import Progress
 from tests.data.conftest import write_video
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "integration"))
@@ -158,6 +160,21 @@ def test_a_timeline_has_a_bound_and_says_that_it_was_cut(world, model, monkeypat
     assert torch.allclose(found.probabilities, whole.probabilities[:11], atol=1e-6)
     monkeypatch.setattr(timelines, "MOST_WINDOWS", len(whole.spans))
     assert not model.timeline(world / "videos/0.mp4", LABELS, window=0.2, stride=0.1).cut
+
+
+@pytest.mark.parametrize("promised", [0.3, 3.0, 1e6])
+def test_a_long_timeline_tells_how_far_it_is(world, model, monkeypatch, caplog, promised):
+    caplog.set_level("INFO", logger="openvclip")
+    model.timeline(world / "videos/0.mp4", LABELS, window=0.2, stride=0.1)
+    assert "timeline of" not in caplog.text, "a short one has no lines"
+    monkeypatch.setattr(timelines, "Progress", partial(Progress, period=0.0))
+    monkeypatch.setattr(predictor, "probe", lambda path: SimpleNamespace(seconds=promised))
+    found = model.timeline(world / "videos/0.mp4", LABELS, window=0.2, stride=0.1)
+    lines = [line for line in caplog.messages if line.startswith("timeline of")]
+    count = len(found.spans) + found.merged
+    assert len(lines) > 5 and "windows/s, ETA" in lines[0]
+    assert f"0.mp4: {count}/{count} windows" in lines[-1]
+    assert not any(f"{n}/{n} " in line for line in lines[:-1] for n in range(count))
 
 
 def test_windows_with_the_same_frames_are_encoded_once(world, model, tmp_path, monkeypatch):
