@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -67,15 +68,17 @@ def build_parser() -> Parser:
     return parser
 
 
-def predict(argv: list[str] | None) -> None:
+def predict(argv: list[str] | None, show: Callable[[str], None]) -> None:
     args = vars(build_parser().parse_args(argv))
+    from openvclip.predict.find_videos import find_videos
+
+    args["videos"] = find_videos(args["videos"])  # before torch is loaded, which takes seconds
     from openvclip.predict.label_set import read_labels
     from openvclip.predict.videos import predict_videos
 
     labels = read_labels(args.pop("labels"), args.pop("label_file"))
     found = predict_videos(
-        labels=labels, show=lambda text: print(clean_lines(text), flush=True),
-        columns=shutil.get_terminal_size().columns, **args,
+        labels=labels, show=show, columns=shutil.get_terminal_size().columns, **args,
     )
     if all(prediction.error for prediction in found):
         raise DataError(f"none of the {len(found)} videos could be read; see above")
@@ -85,7 +88,17 @@ def main(argv: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # A terminal that lacks a sign shows a question mark.
             stream.reconfigure(errors="replace")
-    return run_tool(lambda: predict(argv), "what was predicted is kept")
+    predicted = False
+
+    def show(text: str) -> None:
+        nonlocal predicted
+        predicted = True
+        print(clean_lines(text), flush=True)
+
+    return run_tool(
+        lambda: predict(argv, show),
+        lambda: "what was predicted is kept" if predicted else "nothing was predicted yet",
+    )
 
 
 if __name__ == "__main__":

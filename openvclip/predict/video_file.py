@@ -1,11 +1,8 @@
-"""Videos that are in no list: found by name, and read with times."""
+"""Videos that are in no list, read with times."""
 
 from __future__ import annotations
 
-import glob
-import os
 import threading
-from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
@@ -13,46 +10,15 @@ import av
 import numpy as np
 from PIL import Image
 
-from openvclip.data.prepare.scan import scan_videos
 from openvclip.data.video.keeping import LARGE
 from openvclip.data.video.sampling import EXACT, ClipRequest, Sampling, clip_size
 from openvclip.data.video.video_io import Clips, Keep, read_clips
 from openvclip.data.video.video_reader import open_video
-from openvclip.utils.errors import DataError
 
 THUMBNAIL = 240  # Longest side of the small pictures, in pixels.
 # Videos with larger frames are read one after the other, however many threads read.
 _ONE_LARGE = threading.Lock()
 PIXELS_A_SIDE = 8  # Pixels of a frame, along a side, of which one of a small picture is made.
-
-
-def find_videos(names: Sequence[str]) -> list[str]:
-    """Return the videos that files, folders (at any depth) and glob patterns name, each once.
-
-    A file that is named, or that a pattern matches, is taken whatever its extension.
-
-    Raises:
-        DataError: something does not exist, a pattern matches nothing, or a folder has no video.
-    """
-    found: dict[str, None] = {}
-    for name in names:
-        # A file of that very name first: names of videos may have brackets.
-        matches = [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True))
-        if not matches:
-            what = "matches no file" if glob.has_magic(name) else "does not exist"
-            raise DataError(f"--video: {name!r} {what}; check the path")
-        for match in matches:
-            inside = _videos_below(match) if os.path.isdir(match) else [match]
-            if not inside and match == name:
-                raise DataError(f"--video: the folder {name!r} has no videos in it")
-            found.update(dict.fromkeys(inside))
-    if not found:
-        raise DataError(f"--video: no videos in {', '.join(map(repr, names)) or 'an empty list'}")
-    return list(found)
-
-
-def _videos_below(folder: str) -> list[str]:
-    return [os.path.join(folder, path) for path in scan_videos(folder).paths]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import torch
 
 from openvclip import __version__
 from openvclip.predict.classifier import VideoClassifier, check_sources, load_model
+from openvclip.predict.find_videos import find_videos
 from openvclip.predict.plots import draw_prediction, draw_timeline
 from openvclip.predict.results import (
     Prediction,
@@ -21,7 +22,6 @@ from openvclip.predict.results import (
     write_predictions,
     write_timeline,
 )
-from openvclip.predict.video_file import find_videos
 from openvclip.report.plots import save_figure
 from openvclip.utils.errors import ConfigError, DataError
 from openvclip.utils.files import advise_on_space, explain_refusal
@@ -67,7 +67,7 @@ def predict_videos(
         window, stride: seconds, of timelines.
         workers: threads that read videos ahead.
         columns: width of the tables.
-        show: gets the text of each table.
+        show: gets the text of each table, once the results have the prediction.
 
     Returns:
         The predictions, without frames; ``error`` says why one failed.
@@ -96,10 +96,10 @@ def predict_videos(
     with run.writing():
         for number, prediction in enumerate(found, 1):
             heading = f"[{number}/{len(paths)}] " if len(paths) > 1 else ""
+            run.add(prediction, save_figures)
             show(format_prediction(prediction, heading, columns) + "\n")
             if timeline and not prediction.error:
                 run.add_timeline(prediction, window, stride)
-            run.add(prediction, save_figures)
             progress.update(note=f"{run.failed} skipped" if run.failed else "")
     return run.predictions
 
@@ -148,7 +148,6 @@ class _Run:
         self.predictions: list[Prediction] = []
         self.failed = 0
         self._videos: list[dict] = []
-        self._extra: dict[str, Any] = {}
         self._names: set[str] = set()
         ratio = facts["patching_ratio"]
         weights = Path(facts["checkpoint"]).name if facts["checkpoint"] else "CLIP"
@@ -167,7 +166,7 @@ class _Run:
     def add_timeline(
         self, prediction: Prediction, window: float | None, stride: float | None
     ) -> None:
-        """Make the timeline of a video; if it cannot be made, the log says so."""
+        """Make the timeline of the video added last; if it cannot be made, the log says so."""
         try:
             found = self.model.timeline(prediction.video, self.labels, window, stride)
         except DataError as error:
@@ -184,7 +183,7 @@ class _Run:
         save_figure(draw_timeline(found, self.note + (f"; cut at {end:.1f} s" if found.cut else "")
                                   ), picture)
         write_timeline(picture.with_suffix(".csv"), found)
-        self._extra["timeline"] = {
+        self._videos[-1]["timeline"] = {
             "figure": str(picture.relative_to(self.output)),
             "csv": str(picture.with_suffix(".csv").relative_to(self.output)),
             "window": found.window, "stride": found.stride, "merged": found.merged,
@@ -200,22 +199,26 @@ class _Run:
             path = self._path(prediction, ".png")
             save_figure(draw_prediction(prediction, self.note), path)
             described["figure"] = str(path.relative_to(self.output))
-        self._videos.append({**described, **self._extra})
-        self._extra = {}
+        self._videos.append(described)
         self.predictions.append(
             Prediction(prediction.video, prediction.ranking, prediction.seconds, prediction.times,
                        error=prediction.error))
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Write predictions.json and predictions.csv at the end, or at an interruption."""
+        """Write predictions.json and predictions.csv at the end, or of what there is before it."""
         with _writing(self.output):
             try:
                 yield
             finally:
-                paths = write_predictions(
-                    self.output, {**self.facts, "labels": list(self.labels)},
-                    [video for video in self._videos if "reason" not in video],
-                    [video for video in self._videos if "reason" in video],
-                )
-                logger.info("wrote %s", " and ".join(map(str, paths)))
+                self._write()
+
+    def _write(self) -> None:
+        if not self.predictions:  # Stopped at the first: files of an earlier run stay.
+            return
+        paths = write_predictions(
+            self.output, {**self.facts, "labels": list(self.labels)},
+            [video for video in self._videos if "reason" not in video],
+            [video for video in self._videos if "reason" in video],
+        )
+        logger.info("wrote %s", " and ".join(map(str, paths)))

@@ -21,8 +21,8 @@ FAILED = 2  # Exit code after an error that a user can act on.
 
 
 def run_tool(
-    work: Callable[[], int | None], kept: str = "nothing was lost", *, log: bool = True,
-    always: bool = False,
+    work: Callable[[], int | None], kept: str | Callable[[], str] = "nothing was lost", *,
+    log: bool = True, always: bool = False,
 ) -> int:
     """Do a tool's work, its command line included, and return its exit code.
 
@@ -33,7 +33,7 @@ def run_tool(
 
     Args:
         work: returns an exit code; None is 0.
-        kept: what to say of the state after Ctrl-C.
+        kept: what to say of the state after Ctrl-C, or what tells it then.
         log: begin with a log to the terminal; else ``work`` begins its own.
         always: see :func:`openvclip.utils.interrupts.raising`.
     """
@@ -53,14 +53,14 @@ def run_tool(
         return code or (FAILED if output.lost else 0)
 
 
-def _run(work: Callable[[], int | None], kept: str) -> int:
+def _run(work: Callable[[], int | None], kept: str | Callable[[], str]) -> int:
     try:
         with live.closing():
             return work() or 0
     except BaseException as error:
         pressed = interrupts.came() or isinstance(error, KeyboardInterrupt)
         if pressed and not isinstance(error, SystemExit):
-            _say(logging.WARNING, f"stopped by Ctrl-C: {kept}")
+            _say(logging.WARNING, f"stopped by Ctrl-C: {kept() if callable(kept) else kept}")
             return interrupts.EXIT_CODE
         if isinstance(error, OpenVCLIPError):
             _say(logging.ERROR, f"{type(error).__name__}: {error}")

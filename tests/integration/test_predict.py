@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import subprocess
 import sys
 
 import pytest
@@ -101,9 +102,59 @@ def test_what_was_predicted_before_an_interruption_is_kept(tiny, predict, tmp_pa
 
     add = predict_videos._Run.add
     monkeypatch.setattr(predict_videos._Run, "add", stop)
-    code, _ = predict("--video", tiny / "videos/test", "--labels", "a, b", "--clip",
-                      tiny / "clip.pt", *OPTIONS)
+    code, said = predict("--video", tiny / "videos/test", "--labels", "a, b", "--clip",
+                         tiny / "clip.pt", *OPTIONS)
     assert code == 130 and len(read_json(tmp_path)["videos"]) == 2
+    assert "stopped by Ctrl-C: what was predicted is kept" in said
+
+
+def test_an_interruption_before_the_first_video_says_so_and_keeps_earlier_files(
+    tiny, predict, tmp_path, monkeypatch
+):
+    from openvclip.predict.classifier import VideoClassifier
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    given = ("--video", tiny / VIDEO, "--labels", "a, b", "--clip", tiny / "clip.pt", *OPTIONS)
+    assert predict(*given)[0] == 0
+    monkeypatch.setattr(VideoClassifier, "encode_many", stop)
+    code, said = predict(*given)
+    assert code == 130 and "stopped by Ctrl-C: nothing was predicted yet" in said
+    assert len(read_json(tmp_path)["videos"]) == 1
+
+
+def test_an_interruption_during_a_timeline_keeps_the_prediction(
+    tiny, predict, tmp_path, monkeypatch
+):
+    from openvclip.predict.classifier import VideoClassifier
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(VideoClassifier, "timeline", stop)
+    code, said = predict("--video", tiny / VIDEO, "--labels", "a, b", "--clip", tiny / "clip.pt",
+                         "--timeline", *OPTIONS)
+    assert code == 130 and "what was predicted is kept" in said
+    assert len(read_json(tmp_path)["videos"]) == 1
+
+
+AT_ONCE = """
+import sys
+sys.path.insert(0, "tools")
+import predict
+code = predict.main(sys.argv[1:])
+print("torch" in sys.modules)
+sys.exit(code)
+"""
+
+
+def test_a_missing_video_is_said_before_torch_is_imported(repo):
+    done = subprocess.run(
+        [sys.executable, "-c", AT_ONCE, "--video", "no.mp4", "--labels", "a,b", "--clip", "no.pt"],
+        capture_output=True, text=True, cwd=repo, timeout=120)
+    assert done.returncode == 2 and "no.mp4' does not exist" in done.stdout
+    assert done.stdout.endswith("False\n")
 
 
 def test_a_timeline_or_a_folder_that_fails_is_a_line(tiny, predict, tmp_path, monkeypatch):

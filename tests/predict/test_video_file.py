@@ -12,7 +12,8 @@ import pytest
 from openvclip.data.video.sampling import ClipRequest, Sampling
 from openvclip.data.video.video_io import read_clips
 from openvclip.predict import video_file as own_video
-from openvclip.predict.video_file import find_videos, probe, read_views
+from openvclip.predict.find_videos import find_videos
+from openvclip.predict.video_file import probe, read_views
 from openvclip.utils.errors import DataError
 
 

@@ -1,0 +1,39 @@
+"""Videos that are in no list, found by name. No torch: a wrong name is said at once."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Sequence
+
+from openvclip.data.prepare.scan import scan_videos
+from openvclip.utils.errors import DataError
+
+
+def find_videos(names: Sequence[str]) -> list[str]:
+    """Return the videos that files, folders (at any depth) and glob patterns name, each once.
+
+    A file that is named, or that a pattern matches, is taken whatever its extension.
+
+    Raises:
+        DataError: something does not exist, a pattern matches nothing, or a folder has no video.
+    """
+    found: dict[str, None] = {}
+    for name in names:
+        # A file of that very name first: names of videos may have brackets.
+        matches = [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True))
+        if not matches:
+            what = "matches no file" if glob.has_magic(name) else "does not exist"
+            raise DataError(f"--video: {name!r} {what}; check the path")
+        for match in matches:
+            inside = _videos_below(match) if os.path.isdir(match) else [match]
+            if not inside and match == name:
+                raise DataError(f"--video: the folder {name!r} has no videos in it")
+            found.update(dict.fromkeys(inside))
+    if not found:
+        raise DataError(f"--video: no videos in {', '.join(map(repr, names)) or 'an empty list'}")
+    return list(found)
+
+
+def _videos_below(folder: str) -> list[str]:
+    return [os.path.join(folder, path) for path in scan_videos(folder).paths]
