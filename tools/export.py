@@ -41,14 +41,18 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--label-file", metavar="FILE",
         help="class names: an index2cls.json, or a text file with one a line")
     add("--overwrite", action="store_true", help="replace files that exist")
+    add("--opts", nargs="*", default=[], metavar="KEY VALUE",
+        help="EXTENSIONS '[\"my_package.my_module\"]': modules that the checkpoint's config names")
     return parser.parse_args(argv)
 
 
 def export(argv: list[str] | None) -> None:
     args = parse_args(argv)
     from openvclip.checkpoints.export import describe_loading, export_model
+    from openvclip.config import load_opts
     from openvclip.predict.label_set import read_labels
 
+    load_opts(args.opts)
     given = args.labels is not None or args.label_file is not None
     labels = read_labels(args.labels, args.label_file) if given else ()
     paths = export_model(

@@ -65,13 +65,17 @@ def build_parser() -> Parser:
     add("--batch-size", type=int, default=8, metavar="N", help="clips at once; default: 8")
     add("--workers", type=int, default=2, metavar="N",
         help="threads that read videos ahead; default: 2")
+    add("--opts", nargs="*", default=[], metavar="KEY VALUE",
+        help="EXTENSIONS '[\"my_package.my_module\"]': modules that the checkpoint's config names")
     return parser
 
 
 def predict(argv: list[str] | None, show: Callable[[str], None]) -> None:
     args = vars(build_parser().parse_args(argv))
+    from openvclip.config import load_opts
     from openvclip.predict.find_videos import find_videos
 
+    load_opts(args.pop("opts"))
     args["videos"] = find_videos(args["videos"])  # before torch is loaded, which takes seconds
     from openvclip.predict.label_set import read_labels
     from openvclip.predict.videos import predict_videos

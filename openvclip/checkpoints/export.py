@@ -25,6 +25,7 @@ from openvclip.clip.weights import (
     load_clip,
     load_state_dict_file,
 )
+from openvclip.config.extensions import refuse_stored
 from openvclip.config.safe_yaml import load_yaml
 from openvclip.interpolation import StateDict, WeightPatcher
 from openvclip.models.backbone import CLIP, CLIPConfig
@@ -197,6 +198,7 @@ def read_temporal_settings(path: str | Path) -> dict[str, str]:
     """Return TEMPORAL_KEYS of the config that our checkpoints carry; files of others carry none."""
     try:
         config = load_yaml(load_file(path, verify=False)["cfg"])
+        refuse_stored(config, path)
         keys = {key: key.split(".") for key in TEMPORAL_KEYS}
         return {key: str(config[group][name]) for key, (group, name) in keys.items()}
     except (CheckpointError, KeyError, TypeError, AttributeError, ValueError):

@@ -10,13 +10,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from openvclip.checkpoints.files import verify_file
+from openvclip.checkpoints.files import load_file, verify_file
 from openvclip.clip.weights import load_clip, load_state_dict_file
+from openvclip.config.extensions import parse_stored
 from openvclip.data.lists.labels import LabelSpace
 from openvclip.interpolation import StateDict
 from openvclip.models.build import load_model_weights
 from openvclip.models.video_clip import VideoCLIP
-from openvclip.utils.errors import ConfigError
+from openvclip.utils.errors import CheckpointError, ConfigError
 from openvclip.utils.logging import get_logger
 
 logger = get_logger(__name__)
@@ -102,6 +103,7 @@ def load_weights(model: VideoCLIP, path: str | Path, *, leave_head: bool = False
     """
     if Path(path).is_file():
         verify_file(path)
+    _check_extensions(path)
     state = load_state_dict_file(path)
     if leave_head and state.pop("head", None) is not None:
         logger.warning("%s has a head tuned for its own classes, which is not used", path)
@@ -111,6 +113,15 @@ def load_weights(model: VideoCLIP, path: str | Path, *, leave_head: bool = False
     logger.info("loaded the weights of %s%s", path,
                 ", whose text tower is not the original CLIP's" if changed else "")
     return changed
+
+
+def _check_extensions(path: str | Path) -> None:
+    """Refuse weights whose own config names extensions that the user has not named."""
+    try:
+        config = load_file(path, verify=False).get("cfg")
+    except CheckpointError:  # an archive; or damaged, which loading its weights will say better
+        return
+    parse_stored(config, path)
 
 
 def copy_text_tower(model: VideoCLIP) -> StateDict:

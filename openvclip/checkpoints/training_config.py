@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from openvclip.checkpoints.files import FOLDER, load_file
-from openvclip.config.safe_yaml import MOST_BYTES, load_yaml
+from openvclip.config.extensions import parse_stored, refuse_stored
 from openvclip.data.lists.draws import read_draw
 from openvclip.data.lists.labels import LabelSpace
 from openvclip.data.lists.overlap import find_shared, hash_videos, read_paths
@@ -63,7 +63,10 @@ def find_training(checkpoint: str | Path | None) -> dict[str, Any] | None:
 
 def _read_config_beside(checkpoint: str | Path) -> dict[str, Any]:
     folder = Path(checkpoint).parent
-    return read_config(folder.parent if folder.name == FOLDER else folder) or {}
+    folder = folder.parent if folder.name == FOLDER else folder
+    config = read_config(folder) or {}
+    refuse_stored(config, folder)
+    return config
 
 
 def _has_trained(config: Any) -> bool:
@@ -147,17 +150,10 @@ def _find_videos(checkpoint: Path) -> np.ndarray | None:
     videos = content.get(VIDEOS)
     if isinstance(videos, torch.Tensor) and videos.dtype == torch.int64 and videos.dim() == 1:
         return videos.numpy()
-    for config in (_parse_config(content.get("cfg")), _read_config_beside(checkpoint)):
+    for config in (parse_stored(content.get("cfg"), checkpoint), _read_config_beside(checkpoint)):
         if _has_trained(config):
             return _hash_list(config["DATA"])
     return None
-
-
-def _parse_config(text: Any) -> Any:
-    try:
-        return load_yaml(text) if isinstance(text, str) and len(text) <= MOST_BYTES else None
-    except ValueError:
-        return None
 
 
 def _hash_list(data: dict[str, Any]) -> np.ndarray | None:

@@ -1,12 +1,17 @@
 """Every key that something reads, with its default and what it does.
 
 Names and defaults are PySlowFast's and Open-VCLIP's unless the comment says "ours". Keys of
-theirs that nothing here reads are in ``upstream.py``: accepted at their off value only.
+theirs that nothing here reads are in ``upstream.py``: accepted at their off value only. The keys of
+an objective are in training/objectives/keys.py; those of an extension are where it declares them.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from fvcore.common.config import CfgNode
+
+from openvclip.utils.errors import ConfigError
 
 _C = CfgNode()
 
@@ -24,6 +29,9 @@ _C.DIST_BACKEND = "nccl"  # nccl or gloo; on CPU gloo is used whatever this says
 _C.TASK = ""  # PySlowFast's task; only the supervised one, "", is built.
 _C.VAL_MODE = False  # Validate the loaded weights once and stop.
 _C.TUNE_HEAD = False  # Make the class embeddings a trainable parameter.
+# Ours. Modules of your own, imported before the config is checked: ["my_package.my_objective"].
+# Counts from --cfg and --opts only, never from the config inside a checkpoint.
+_C.EXTENSIONS = []
 
 # ---- Data --------------------------------------------------------------------------------------
 _C.DATA = CfgNode()
@@ -144,28 +152,6 @@ _C.TRAIN.GRAD_ACCUM_STEPS = 1
 _C.TRAIN.CUSTOM_LOAD = False  # Start from the weights in CUSTOM_LOAD_FILE.
 _C.TRAIN.CUSTOM_LOAD_FILE = None  # Weights for CUSTOM_LOAD.
 _C.TRAIN.CLIP_ORI_PATH = None  # The original CLIP that training mixes in.
-_C.TRAIN.LINEAR_CONNECT_CLIMB = False  # Interpolated training (the connect loss).
-_C.TRAIN.LINEAR_CONNECT_LOSS_RATIO = 1.0  # Weight of the loss at the interpolated weights.
-_C.TRAIN.LINEAR_CONNECT_SAMPLE = True  # Draw the ratio at every step; True only.
-_C.TRAIN.LINEAR_CONNECT_SAMPLE_L = 0.4  # Least share of the original CLIP.
-_C.TRAIN.LINEAR_CONNECT_SAMPLE_R = 0.6  # Greatest share of the original CLIP.
-# Ours. Multiply the interpolated gradient by (1 - ratio), as differentiation by the trained
-# weights would; the method leaves the factor out.
-_C.TRAIN.LINEAR_CONNECT_CHAIN_RULE = False
-_C.TRAIN.LINEAR_CONNECT_PER_RANK = False  # Ours. A ratio for each process, as published code draws.
-
-# Ours. Captions of the training videos (Open-VCLIP++): beside the classification loss, a
-# contrastive one between videos and captions over the whole global batch.
-_C.TRAIN.CAPTION = CfgNode()
-_C.TRAIN.CAPTION.ENABLE = False  # Use them.
-_C.TRAIN.CAPTION.FILE = ""  # What tools/prepare_captions.py wrote.
-_C.TRAIN.CAPTION.LOSS_RATIO = 1.0  # Weight of the contrastive loss.
-# frozen, or trainable: then the text tower is interpolated, averaged and patched as well, and the
-# class embeddings are computed again at the beginning of every epoch.
-_C.TRAIN.CAPTION.TEXT_TOWER = "frozen"
-# Of several captions of a video: random draws one for each epoch, first takes the first.
-_C.TRAIN.CAPTION.SAMPLE = "random"
-
 # ---- Testing -----------------------------------------------------------------------------------
 _C.TEST = CfgNode()
 _C.TEST.ENABLE = True  # Test, after training where both are on.
@@ -242,6 +228,23 @@ _C.TENSORBOARD.HISTOGRAM = CfgNode()
 _C.TENSORBOARD.HISTOGRAM.ENABLE = False  # Accuracy of each class as bars, worst first.
 _C.TENSORBOARD.WRONG_PRED_VIS = CfgNode()
 _C.TENSORBOARD.WRONG_PRED_VIS.ENABLE = False  # Videos that were classified wrongly.
+
+
+def add(key: str, default: Any) -> None:
+    """Add a key to the defaults, with the sections that it lies in.
+
+    Raises:
+        ConfigError: a part of its name is a setting, or the whole name a section.
+    """
+    *sections, name = key.split(".")
+    node = _C
+    for section in sections:
+        node = node.setdefault(section, CfgNode())
+        if not isinstance(node, CfgNode):
+            raise ConfigError(f"the key {key} lies in {section}, which is a setting; rename it")
+    if isinstance(node.get(name), CfgNode):
+        raise ConfigError(f"the key {key} is the name of a section; rename it")
+    node[name] = default
 
 
 def get_cfg() -> CfgNode:

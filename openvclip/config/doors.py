@@ -23,3 +23,6 @@ TASKS = Registry("TEST.TASK", {
     "classification": "openvclip.evaluation.tasks.classification:build_tester",
     "retrieval": "openvclip.evaluation.tasks.retrieval:build_retrieval",
 })
+
+# Modules that declare the keys of entries; they import no torch.
+KEYS = ("openvclip.training.objectives.keys",)

@@ -55,11 +55,11 @@ class Pair:
         return self.instead or f"set {need}"
 
 
-def _under(section: str, names: str) -> tuple[str, ...]:
+def under(section: str, names: str) -> tuple[str, ...]:
     return tuple(f"{section}.{name}" for name in names.split())
 
 
-def _is_on(switch: str, keys: tuple[str, ...], kind: int = DETAIL) -> Pair:
+def is_on(switch: str, keys: tuple[str, ...], kind: int = DETAIL) -> Pair:
     return Pair(keys, (switch,), f"{switch} True", lambda flat: bool(flat[switch]), kind)
 
 
@@ -85,10 +85,10 @@ def _trains(flat: Flat) -> bool:
 # Asked for on the command line even at the default: nobody writes a ratio and wants none.
 BY_DEFAULT = ("TEST.PATCHING_RATIO",)
 
-PAIRS: tuple[Pair, ...] = (
+PAIRS: list[Pair] = [
     # What is tested and what training begins with.
-    _is_on("TEST.CUSTOM_LOAD", ("TEST.CUSTOM_LOAD_FILE",), WEIGHTS),
-    _is_on("TRAIN.CUSTOM_LOAD", ("TRAIN.CUSTOM_LOAD_FILE",), WEIGHTS),
+    is_on("TEST.CUSTOM_LOAD", ("TEST.CUSTOM_LOAD_FILE",), WEIGHTS),
+    is_on("TRAIN.CUSTOM_LOAD", ("TRAIN.CUSTOM_LOAD_FILE",), WEIGHTS),
     Pair(("TEST.CHECKPOINT_FILE_PATH",), ("TEST.CUSTOM_LOAD",),
          "TEST.CUSTOM_LOAD False (TEST.CUSTOM_LOAD_FILE is tested)",
          lambda flat: not flat["TEST.CUSTOM_LOAD"], WEIGHTS),
@@ -117,14 +117,9 @@ PAIRS: tuple[Pair, ...] = (
          lambda flat: bool(flat["TRAIN.LINEAR_CONNECT_CLIMB"] or flat["TRAIN.EVAL_PATCHING_RATIO"]
                            or not flat["MODEL.CLIP_PATH"]), HARMLESS),
     # Training.
-    _is_on("TRAIN.LINEAR_CONNECT_CLIMB", _under(
-        "TRAIN", "LINEAR_CONNECT_LOSS_RATIO LINEAR_CONNECT_SAMPLE_L LINEAR_CONNECT_SAMPLE_R "
-        "LINEAR_CONNECT_CHAIN_RULE LINEAR_CONNECT_PER_RANK")),
-    _is_on("TRAIN.CAPTION.ENABLE", ("TRAIN.CAPTION.FILE",), RESULT),
-    _is_on("TRAIN.CAPTION.ENABLE", _under("TRAIN.CAPTION", "LOSS_RATIO TEXT_TOWER SAMPLE")),
-    _is_on("MIXUP.ENABLE", _under(
+    is_on("MIXUP.ENABLE", under(
         "MIXUP", "ALPHA CUTMIX_ALPHA PROB SWITCH_PROB LABEL_SMOOTH_VALUE")),
-    _is_on("AUG.ENABLE", _under(
+    is_on("AUG.ENABLE", under(
         "AUG", "COLOR_JITTER AA_TYPE INTERPOLATION RE_PROB RE_MODE RE_COUNT RE_SPLIT")),
     Pair(("TRAIN.AMP_DTYPE",), ("TRAIN.MIXED_PRECISION", "TEST.MIXED_PRECISION"),
          "TRAIN.MIXED_PRECISION or TEST.MIXED_PRECISION True",
@@ -133,30 +128,30 @@ PAIRS: tuple[Pair, ...] = (
     _equals("MODEL.TEMPORAL_MODELING_TYPE", ("stadapt_zeroinit",),
             ("MODEL.ADAPT_FINETUNE_FACTOR",)),
     # Optimizer and schedule.
-    _equals("SOLVER.LR_POLICY", ("cosine",), _under(
+    _equals("SOLVER.LR_POLICY", ("cosine",), under(
         "SOLVER", "COSINE_END_LR COSINE_AFTER_WARMUP COSINE_RESTART_EPOCH")),
-    _equals("SOLVER.LR_POLICY", ("steps_with_relative_lrs",), _under("SOLVER", "STEPS LRS")),
-    _equals("SOLVER.OPTIMIZING_METHOD", ("sgd",), _under("SOLVER", "MOMENTUM DAMPENING NESTEROV")),
+    _equals("SOLVER.LR_POLICY", ("steps_with_relative_lrs",), under("SOLVER", "STEPS LRS")),
+    _equals("SOLVER.OPTIMIZING_METHOD", ("sgd",), under("SOLVER", "MOMENTUM DAMPENING NESTEROV")),
     _equals("SOLVER.OPTIMIZING_METHOD", ("adam", "adamw"), ("SOLVER.BETAS",)),
     Pair(("SOLVER.WARMUP_START_LR",), ("SOLVER.WARMUP_EPOCHS",), "SOLVER.WARMUP_EPOCHS over 0",
          lambda flat: flat["SOLVER.WARMUP_EPOCHS"] > 0, HARMLESS),
     # Testing, files and pictures.
     _equals("TEST.TASK", ("retrieval",), ("TEST.RETRIEVAL_FILE",), RESULT),
     _equals("TEST.TASK", ("retrieval",), ("TEST.RETRIEVAL_SPLIT",)),
-    Pair(_under("MODEL", "TEXT_TEMPLATES CLASS_DESCRIPTIONS"), ("TEST.TASK",),
+    Pair(under("MODEL", "TEXT_TEMPLATES CLASS_DESCRIPTIONS"), ("TEST.TASK",),
          "classes to tell apart, which TEST.TASK retrieval has none of",
          lambda flat: flat["TEST.TASK"] != "retrieval" or _trains(flat),
          instead="set another TEST.TASK"),
     _is_empty("TEST.NUM_TEMPORAL_CLIPS", ("TEST.NUM_ENSEMBLE_VIEWS",)),
     Pair(("DATA.CACHE_MAX_GB",), ("DATA.CACHE_DIR",), "DATA.CACHE_DIR",
          lambda flat: bool(flat["DATA.CACHE_DIR"])),
-    _is_on("TENSORBOARD.ENABLE", _under(
+    is_on("TENSORBOARD.ENABLE", under(
         "TENSORBOARD",
         "LOG_DIR CLASS_NAMES_PATH CONFUSION_MATRIX.ENABLE HISTOGRAM.ENABLE WRONG_PRED_VIS.ENABLE")),
     # Read by nothing; published files have them.
     Pair(("MODEL.DROPOUT_RATE", "SOLVER.GAMMA"), (), "anything that reads it, which is not built",
          lambda flat: False, HARMLESS),
-)
+]
 
 
 def find_idle(cfg: CfgNode) -> list[str]:

@@ -15,6 +15,8 @@ from fvcore.common.config import CfgNode
 
 from openvclip.config import upstream, values
 from openvclip.config.defaults import flatten, get_cfg
+from openvclip.config.extensions import KEY as EXTENSIONS
+from openvclip.config.extensions import extension_keys, load_extensions
 from openvclip.config.idle import refuse_idle
 from openvclip.config.safe_yaml import MOST_BYTES, load_yaml
 from openvclip.config.validate import find_problems
@@ -317,7 +319,8 @@ def default_output_dir(cfg_file: str | Path | None) -> str:
 def load_cfg(cfg_file: str | Path | None = None, opts: Sequence[str] = ()) -> CfgNode:
     """Return the defaults, changed by a yaml file and then by KEY VALUE pairs.
 
-    Where neither sets OUTPUT_DIR, it is :func:`default_output_dir`'s.
+    Where neither sets OUTPUT_DIR, it is :func:`default_output_dir`'s. Modules that EXTENSIONS names
+    are imported first: what they declare and register counts.
 
     Args:
         cfg_file: yaml file of settings, or None; it may name files to start from in ``_BASE_``.
@@ -330,12 +333,27 @@ def load_cfg(cfg_file: str | Path | None = None, opts: Sequence[str] = ()) -> Cf
     Raises:
         ConfigError: names every setting that cannot be used, one a line.
     """
-    cfg = get_cfg()
-    cfg.OUTPUT_DIR = default_output_dir(cfg_file)
     in_file = read_yaml(str(cfg_file)) if cfg_file is not None else {}
     in_opts = _pair_up(list(opts))
+    load_extensions(in_opts.get(EXTENSIONS, in_file.get(EXTENSIONS)))
+    cfg = get_cfg()
+    cfg.OUTPUT_DIR = default_output_dir(cfg_file)
     _raise(merge(cfg, in_file, str(cfg_file)) + merge(cfg, in_opts, "--opts"))
     _raise(find_problems(cfg))
     _raise(refuse_idle(cfg, in_file, in_opts, str(cfg_file)))
     cfg.freeze()
+    return cfg
+
+
+def load_opts(opts: Sequence[str]) -> CfgNode:
+    """Return the config of a tool whose ``--opts`` take EXTENSIONS and the keys that these declare.
+
+    Raises:
+        ConfigError: as :func:`load_cfg`; or a key that the tool does not read.
+    """
+    cfg = load_cfg(None, opts)
+    for key in opts[::2]:
+        if key not in extension_keys and key != EXTENSIONS:
+            raise ConfigError(f"--opts: {key} has no effect here; this tool takes {EXTENSIONS} and "
+                              "the keys that those modules declare")
     return cfg

@@ -30,9 +30,6 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "MODEL.MODEL_NAME": ("TemporalClipVideo", "BasicClipVideo"),
     "MODEL.LOSS_FUNC": ("cross_entropy", "soft_cross_entropy", "bce", "bce_logit"),
     "TRAIN.AMP_DTYPE": ("auto", "bfloat16", "float16"),
-    "TRAIN.LINEAR_CONNECT_SAMPLE": (True,),
-    "TRAIN.CAPTION.TEXT_TOWER": ("frozen", "trainable"),
-    "TRAIN.CAPTION.SAMPLE": ("random", "first"),
     "TEST.NUM_SPATIAL_CROPS": (1, 3),
     "TEST.UPDATE_STATE": (False,),
     "SOLVER.OPTIMIZING_METHOD": ("sgd", "adam", "adamw"),
@@ -89,10 +86,6 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "TRAIN.CHECKPOINT_KEEP_EVERY": (0, None),
     "TRAIN.CHECKPOINT_KEEP_RANGE": (0, None),
     "TRAIN.GRAD_ACCUM_STEPS": (1, None),
-    "TRAIN.LINEAR_CONNECT_LOSS_RATIO": (0, None),
-    "TRAIN.LINEAR_CONNECT_SAMPLE_L": (0, 1),
-    "TRAIN.LINEAR_CONNECT_SAMPLE_R": (0, 1),
-    "TRAIN.CAPTION.LOSS_RATIO": (0, None),
     "TEST.BATCH_SIZE": (1, None),
     "TEST.NUM_ENSEMBLE_VIEWS": (1, None),
     "TEST.NUM_TEMPORAL_CLIPS": (1, None),
@@ -147,8 +140,9 @@ def _choices(flat: dict[str, Any]) -> Iterator[str]:
         elif flat[key] not in allowed:
             yield not_a_choice(key, flat[key], allowed)
     for door in DOORS:
-        if flat[door.key] not in door:
-            yield not_a_choice(door.key, flat[door.key], door.names())
+        for name in _items(flat[door.key]):
+            if name not in door:
+                yield not_a_choice(door.key, name, door.names())
     for key, allowed in DATASETS.items():
         if str(flat[key]).lower() not in allowed:
             yield (f"{not_a_choice(key, flat[key], allowed)} (lists of any dataset can be written "
@@ -286,39 +280,6 @@ def _keep(cfg: CfgNode) -> Iterator[str]:
         yield f"TRAIN.CHECKPOINT_KEEP_RANGE is {span}; the first must not exceed the second"
 
 
-def _connect(cfg: CfgNode) -> Iterator[str]:
-    train = cfg.TRAIN
-    if train.LINEAR_CONNECT_SAMPLE_L > train.LINEAR_CONNECT_SAMPLE_R:
-        yield (f"TRAIN.LINEAR_CONNECT_SAMPLE_L is {train.LINEAR_CONNECT_SAMPLE_L}; it must not "
-               f"exceed TRAIN.LINEAR_CONNECT_SAMPLE_R, {train.LINEAR_CONNECT_SAMPLE_R}")
-    if train.LINEAR_CONNECT_CLIMB and train.LINEAR_CONNECT_LOSS_RATIO == 0:
-        yield ("TRAIN.LINEAR_CONNECT_LOSS_RATIO is 0.0; TRAIN.LINEAR_CONNECT_CLIMB True needs a "
-               "ratio over 0")
-
-
-def _captions(cfg: CfgNode) -> Iterator[str]:
-    caption = cfg.TRAIN.CAPTION
-    if not caption.ENABLE:
-        return
-    if not caption.FILE:
-        yield ("TRAIN.CAPTION.FILE is empty; TRAIN.CAPTION.ENABLE True needs the file that "
-               "tools/prepare_captions.py writes")
-    if caption.LOSS_RATIO == 0:
-        yield ("TRAIN.CAPTION.LOSS_RATIO is 0.0; TRAIN.CAPTION.ENABLE True needs a ratio over 0")
-    without = {
-        "MIXUP.ENABLE": (False, "a mixed video has no caption"),
-        "AUG.NUM_SAMPLE": (1, "a video would meet its own caption as another's"),
-        "TRAIN.LINEAR_CONNECT_PER_RANK": (False, "all processes' embeddings meet in one loss"),
-    }
-    if caption.TEXT_TOWER == "trainable":
-        without["TUNE_HEAD"] = (False, "the class embeddings are those of the text tower")
-    flat = flatten(cfg)
-    for key, (allowed, why) in without.items():
-        if flat[key] != allowed:
-            yield (f"{key} is {flat[key]}; with TRAIN.CAPTION.ENABLE True it must be {allowed}: "
-                   f"{why}")
-
-
 def _schedule(cfg: CfgNode) -> Iterator[str]:
     solver = cfg.SOLVER
     if solver.WARMUP_EPOCHS > solver.MAX_EPOCH:
@@ -352,10 +313,9 @@ def _optimizer(cfg: CfgNode) -> Iterator[str]:
 
 
 TABLES: tuple[Callable[[dict[str, Any]], Iterator[str]], ...] = (_finite, _choices, _ranges, _sizes)
-RULES: tuple[Callable[[CfgNode], Iterator[str]], ...] = (
-    _run, _pixels, _loss, _model, _texts, _weights, _retrieval, _keep, _connect, _captions,
-    _schedule, _optimizer,
-)
+RULES: list[Callable[[CfgNode], Iterator[str]]] = [
+    _run, _pixels, _loss, _model, _texts, _weights, _retrieval, _keep, _schedule, _optimizer,
+]
 
 
 def find_problems(cfg: CfgNode) -> list[str]:

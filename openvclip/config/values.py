@@ -14,6 +14,7 @@ OPTIONAL: dict[str, type] = {
     "AUG.MAX_MASK_PATCHES_PER_BLOCK": int,
 }
 ELEMENTS: dict[str, type] = {
+    "EXTENSIONS": str,
     "DATA.TRAIN_JITTER_SCALES_RELATIVE": float,
     "DATA.TRAIN_JITTER_ASPECT_RELATIVE": float,
     "TRAIN.CHECKPOINT_KEEP_RANGE": int,

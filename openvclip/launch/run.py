@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from openvclip.config import load_extensions
 from openvclip.config.idle import find_idle
 from openvclip.data.loader import explain_dead_worker
 from openvclip.evaluation.tasks.classification import run_test
@@ -39,6 +40,7 @@ def run(cfg) -> None:
 
 
 def _run(cfg, stop: StopSignals) -> None:
+    load_extensions(cfg.EXTENSIONS)  # again in each process that was started
     logger.info("OUTPUT_DIR is %s", cfg.OUTPUT_DIR)
     if distributed.is_main():
         with replacing(Path(cfg.OUTPUT_DIR) / "config.yaml") as file:

@@ -9,6 +9,7 @@ from typing import Any
 
 from openvclip.checkpoints.files import load_file
 from openvclip.config import get_cfg, load_cfg
+from openvclip.config.extensions import refuse_stored
 from openvclip.config.parser import merge
 from openvclip.config.safe_yaml import MOST_BYTES, load_yaml
 from openvclip.data.dataset import Pixels
@@ -164,6 +165,7 @@ def _parse(text: str, where: str) -> dict:
         raise CheckpointError(
             f"the config in {where} is not yaml: {error}; give another config file"
         ) from error
+    refuse_stored(tree, where)
     return tree if isinstance(tree, dict) else {}
 
 

@@ -15,6 +15,7 @@ from openvclip.checkpoints import files as ckpt
 from openvclip.checkpoints.loading import unwrap
 from openvclip.checkpoints.training_config import VIDEOS
 from openvclip.clip.weights import find_state_dict
+from openvclip.config.extensions import parse_stored
 from openvclip.data.augment import Mixup
 from openvclip.evaluation.ensemble import (
     IterationTimer,
@@ -424,7 +425,9 @@ class Trainer:
 
         Raises:
             CheckpointError: weights or optimizer state are of another model.
+            ConfigError: its config names extensions that this run does not.
         """
+        parse_stored(content.get("cfg"), where)
         load_model_weights(unwrap(self.model), find_state_dict(content, where), str(where))
         logger.info("loaded the weights of %s", where)
         if reset_epoch or "optimizer_state" not in content:

@@ -1,0 +1,90 @@
+"""Config keys of the objectives that come with the package; importing them takes no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fvcore.common.config import CfgNode
+
+from openvclip.config.defaults import flatten
+from openvclip.config.idle import RESULT, is_on, under
+from openvclip.config.keys import declare
+
+
+def check_connect(cfg: CfgNode) -> Iterator[str]:
+    train = cfg.TRAIN
+    if train.LINEAR_CONNECT_SAMPLE_L > train.LINEAR_CONNECT_SAMPLE_R:
+        yield (f"TRAIN.LINEAR_CONNECT_SAMPLE_L is {train.LINEAR_CONNECT_SAMPLE_L}; it must not "
+               f"exceed TRAIN.LINEAR_CONNECT_SAMPLE_R, {train.LINEAR_CONNECT_SAMPLE_R}")
+    if train.LINEAR_CONNECT_CLIMB and train.LINEAR_CONNECT_LOSS_RATIO == 0:
+        yield ("TRAIN.LINEAR_CONNECT_LOSS_RATIO is 0.0; TRAIN.LINEAR_CONNECT_CLIMB True needs a "
+               "ratio over 0")
+
+
+declare({
+    "TRAIN.LINEAR_CONNECT_CLIMB": False,  # Interpolated training (the connect loss).
+    "TRAIN.LINEAR_CONNECT_LOSS_RATIO": 1.0,  # Weight of the loss at the interpolated weights.
+    "TRAIN.LINEAR_CONNECT_SAMPLE": True,  # Draw the ratio at every step; True only.
+    "TRAIN.LINEAR_CONNECT_SAMPLE_L": 0.4,  # Least share of the original CLIP.
+    "TRAIN.LINEAR_CONNECT_SAMPLE_R": 0.6,  # Greatest share of the original CLIP.
+    # Ours. Multiply the interpolated gradient by (1 - ratio), as differentiation by the trained
+    # weights would; the method leaves the factor out.
+    "TRAIN.LINEAR_CONNECT_CHAIN_RULE": False,
+    # Ours. A ratio for each process, as published code draws.
+    "TRAIN.LINEAR_CONNECT_PER_RANK": False,
+}, choices={
+    "TRAIN.LINEAR_CONNECT_SAMPLE": (True,),
+}, ranges={
+    "TRAIN.LINEAR_CONNECT_LOSS_RATIO": (0, None),
+    "TRAIN.LINEAR_CONNECT_SAMPLE_L": (0, 1),
+    "TRAIN.LINEAR_CONNECT_SAMPLE_R": (0, 1),
+}, needs=[
+    is_on("TRAIN.LINEAR_CONNECT_CLIMB", under(
+        "TRAIN", "LINEAR_CONNECT_LOSS_RATIO LINEAR_CONNECT_SAMPLE_L LINEAR_CONNECT_SAMPLE_R "
+        "LINEAR_CONNECT_CHAIN_RULE LINEAR_CONNECT_PER_RANK")),
+], rules=[check_connect])
+
+
+def check_captions(cfg: CfgNode) -> Iterator[str]:
+    caption = cfg.TRAIN.CAPTION
+    if not caption.ENABLE:
+        return
+    if not caption.FILE:
+        yield ("TRAIN.CAPTION.FILE is empty; TRAIN.CAPTION.ENABLE True needs the file that "
+               "tools/prepare_captions.py writes")
+    if caption.LOSS_RATIO == 0:
+        yield ("TRAIN.CAPTION.LOSS_RATIO is 0.0; TRAIN.CAPTION.ENABLE True needs a ratio over 0")
+    without = {
+        "MIXUP.ENABLE": (False, "a mixed video has no caption"),
+        "AUG.NUM_SAMPLE": (1, "a video would meet its own caption as another's"),
+        "TRAIN.LINEAR_CONNECT_PER_RANK": (False, "all processes' embeddings meet in one loss"),
+    }
+    if caption.TEXT_TOWER == "trainable":
+        without["TUNE_HEAD"] = (False, "the class embeddings are those of the text tower")
+    flat = flatten(cfg)
+    for key, (allowed, why) in without.items():
+        if flat[key] != allowed:
+            yield (f"{key} is {flat[key]}; with TRAIN.CAPTION.ENABLE True it must be {allowed}: "
+                   f"{why}")
+
+
+# Ours. Captions of the training videos (Open-VCLIP++): in addition to the classification loss, a
+# contrastive one between videos and captions over the whole global batch.
+declare({
+    "TRAIN.CAPTION.ENABLE": False,  # Use them.
+    "TRAIN.CAPTION.FILE": "",  # What tools/prepare_captions.py wrote.
+    "TRAIN.CAPTION.LOSS_RATIO": 1.0,  # Weight of the contrastive loss.
+    # frozen, or trainable: then the text tower is interpolated, averaged and patched as well, and
+    # the class embeddings are computed again at the beginning of every epoch.
+    "TRAIN.CAPTION.TEXT_TOWER": "frozen",
+    # Of several captions of a video: random draws one for each epoch, first takes the first.
+    "TRAIN.CAPTION.SAMPLE": "random",
+}, choices={
+    "TRAIN.CAPTION.TEXT_TOWER": ("frozen", "trainable"),
+    "TRAIN.CAPTION.SAMPLE": ("random", "first"),
+}, ranges={
+    "TRAIN.CAPTION.LOSS_RATIO": (0, None),
+}, needs=[
+    is_on("TRAIN.CAPTION.ENABLE", ("TRAIN.CAPTION.FILE",), RESULT),
+    is_on("TRAIN.CAPTION.ENABLE", under("TRAIN.CAPTION", "LOSS_RATIO TEXT_TOWER SAMPLE")),
+], rules=[check_captions])
