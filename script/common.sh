@@ -6,12 +6,16 @@
 #   LISTS     folder with label_db and zs_label_db      (default: ROOT)
 #   PYTHON    the python to run                         (default: that of the active environment,
 #             then .venv of the clone, then python3)
+#   CLIP      the original CLIP                         (default: ~/.cache/clip/ViT-B-16.pt for b16)
 #   NUM_GPUS  GPUs of this machine, or of each node; 0 runs on the CPU      (default: 8)
 #   START, END  first and last epoch that average.sh averages, and that the testing scripts look for
 #             where CKPT is a folder                    (default: 2 and 22, as in the paper)
 #   LAUNCHER  slurm: queue the run on NODES nodes (default: 1), with the options of
 #             tools/run_with_submitit.py in SLURM_OPTIONS, such as "--partition gpu"
-# Arguments of a script, KEY VALUE ..., override the config last of all.
+# Arguments of a script, KEY VALUE ..., override the config last of all. Commands are printed before
+# they are run.
+
+source "$(dirname "${BASH_SOURCE[0]}")/start.sh"
 
 fail() {
     echo "$(basename "$0"): $*" >&2
@@ -34,6 +38,20 @@ if [ -z "${PYTHON:-}" ]; then
         PYTHON=python3
     fi
 fi
+
+# use_backbone NAME: sets BACKBONE, and CLIP and PATCHING_RATIO (the paper's) where they are not set.
+use_backbone() {
+    local archive ratio=0.5
+    case "$1" in
+    b32) archive=ViT-B-32.pt ;;
+    b16) archive=ViT-B-16.pt ;;
+    l14) archive=ViT-L-14.pt ratio=0.6 ;;
+    "") fail "BACKBONE is not given; give b32, b16 or l14" ;;
+    *) fail "BACKBONE is $1; give b32, b16 or l14" ;;
+    esac
+    BACKBONE="$1" CLIP="${CLIP:-$HOME/.cache/clip/$archive}"
+    PATCHING_RATIO="${PATCHING_RATIO:-$ratio}"
+}
 
 # need_folder NAME WHAT: the setting NAME must name a folder.
 need_folder() {
@@ -85,10 +103,10 @@ average_file() { echo "${1%/}/swa_${START:-2}_${END:-22}.pth"; }
 # processes: how many share a batch, over all nodes.
 processes() { echo $(((NUM_GPUS > 0 ? NUM_GPUS : 1) * ${NODES:-1})); }
 
-# test_batch BACKBONE: clips of a test batch; a process's share holds whole videos of 3 views.
+# test_batch: clips of a test batch; a process's share holds whole videos of 3 views.
 test_batch() {
     local clips=30
-    [ "$1" != l14 ] || clips=18
+    [ "$BACKBONE" != l14 ] || clips=18
     [ "$NUM_GPUS" != 0 ] || clips=6
     echo $((clips * $(processes)))
 }
@@ -102,10 +120,10 @@ run_net() {
     [ "$NUM_GPUS" != 0 ] || set -- TRAIN.MIXED_PRECISION False "$@"
     need_launcher
     if [ "${LAUNCHER:-}" = slurm ]; then
-        "$PYTHON" "$ROOT/tools/run_with_submitit.py" --cfg "$config" --num_gpus "$NUM_GPUS" \
+        start "$PYTHON" "$ROOT/tools/run_with_submitit.py" --cfg "$config" --num_gpus "$NUM_GPUS" \
             --num_shards "${NODES:-1}" --job_dir "$JOB_DIR" --cluster slurm ${SLURM_OPTIONS:-} \
             --opts "$@"
     else
-        "$PYTHON" "$ROOT/tools/run_net.py" --cfg "$config" --opts NUM_GPUS "$NUM_GPUS" "$@"
+        start "$PYTHON" "$ROOT/tools/run_net.py" --cfg "$config" --opts NUM_GPUS "$NUM_GPUS" "$@"
     fi
 }

@@ -34,7 +34,7 @@ say() { printf '\n== %s (%d:%02d since the start) ==\n' "$*" $(((SECONDS - START
 run() {
     local config="$1"
     shift
-    "$PY" tools/run_net.py --cfg "configs/Synthetic/$config.yaml" --opts \
+    start "$PY" tools/run_net.py --cfg "configs/Synthetic/$config.yaml" --opts \
         MODEL.CLIP_PATH "$OUT/clip.pt" MODEL.TEXT_CACHE_DIR "$OUT/text_cache" RNG_SEED "$SEED" "$@"
 }
 
@@ -63,10 +63,10 @@ evaluate() {
 }
 
 say "videos, lists and class names"
-"$PY" tools/make_demo.py data --output "$OUT/data" --seed "$SEED"
+start "$PY" tools/make_demo.py data --output "$OUT/data" --seed "$SEED"
 
 say "a small CLIP, pretrained on captioned stills of the same world"
-"$PY" tools/make_demo.py clip --output "$OUT/clip.pt" --seed "$SEED"
+start "$PY" tools/make_demo.py clip --output "$OUT/clip.pt" --seed "$SEED"
 
 say "plain fine-tuning"
 train plain
@@ -77,7 +77,7 @@ train interpolated
 say "averaging epochs 5 to 8"
 for name in plain interpolated; do
     if [ ! -f "$OUT/$name/swa_5_8.pth" ]; then
-        "$PY" tools/weight_average.py --source "$OUT/$name" --start 5 --end 8 \
+        start "$PY" tools/weight_average.py --source "$OUT/$name" --start 5 --end 8 \
             --output "$OUT/$name/swa_5_8.pth"
     fi
 done
@@ -97,6 +97,6 @@ done
 for process in "${tests[@]}"; do wait "$process"; done
 
 say "the table"
-"$PY" tools/make_demo.py report --root "$OUT"
+start "$PY" tools/make_demo.py report --root "$OUT"
 echo
 echo "The table is in $OUT/table.md, the picture in $OUT/accuracy_vs_ratio.png."

@@ -30,7 +30,7 @@ fail() {
 run() {
     local config="$1"
     shift
-    "$PY" tools/run_net.py --cfg "configs/Synthetic/$config.yaml" --opts \
+    start "$PY" tools/run_net.py --cfg "configs/Synthetic/$config.yaml" --opts \
         MODEL.CLIP_PATH "$OUT/clip.pt" MODEL.TEXT_CACHE_DIR "$OUT/text_cache" RNG_SEED "$SEED" \
         DATA.PATH_PREFIX "$OUT/data/videos" "$@"
 }
@@ -45,8 +45,8 @@ evaluate() {
 }
 
 say "captions of the training clips, and lists of pairs to test retrieval on"
-"$PY" tools/make_demo.py data --output "$OUT/data" --seed "$SEED"
-"$PY" tools/prepare_captions.py --captions "$OUT/data/captions/train.json" \
+start "$PY" tools/make_demo.py data --output "$OUT/data" --seed "$SEED"
+start "$PY" tools/prepare_captions.py --captions "$OUT/data/captions/train.json" \
     --output "$OUT/captions.sqlite" --list "$OUT/data/trained/train.csv" --separator ' '
 
 say "interpolated training of both towers, with captions"
@@ -55,7 +55,7 @@ run captions DATA.PATH_TO_DATA_DIR "$OUT/data/trained" \
     TRAIN.CAPTION.FILE "$OUT/captions.sqlite" OUTPUT_DIR "$OUT/captions" TEST.ENABLE False
 
 say "averaging epochs 5 to 8"
-"$PY" tools/weight_average.py --source "$OUT/captions" --start 5 --end 8 \
+start "$PY" tools/weight_average.py --source "$OUT/captions" --start 5 --end 8 \
     --output "$OUT/captions/swa_5_8.pth"
 
 say "zero-shot tests"
@@ -71,4 +71,4 @@ for set in trained unseen; do
 done
 
 say "the tables"
-"$PY" tools/summarize.py "$OUT/test/captions_swa" --output "$OUT/test/captions_swa"
+start "$PY" tools/summarize.py "$OUT/test/captions_swa" --output "$OUT/test/captions_swa"

@@ -1,11 +1,13 @@
 # Sourced by the other scripts: makes or reuses a virtual environment with openvclip in it, and
-# sets ROOT (the clone) and PY (the environment's python).
+# sets ROOT (the clone) and PY (the environment's python). Commands are printed before they are run.
 #
 # Settings, from the environment:
 #   VENV         folder of the virtual environment  (default: .venv in the clone)
 #   PYTHON       the python that makes it           (default: python3)
 #   CONSTRAINTS  pins for pip; empty: none          (default: constraints.txt)
 #   SKIP_INSTALL set to 1 to use VENV as it is
+
+source "$(dirname "${BASH_SOURCE[0]}")/start.sh"
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 VENV="${VENV:-$ROOT/.venv}"

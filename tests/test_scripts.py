@@ -15,8 +15,12 @@ from openvclip.data.lists.protocols import PROTOCOLS
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "script"
 BACKBONES = {"b32": "0.5", "b16": "0.5", "l14": "0.6"}  # with the paper's patching ratios
-TESTS = sorted(SCRIPT.glob("testing/*/*.sh"))
-TRAININGS = sorted(SCRIPT.glob("training/*/*.sh"))
+DATASETS = ("ucf", "hmdb", "k400", "k600")
+# Scripts and their arguments.
+TESTS = [f"testing/{kind}.sh {backbone} {dataset}" for kind in ("raw_clip", "zero_shot")
+         for backbone in BACKBONES for dataset in DATASETS]
+TRAININGS = [f"training/{kind}.sh {backbone}" for kind in ("train_openvclip", "train_plain")
+             for backbone in BACKBONES]
 
 
 def bash(script: str | Path, *args: str, **settings: object) -> subprocess.CompletedProcess[str]:
@@ -27,9 +31,15 @@ def bash(script: str | Path, *args: str, **settings: object) -> subprocess.Compl
     return subprocess.run(command, capture_output=True, text=True, timeout=60, env=env)
 
 
-def refusal(script: Path, **settings: object) -> str:
+def start(script: str, *args: str, **settings: object) -> subprocess.CompletedProcess[str]:
+    """Run a script that is named with its arguments, such as those of TESTS."""
+    name, *given = script.split()
+    return bash(SCRIPT / name, *given, *args, **settings)
+
+
+def refusal(script: str, **settings: object) -> str:
     """What a script says when it refuses to start."""
-    finished = bash(script, **settings)
+    finished = start(script, **settings)
     assert finished.returncode == 1, finished.stdout + finished.stderr
     assert finished.stdout == ""
     return finished.stderr
@@ -67,25 +77,57 @@ def config_of(shown: str) -> object:
     return load_cfg(config, opts)
 
 
-def test_every_backbone_has_every_script():
-    kinds = [f"{kind}_{backbone}" for kind in ("raw", "temporal") for backbone in BACKBONES]
-    expected = {f"{kind}/{name}.sh" for kind in kinds for name in ("ucf", "hmdb", "k400", "k600")}
-    assert {str(path.relative_to(SCRIPT / "testing")) for path in TESTS} == expected
-    expected = {f"temporal_{b}/train_{k}.sh" for b in BACKBONES for k in ("openvclip", "plain")}
-    assert {str(path.relative_to(SCRIPT / "training")) for path in TRAININGS} == expected
+@pytest.mark.parametrize("name, options", [
+    ("training/train_openvclip.sh", {"BACKBONE": "b32, b16 or l14"}),
+    ("training/train_plain.sh", {"BACKBONE": "b32, b16 or l14"}),
+    ("training/average.sh", {"BACKBONE": "b32, b16 or l14"}),
+    ("testing/zero_shot.sh", {"BACKBONE": "b32, b16 or l14", "DATASET": "ucf, hmdb, k400 or k600"}),
+    ("testing/raw_clip.sh", {"BACKBONE": "b32, b16 or l14", "DATASET": "ucf, hmdb, k400 or k600"}),
+])
+def test_backbones_and_datasets_that_do_not_exist_are_refused_with_those_that_do(
+    name, options, fake
+):
+    good = {"BACKBONE": "b16", "DATASET": "ucf"}
+    for option, choices in options.items():
+        for wrong in ("b61", "DATA.NUM_FRAMES"):
+            args = [{**good, option: wrong}[other] for other in options]
+            said = refusal(" ".join([name, *args]), **fake)
+            assert f"{option} is {wrong}; give {choices}" in said
+    args = list(good.values())[:len(options) - 1]
+    assert f"{list(options)[-1]} is not given; give " in refusal(" ".join([name, *args]), **fake)
+
+
+@pytest.mark.parametrize("name", [
+    "training/train_plain.sh b16", "training/average.sh b16", "testing/raw_clip.sh b16 ucf",
+])
+def test_the_command_that_runs_is_printed_and_can_be_copied(name, fake, tmp_path):
+    folder = tmp_path / "a folder of mine's"
+    folder.mkdir()
+    fake["CKPT"] = fake["DATA"] = folder
+    finished = start(name, **fake)
+    printed = [line for line in finished.stderr.splitlines() if line.startswith("+ ")]
+    assert len(printed) == 1
+    copied = bash(printed[0].removeprefix("+ "))
+    assert copied.stdout == finished.stdout and str(folder) in copied.stdout
+
+
+def test_the_average_is_of_the_backbone_that_was_trained(fake):
+    (fake["CKPT"] / "config.yaml").write_text("MODEL:\n  ARCH: vitb32\n")
+    assert "a training of b32, not of b16" in refusal("training/average.sh b16", **fake)
+    assert start("training/average.sh b32", **fake).returncode == 0
 
 
 def test_the_average_that_is_made_is_the_one_that_is_tested(fake, tmp_path):
     """average.sh and the tests name it by one function, whatever is averaged."""
-    test, average = SCRIPT / "testing/temporal_b16/ucf.sh", SCRIPT / "training/average.sh"
+    test, average = "testing/zero_shot.sh b16 ucf", "training/average.sh b16"
     folder = Path(str(fake["CKPT"]))
 
     def made(**settings):
-        lines = bash(average, PYTHON=fake["PYTHON"], CKPT=folder, **settings).stdout.splitlines()
+        lines = start(average, PYTHON=fake["PYTHON"], CKPT=folder, **settings).stdout.splitlines()
         return lines[lines.index("--output") + 1]
 
     def tested(**settings):
-        return config_of(bash(test, **fake, **settings).stdout).TEST.CUSTOM_LOAD_FILE
+        return config_of(start(test, **fake, **settings).stdout).TEST.CUSTOM_LOAD_FILE
 
     for settings in ({}, {"END": 3}, {"START": 1, "END": 7}):
         Path(made(**settings)).touch()
@@ -98,11 +140,11 @@ def test_the_average_that_is_made_is_the_one_that_is_tested(fake, tmp_path):
     assert tested() == str(folder / "swa_2_3.pth"), "the only one"
 
 
-@pytest.mark.parametrize("path", TRAININGS, ids=lambda p: f"{p.parent.name}/{p.name}")
-def test_training_is_the_published_recipe(path, fake):
-    cfg = config_of(bash(path, **fake).stdout)
-    backbone = path.parent.name[-3:]
-    interpolated = path.stem == "train_openvclip"
+@pytest.mark.parametrize("script", TRAININGS)
+def test_training_is_the_published_recipe(script, fake):
+    cfg = config_of(start(script, **fake).stdout)
+    name, backbone = script.split()
+    interpolated = name == "training/train_openvclip.sh"
     assert cfg.MODEL.ARCH == f"vit{backbone}" and cfg.MODEL.NUM_CLASSES == 400
     assert cfg.MODEL.TEMPORAL_MODELING_TYPE == "expand_temporal_view"
     assert interpolated == cfg.TRAIN.LINEAR_CONNECT_CLIMB
@@ -122,12 +164,12 @@ def test_training_is_the_published_recipe(path, fake):
     assert cfg.OUTPUT_DIR == str(fake["CKPT"])
 
 
-@pytest.mark.parametrize("path", TESTS, ids=lambda p: f"{p.parent.name}/{p.name}")
-def test_testing_has_the_papers_ratio_and_views(path, fake):
-    split = {"SPLIT": "split1"} if path.stem == "k600" else {}
-    cfg = config_of(bash(path, **split, **fake).stdout)
-    kind, backbone = path.parent.name.split("_")
-    raw = kind == "raw"
+@pytest.mark.parametrize("script", TESTS)
+def test_testing_has_the_papers_ratio_and_views(script, fake):
+    name, backbone, dataset = script.split()
+    split = {"SPLIT": "split1"} if dataset == "k600" else {}
+    cfg = config_of(start(script, **split, **fake).stdout)
+    raw = name == "testing/raw_clip.sh"
     assert cfg.MODEL.ARCH == f"vit{backbone}" and not cfg.TRAIN.ENABLE
     assert cfg.MODEL.MODEL_NAME == ("BasicClipVideo" if raw else "TemporalClipVideo")
     assert cfg.MODEL.TEMPORAL_MODELING_TYPE == (None if raw else "expand_temporal_view")
@@ -149,22 +191,22 @@ def test_scripts_and_code_agree_where_a_protocols_files_are(name):
 
 
 def test_several_splits_are_tested_one_after_another(fake):
-    shown = bash(SCRIPT / "testing/temporal_b16/hmdb.sh", **fake, SPLIT="split2 half9").stdout
+    shown = start("testing/zero_shot.sh b16 hmdb", **fake, SPLIT="split2 half9").stdout
     assert [str(Path(line).relative_to(fake["OUT"])) for line in
             re.findall(r"OUTPUT_DIR\n(.+)", shown)] == ["hmdb_split2", "hmdb_half9"]
 
 
 def test_arguments_come_last_and_the_cpu_gets_its_own_settings(fake):
-    script = SCRIPT / "testing/temporal_l14/ucf.sh"
-    cfg = config_of(bash(script, "DATA.NUM_FRAMES", "4", **fake, NUM_GPUS=0).stdout)
+    script = "testing/zero_shot.sh l14 ucf"
+    cfg = config_of(start(script, "DATA.NUM_FRAMES", "4", **fake, NUM_GPUS=0).stdout)
     assert cfg.DATA.NUM_FRAMES == 4 and cfg.NUM_GPUS == 0
     assert not cfg.TRAIN.MIXED_PRECISION and cfg.TEST.BATCH_SIZE == 6
 
 
 def test_fewer_gpus_compute_the_same_batch_in_parts(fake):
-    script = SCRIPT / "training/temporal_b16/train_openvclip.sh"
+    script = "training/train_openvclip.sh b16"
     for gpus, parts in ((0, 8), (1, 8), (2, 4), (4, 2)):
-        cfg = config_of(bash(script, **fake, NUM_GPUS=gpus).stdout)
+        cfg = config_of(start(script, **fake, NUM_GPUS=gpus).stdout)
         assert (cfg.TRAIN.BATCH_SIZE, cfg.TRAIN.GRAD_ACCUM_STEPS) == (64, parts)
 
 
@@ -178,33 +220,33 @@ def add_slurm(fake) -> dict[str, object]:
 
 def test_slurm_gets_the_same_run(fake):
     fake.update(add_slurm(fake))
-    script = SCRIPT / "training/temporal_b16/train_openvclip.sh"
-    shown = bash(script, **fake, LAUNCHER="slurm", NODES=2, SLURM_OPTIONS="--partition gpu").stdout
+    script = "training/train_openvclip.sh b16"
+    shown = start(script, **fake, LAUNCHER="slurm", NODES=2, SLURM_OPTIONS="--partition gpu").stdout
     assert f"{ROOT}/tools/run_with_submitit.py" in shown
     assert "--num_shards\n2\n" in shown and "--partition\ngpu\n" in shown
     cfg = config_of(shown)
     assert cfg.TRAIN.BATCH_SIZE == 64 and cfg.TRAIN.LINEAR_CONNECT_CLIMB
     assert "--wait" not in shown and "--cluster\nslurm\n" in shown
-    test = bash(SCRIPT / "testing/raw_b16/ucf.sh", **fake, LAUNCHER="slurm").stdout
+    test = start("testing/raw_clip.sh b16 ucf", **fake, LAUNCHER="slurm").stdout
     assert "--wait" in test
 
 
 def test_what_was_tested_is_not_tested_again(fake):
-    script = SCRIPT / "testing/raw_b16/ucf.sh"
+    script = "testing/raw_clip.sh b16 ucf"
     done = fake["OUT"] / "ucf101_full" / "results.json"
     done.parent.mkdir(parents=True)
     done.touch()
-    assert "tested before" in bash(script, **fake).stdout
-    assert "--opts" in bash(script, **fake, FORCE=1).stdout
+    assert "tested before" in start(script, **fake).stdout
+    assert "--opts" in start(script, **fake, FORCE=1).stdout
 
 
 def test_results_of_two_ratios_are_kept_apart(fake):
     del fake["OUT"]
-    script = SCRIPT / "testing/temporal_b16/ucf.sh"
-    assert config_of(bash(script, **fake).stdout).OUTPUT_DIR == str(
+    script = "testing/zero_shot.sh b16 ucf"
+    assert config_of(start(script, **fake).stdout).OUTPUT_DIR == str(
         fake["CKPT"] / "testing" / "swa_2_22_patched_0.5" / "ucf101_full")
     assert "swa_2_22_patched_0.3/" in config_of(
-        bash(script, **fake, PATCHING_RATIO=0.3).stdout).OUTPUT_DIR
+        start(script, **fake, PATCHING_RATIO=0.3).stdout).OUTPUT_DIR
 
 
 BAD = [
@@ -219,46 +261,46 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize("name", ["testing/temporal_b16/ucf.sh",
-                                  "training/temporal_b32/train_openvclip.sh"])
+@pytest.mark.parametrize("name", ["testing/zero_shot.sh b16 ucf",
+                                  "training/train_openvclip.sh b32"])
 @pytest.mark.parametrize("change, message", BAD, ids=[message for _, message in BAD])
 def test_bad_settings_are_refused_before_anything_starts(name, change, message, fake):
-    assert message in refusal(SCRIPT / name, **{**fake, **change})
+    assert message in refusal(name, **{**fake, **change})
 
 
 def test_further_refusals(fake):
-    train = SCRIPT / "training/temporal_b16/train_openvclip.sh"
+    train = "training/train_openvclip.sh b16"
     assert "BATCH_SIZE is 60, which 8 processes cannot" in refusal(train, **fake, BATCH_SIZE=60)
-    test = SCRIPT / "testing/temporal_b16/ucf.sh"
+    test = "testing/zero_shot.sh b16 ucf"
     (fake["CKPT"] / "swa_2_22.pth").unlink()
     assert "average.sh makes it" in refusal(test, **fake)
-    assert "set CKPT" in refusal(SCRIPT / "training/average.sh", PYTHON=fake["PYTHON"])
+    assert "set CKPT" in refusal("training/average.sh b16", PYTHON=fake["PYTHON"])
     # Without Slurm nothing runs here in its stead.
     path = os.pathsep.join(
         folder for folder in os.environ["PATH"].split(os.pathsep)
         if not (Path(folder) / "sbatch").exists() and not (Path(folder) / "srun").exists())
     (fake["CKPT"] / "swa_2_22.pth").touch()
-    for script in (train, test, SCRIPT / "testing/zero_shot_suite.sh"):
+    for script in (train, test, "testing/zero_shot_suite.sh"):
         said = refusal(script, **fake, LAUNCHER="slurm", PATH=path)
         assert "LAUNCHER=slurm, but there is no sbatch/srun here; " in said
-    assert "LAUNCHER is pbs" in refusal(SCRIPT / "testing/raw_b16/ucf.sh", **fake, LAUNCHER="pbs")
+    assert "LAUNCHER is pbs" in refusal("testing/raw_clip.sh b16 ucf", **fake, LAUNCHER="pbs")
 
 
 def test_the_suite_names_what_it_lacks(fake):
-    suite = SCRIPT / "testing/zero_shot_suite.sh"
-    found = bash(suite, **fake)
+    suite = "testing/zero_shot_suite.sh"
+    found = start(suite, **fake)
     assert "no dataset found" in found.stderr
     assert "skipping UCF-101: UCF is not set, and DATA " in found.stdout + found.stderr
     nowhere = fake["LISTS"] / "nowhere"
-    assert f"HMDB is {nowhere}, which is not a folder" in bash(suite, **fake, HMDB=nowhere).stderr
+    assert f"HMDB is {nowhere}, which is not a folder" in start(suite, **fake, HMDB=nowhere).stderr
     assert "BACKBONE is b8" in refusal(suite, **fake, BACKBONE="b8")
     assert "KIND is new" in refusal(suite, **fake, KIND="new")
 
 
 def test_the_suite_tests_a_dataset_once_and_derives_the_rest(fake):
-    suite = SCRIPT / "testing/zero_shot_suite.sh"
+    suite = "testing/zero_shot_suite.sh"
     fake["UCF"] = fake["HMDB"] = fake["K600"] = fake["DATA"]
-    shown = bash(suite, **fake).stdout
+    shown = start(suite, **fake).stdout
     ran = [Path(line).name for line in re.findall(r"OUTPUT_DIR\n(.+)", shown)]
     assert ran == ["ucf101_full", "hmdb_union", "k600_union"]
     # The lists are compared before anything is tested.
@@ -267,7 +309,7 @@ def test_the_suite_tests_a_dataset_once_and_derives_the_rest(fake):
     assert len(re.findall("derive_results.py", shown)) == 6
     assert shown.rstrip().splitlines()[-2:] == [f"{ROOT}/tools/summarize.py", str(fake["OUT"])]
     each = [Path(line).name for line in
-            re.findall(r"OUTPUT_DIR\n(.+)", bash(suite, **fake, EACH=1).stdout)]
+            re.findall(r"OUTPUT_DIR\n(.+)", start(suite, **fake, EACH=1).stdout)]
     assert each == [n for n in PROTOCOLS
                     if n.startswith(("ucf101", "hmdb", "k600")) and not n.endswith("union")]
 
@@ -288,9 +330,9 @@ def failing(fake, pattern: str, code: int) -> dict[str, object]:
     ("*summarize*", ["the table"], False),
 ])
 def test_what_fails_in_the_suite_does_not_take_the_others_with_it(fake, pattern, lost, table):
-    suite = SCRIPT / "testing/zero_shot_suite.sh"
+    suite = "testing/zero_shot_suite.sh"
     fake["UCF"] = fake["HMDB"] = fake["K600"] = fake["DATA"]
-    finished = bash(suite, **failing(fake, pattern, 2))
+    finished = start(suite, **failing(fake, pattern, 2))
     assert finished.returncode == 1
     said = finished.stderr.rstrip().splitlines()[-1]
     assert said.startswith("zero_shot_suite.sh: failed, see above: ")
@@ -304,7 +346,7 @@ def test_what_fails_in_the_suite_does_not_take_the_others_with_it(fake, pattern,
 
 def test_a_suite_that_lists_do_not_fit_goes_on_with_the_others(fake):
     fake["UCF"] = fake["HMDB"] = fake["DATA"]
-    finished = bash(SCRIPT / "testing/zero_shot_suite.sh", **failing(fake, "*--check-lists*", 2))
+    finished = start("testing/zero_shot_suite.sh", **failing(fake, "*--check-lists*", 2))
     assert finished.returncode == 0  # Here the fake python derives everything all the same.
     assert finished.stderr.count("going on without these") == 2
 
@@ -312,7 +354,7 @@ def test_a_suite_that_lists_do_not_fit_goes_on_with_the_others(fake):
 @pytest.mark.parametrize("code", [75, 130, 143])
 def test_a_suite_that_is_told_to_stop_stops(fake, code):
     fake["UCF"] = fake["HMDB"] = fake["DATA"]
-    finished = bash(SCRIPT / "testing/zero_shot_suite.sh", **failing(fake, "*run_net*", code))
+    finished = start("testing/zero_shot_suite.sh", **failing(fake, "*run_net*", code))
     assert finished.returncode == code and "summarize" not in finished.stdout
 
 
@@ -323,7 +365,7 @@ def test_no_script_names_somebodys_machine():
 
 
 def test_quickstart_captions_goes_on_from_a_quickstart(tmp_path):
-    script, out = SCRIPT / "quickstart_captions.sh", tmp_path / "out"
+    script, out = "quickstart_captions.sh", tmp_path / "out"
     python = tmp_path / "venv/bin/python"
     python.parent.mkdir(parents=True)
     # Of pip nothing is wanted; the other calls are shown, each behind a line of its own.
@@ -337,7 +379,7 @@ def test_quickstart_captions_goes_on_from_a_quickstart(tmp_path):
     (out / "clip.pt").touch()
     (out / "seed").write_text("3\n")
     assert "made with seed 3, not 2" in refusal(script, **settings)
-    finished = bash(script, SEED=3, **settings)
+    finished = start(script, SEED=3, **settings)
     assert finished.returncode == 0, finished.stderr
     calls = finished.stdout.split("CALL\n")[1:]
     tools = [Path(call.splitlines()[0]).name for call in calls]

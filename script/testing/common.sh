@@ -4,6 +4,14 @@
 # A test's results go to OUT/<protocol>, such as OUT/ucf101_split1. By default OUT is
 # testing/<checkpoint>_patched_<ratio> beside the checkpoint, and output/raw_<backbone> of the clone
 # for the untouched CLIP. What has a results.json already is left alone; FORCE=1 tests it again.
+#
+# Settings, from the environment:
+#   DATA   folder of the videos: the class folders of UCF-101 or HMDB-51, the folder of Kinetics
+#          that has val/
+#   CKPT   the fine-tuned model: swa_2_22.pth, or the folder it is in
+#   PATCHING_RATIO  share of the original CLIP      (default: the paper's, 0.5, or 0.6 with l14)
+#   SPLIT  one or several. ucf: full, split1..3, half0..9; hmdb: these and union; k600: split1..3,
+#          union (all of their classes); k400: val  (default: full; k600: split1..3)
 
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
 
@@ -26,6 +34,20 @@ protocol_files() {
     k600_*) FOLDER="zs_label_db/$1" MAP="$FOLDER/k600-openset-index2cls.json" ;;
     *) FOLDER="zs_label_db/$1" MAP="zs_label_db/$stem-index2cls.json" ;;
     esac
+}
+
+# use_dataset NAME: sets DATASET, and SPLIT where it is not set.
+use_dataset() {
+    local split=full
+    case "$1" in
+    ucf) DATASET=ucf101 ;;
+    hmdb) DATASET=hmdb ;;
+    k400) DATASET=k400 split=val ;;
+    k600) DATASET=k600 split="split1 split2 split3" ;;
+    "") fail "DATASET is not given; give ucf, hmdb, k400 or k600" ;;
+    *) fail "DATASET is $1; give ucf, hmdb, k400 or k600" ;;
+    esac
+    SPLIT="${SPLIT:-$split}"
 }
 
 # how_to_prepare DATASET: the subcommand of prepare_labels that makes its lists.
@@ -55,7 +77,7 @@ START and END, or CKPT to one of them"
     [ -f "$CKPT" ] || fail "CKPT is $CKPT, which is not a file; script/training/average.sh makes it"
 }
 
-# check_test KIND BACKBONE: everything that can be known before the first test.
+# check_test KIND: everything that can be known before the first test.
 check_test() {
     need_clip
     need_python
@@ -66,20 +88,20 @@ check_test() {
         name="$(basename "$CKPT")"
         OUT="${OUT:-$(dirname "$CKPT")/testing/${name%.*}_patched_$PATCHING_RATIO}"
     else
-        OUT="${OUT:-$ROOT/output/raw_$2}"
+        OUT="${OUT:-$ROOT/output/raw_$BACKBONE}"
     fi
 }
 
-# test_protocol KIND BACKBONE PROTOCOL KEY VALUE ...: one run of run_net.
+# test_protocol KIND PROTOCOL KEY VALUE ...: one run of run_net.
 test_protocol() {
-    local kind="$1" backbone="$2" protocol="$3" config weights
-    shift 3
+    local kind="$1" protocol="$2" config weights
+    shift 2
     if [ -f "$OUT/$protocol/results.json" ] && [ "${FORCE:-}" != 1 ]; then
         echo "$protocol: tested before, $OUT/$protocol/results.json; FORCE=1 tests it again"
         return 0
     fi
     protocol_files "$protocol"
-    config="CLIP_vit${backbone}_8x16_STAdapter.yaml"
+    config="CLIP_vit${BACKBONE}_8x16_STAdapter.yaml"
     weights=(TEST.CUSTOM_LOAD False)
     if [ "$kind" = temporal ]; then
         config="Temporal$config"
@@ -97,7 +119,7 @@ print(len(json.load(open(sys.argv[1], encoding="utf-8"))))' "$LISTS/$MAP")" \
         MODEL.CLIP_PATH "$CLIP" \
         MODEL.TEXT_CACHE_DIR "$OUT/text_cache" \
         TRAIN.ENABLE False \
-        TEST.BATCH_SIZE "$(test_batch "$backbone")" \
+        TEST.BATCH_SIZE "$(test_batch)" \
         TEST.NUM_ENSEMBLE_VIEWS 3 \
         TEST.NUM_SPATIAL_CROPS 1 \
         TEST.SAVE_RESULTS_PATH predictions.pth \
@@ -109,17 +131,19 @@ print(len(json.load(open(sys.argv[1], encoding="utf-8"))))' "$LISTS/$MAP")" \
 # test_dataset KIND BACKBONE DATASET KEY VALUE ...: every split that SPLIT names; what the first
 # needs and what the last needs is checked before the first is started.
 test_dataset() {
-    local kind="$1" backbone="$2" dataset="$3" split
+    local kind="$1" split
+    use_backbone "$2"
+    use_dataset "$3"
     shift 3
     need_folder DATA "the folder of the videos that the list names"
-    check_test "$kind" "$backbone"
+    check_test "$kind"
     for split in $SPLIT; do
-        protocol_files "$(protocol_name "$dataset" "$split")"
-        need_list "$FOLDER" test.csv "$(how_to_prepare "$dataset")"
+        protocol_files "$(protocol_name "$DATASET" "$split")"
+        need_list "$FOLDER" test.csv "$(how_to_prepare "$DATASET")"
         [ -f "$LISTS/$MAP" ] || fail "no label map $LISTS/$MAP; make it: \
-$PYTHON tools/prepare_labels.py $(how_to_prepare "$dataset")"
+$PYTHON tools/prepare_labels.py $(how_to_prepare "$DATASET")"
     done
     for split in $SPLIT; do
-        test_protocol "$kind" "$backbone" "$(protocol_name "$dataset" "$split")" "$@"
+        test_protocol "$kind" "$(protocol_name "$DATASET" "$split")" "$@"
     done
 }

@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # Every zero-shot protocol for one checkpoint (or the untouched CLIP), then the paper-style table.
 #
-#   BACKBONE=b16 DATA=/data CKPT=output/b16 CLIP=~/.cache/clip/ViT-B-16.pt \
-#       bash script/testing/zero_shot_suite.sh [KEY VALUE ...]
+#   BACKBONE=b16 DATA=/data CKPT=output/b16 bash script/testing/zero_shot_suite.sh [KEY VALUE ...]
 #
 # UCF-101, HMDB-51 and Kinetics-600 are tested once each, on a list that has all videos and classes
 # of the others (hmdb_union, k600_union; of UCF-101 it is the full list), whose results follow from
@@ -19,23 +18,13 @@ UCF="${UCF:-}"             # the class folders of UCF-101
 HMDB="${HMDB:-}"           # the class folders of HMDB-51
 K600="${K600:-}"           # Kinetics-600, with val/
 K400="${K400:-}"           # Kinetics-400, with val/
-CKPT="${CKPT:-}"           # swa_2_22.pth, or the folder it is in
 EACH="${EACH:-0}"          # 1: decode again for every protocol
-NUM_GPUS="${NUM_GPUS:-8}"  # 0 runs on the CPU
-
-case "$BACKBONE" in
-b32) ARCHIVE=ViT-B-32.pt RATIO=0.5 ;;
-b16) ARCHIVE=ViT-B-16.pt RATIO=0.5 ;;
-l14) ARCHIVE=ViT-L-14.pt RATIO=0.6 ;;
-*) echo "BACKBONE is $BACKBONE; give b32, b16 or l14" >&2 && exit 1 ;;
-esac
-CLIP="${CLIP:-$HOME/.cache/clip/$ARCHIVE}"
-PATCHING_RATIO="${PATCHING_RATIO:-$RATIO}"
 
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
+use_backbone "$BACKBONE"
 [ "$KIND" = temporal ] || [ "$KIND" = raw ] || fail "KIND is $KIND; give temporal or raw"
-check_test "$KIND" "$BACKBONE"
+check_test "$KIND"
 
 NUMBERS="split1 split2 split3"
 HALVES="half0 half1 half2 half3 half4 half5 half6 half7 half8 half9"
@@ -56,7 +45,7 @@ attempt() {
 }
 
 # derive WHAT ...: derive_results.py on the lists of this suite.
-derive() { "$PYTHON" "$ROOT/tools/derive_results.py" --root "$LISTS" "$@"; }
+derive() { start "$PYTHON" "$ROOT/tools/derive_results.py" --root "$LISTS" "$@"; }
 
 # check_dataset DATASET WHOLE PARTS: the lists of what will be tested, before anything is.
 check_dataset() {
@@ -76,7 +65,7 @@ run_dataset() {
     local dataset="$1" whole="$2" parts="$3" split name
     for split in $(tested "$whole" "$parts"); do
         name="$(protocol_name "$dataset" "$split")"
-        attempt test_protocol "$KIND" "$BACKBONE" "$name" "${OPTS[@]}"
+        attempt test_protocol "$KIND" "$name" "${OPTS[@]}"
         [ "$CODE" = 0 ] || FAILED+=("$name")
     done
     if [ "$EACH" != 1 ] && [ -n "$parts" ]; then
@@ -132,7 +121,7 @@ find_dataset K400 k400 Kinetics-400
 OPTS=("$@")
 datasets check
 datasets run
-attempt "$PYTHON" "$ROOT/tools/summarize.py" "$OUT"
+attempt start "$PYTHON" "$ROOT/tools/summarize.py" "$OUT"
 [ "$CODE" = 0 ] || FAILED+=("the table")
 if [ "${#FAILED[@]}" -gt 0 ]; then
     printf -v list ', %s' "${FAILED[@]}"

@@ -1,16 +1,29 @@
 #!/usr/bin/env bash
 # Average the epochs of a training: the mean of checkpoints 2 to 22, as the paper does.
 #
-#   CKPT=output/b16 bash script/training/average.sh
+#   CKPT=output/b16 bash script/training/average.sh BACKBONE
+#
+# BACKBONE is b32, b16 or l14, and must be what the training in CKPT trained.
 set -euo pipefail
 
-CKPT="${CKPT:-}"                               # folder of the training
-START="${START:-2}"                            # first epoch that is averaged
-END="${END:-22}"                               # last epoch, included
+CKPT="${CKPT:-}"     # folder of the training
+START="${START:-2}"  # first epoch that is averaged
+END="${END:-22}"     # last epoch, included
 
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
-OUTPUT="${OUTPUT:-$(average_file "$CKPT")}"      # file to write
+use_backbone "${1:-}"
+[ $# = 1 ] || fail "$2 is one argument too many; give BACKBONE only"
+OUTPUT="${OUTPUT:-$(average_file "$CKPT")}"  # file to write
 need_folder CKPT "the folder of the training"
+if [ -f "$CKPT/config.yaml" ]; then
+    trained="$(sed -n 's/^  ARCH: *//p' "$CKPT/config.yaml")"
+    case "$trained" in
+    vitb32 | vitb16 | vitl14)
+        [ "$trained" = "vit$BACKBONE" ] ||
+            fail "CKPT is $CKPT, a training of ${trained#vit}, not of $BACKBONE"
+        ;;
+    esac
+fi
 need_python
-"$PYTHON" "$ROOT/tools/weight_average.py" --source "$CKPT" --start "$START" --end "$END" \
+start "$PYTHON" "$ROOT/tools/weight_average.py" --source "$CKPT" --start "$START" --end "$END" \
     --output "$OUTPUT"

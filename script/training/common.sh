@@ -1,5 +1,12 @@
 # Sourced by the training scripts: checks what they were given and starts the training on
 # Kinetics-400. See ../common.sh for the settings that all scripts share.
+#
+# DATA is the folder with train/ and val/, CKPT the folder for checkpoints and results. On Slurm:
+# LAUNCHER=slurm NODES=2 SLURM_OPTIONS="--partition gpu". Start it again to resume.
+
+BATCH_SIZE="${BATCH_SIZE:-64}"          # videos of a batch, over all GPUs
+VIDEOS_AT_ONCE="${VIDEOS_AT_ONCE:-8}"   # of which a GPU computes so many at once
+EPOCHS="${EPOCHS:-22}"                  # 2 of them warm-up
 
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
 
@@ -7,10 +14,11 @@ LIST=label_db/weng_compress_full_splits
 
 # train BACKBONE KEY VALUE ...: train, then test the last epoch on the validation videos.
 train() {
-    local backbone="$1" parts
+    local parts
+    use_backbone "$1"
     shift
     need_folder DATA "the folder of Kinetics-400 (with train/ and val/)"
-    [ -n "$CKPT" ] || fail "set CKPT to the folder for checkpoints and results"
+    [ -n "${CKPT:-}" ] || fail "set CKPT to the folder for checkpoints and results"
     need_clip
     need_python
     need_launcher
@@ -22,7 +30,7 @@ train() {
         fail "BATCH_SIZE is $BATCH_SIZE, which $shared processes cannot share equally"
     # With fewer GPUs the batch stays what the rates are made for: each computes its share in parts.
     parts=$(((BATCH_SIZE / shared + VIDEOS_AT_ONCE - 1) / VIDEOS_AT_ONCE))
-    JOB_DIR="$CKPT/slurm" run_net "Kinetics/TemporalCLIP_vit${backbone}_8x16_STAdapter.yaml" \
+    JOB_DIR="$CKPT/slurm" run_net "Kinetics/TemporalCLIP_vit${BACKBONE}_8x16_STAdapter.yaml" \
         DATA.PATH_TO_DATA_DIR "$LISTS/$LIST" \
         DATA.PATH_PREFIX "$DATA" \
         DATA.PATH_LABEL_SEPARATOR , \
@@ -30,7 +38,7 @@ train() {
         MODEL.CLIP_PATH "$CLIP" \
         TRAIN.BATCH_SIZE "$BATCH_SIZE" \
         TRAIN.GRAD_ACCUM_STEPS "$parts" \
-        TEST.BATCH_SIZE "$(test_batch "$backbone")" \
+        TEST.BATCH_SIZE "$(test_batch)" \
         SOLVER.MAX_EPOCH "$EPOCHS" \
         OUTPUT_DIR "$CKPT" \
         "$@"

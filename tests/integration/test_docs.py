@@ -37,7 +37,7 @@ SMALL: dict[str, tuple[str, dict[str, object]]] = {
     r"run_net\.py --cfg configs/BaseToNovel/": (
         f"{TINY} {CPU} TRAIN.BATCH_SIZE 4 TRAIN.EVAL_PERIOD 12 TRAIN.CHECKPOINT_PERIOD 12", {}),
     r"run_net\.py --cfg configs/(Kinetics|Supervised)/": (f"{TINY} {CPU}", {}),
-    r"script/training/\w+/train_": (
+    r"script/training/train_": (
         f"{TINY} SOLVER.WARMUP_EPOCHS 0.0 TRAIN.AUTO_RESUME False TEST.ENABLE False",
         {"EPOCHS": 1, "BATCH_SIZE": 4}),
     r"script/testing/": (TINY, {}),
@@ -49,14 +49,14 @@ SMALL: dict[str, tuple[str, dict[str, object]]] = {
 # Scripts that are run up to their calls of python, whose configs are then checked: they differ from
 # ones that are run in backbone and dataset, and test_protocols.py runs them all.
 UP_TO_PYTHON = [
-    r"script/testing/temporal_\w+/\w+\.sh", r"script/testing/raw_b16/(hmdb|k600)\.sh",
+    r"script/testing/zero_shot\.sh \w+ \w+", r"script/testing/raw_clip\.sh b16 (hmdb|k600)",
     r"script/testing/zero_shot_suite\.sh",
 ]
 
 # What cannot run here. Of these the syntax, the files, the options and the keys are checked.
 NOT_RUN = {
     r"^(\w+=\S* )*bash script/quickstart(_captions)?\.sh": "takes minutes",
-    r"^(\w+=\S* )*bash script/test\.sh": "these are the tests",
+    r"^(\w+=\S* )*bash script/run_tests\.sh": "these are the tests",
     r"^(\w+=\S* )*bash tests/settings\.sh": "these are the tests, six times",
     r"^python -m pytest": "these are the tests",
     r"^(pip|apt|python3 -m venv) ?": "installs",
@@ -207,11 +207,12 @@ def test_mistakes_in_commands_are_noticed(world):
     for text in (
         "python tools/run_net.py --cfg configs/none.yaml ...", "bash script/none.sh",
         "python tools/run_net.py ... --opts MODEL.NUM_CLASES 3",
-        "python tools/weight_average.py --begin 2 ...", "bash 'script/test.sh",
+        "python tools/weight_average.py --begin 2 ...", "bash 'script/run_tests.sh",
     ):
         with pytest.raises(AssertionError):
             check_command(Command("a.md", 1, text), world)
     with pytest.raises(AssertionError, match="left with 2"):
         run_command(Command("a.md", 1, "python tools/weight_average.py --begin 2"), world)
+    nowhere = "DATA=/data/none bash script/testing/raw_clip.sh b16 ucf"
     with pytest.raises(AssertionError, match="left with 1"):
-        run_command(Command("a.md", 1, "DATA=/data/none bash script/testing/raw_b16/ucf.sh"), world)
+        run_command(Command("a.md", 1, nowhere), world)

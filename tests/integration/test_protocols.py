@@ -15,9 +15,13 @@ from conftest_protocols import make_datasets
 from openvclip.data.lists.protocols import PROTOCOLS
 
 SCRIPT = Path(__file__).resolve().parents[2] / "script"
-TESTS = sorted(str(p.relative_to(SCRIPT)) for p in SCRIPT.glob("testing/*/*.sh"))
-TRAININGS = sorted(str(p.relative_to(SCRIPT)) for p in SCRIPT.glob("training/*/*.sh"))
+BACKBONES = ("b16", "b32", "l14")
 DATA = {"ucf": "UCF-101", "hmdb": "hmdb51", "k400": "k400", "k600": "k600"}
+# Scripts and their arguments.
+TESTS = [f"testing/{kind}.sh {backbone} {dataset}" for kind in ("raw_clip", "zero_shot")
+         for backbone in BACKBONES for dataset in DATA]
+TRAININGS = [f"training/{kind}.sh {backbone}" for kind in ("train_openvclip", "train_plain")
+             for backbone in BACKBONES]
 # The recipe's numbers, shrunk to what a tiny CLIP and two classes can do.
 SMALL = [
     "MODEL.ARCH", "auto", "DATA.NUM_FRAMES", "4", "DATA.SAMPLING_RATE", "2",
@@ -38,12 +42,13 @@ class World:
             "LISTS": str(root / "lists"), "CLIP": str(root / "clip.pt"),
         }
 
-    def run(self, script: str, *args: str, **settings: object) -> subprocess.CompletedProcess[str]:
+    def run(self, call: str, *args: str, **settings: object) -> subprocess.CompletedProcess[str]:
         env = {**self.env, **{name: str(value) for name, value in settings.items()}}
         cache = ("MODEL.TEXT_CACHE_DIR", str(self.root / "text_cache"))
+        script, *given = call.split()
         args = () if script.endswith("average.sh") else (*SMALL, *cache, *args)
-        return subprocess.run(["bash", str(self.repo / "script" / script), *args], text=True,
-                              capture_output=True, timeout=300, env=env, cwd=self.root)
+        return subprocess.run(["bash", str(self.repo / "script" / script), *given, *args],
+                              text=True, capture_output=True, timeout=300, env=env, cwd=self.root)
 
     def prepare(self, dataset: str, *args: object) -> str:
         (self.root / "lists").mkdir(exist_ok=True)
@@ -53,16 +58,17 @@ class World:
         assert finished.returncode == 0, finished.stdout + finished.stderr
         return finished.stdout
 
-    def train(self, script: str):
-        backbone, kind = script.split("/")[1][-3:], Path(script).stem
-        return self.run(script, "SOLVER.WARMUP_EPOCHS", "0", DATA=self.root / "k400",
+    def train(self, call: str):
+        script, backbone = call.split()
+        kind = Path(script).stem
+        return self.run(call, "SOLVER.WARMUP_EPOCHS", "0", DATA=self.root / "k400",
                         CKPT=self.root / "ckpt" / f"{backbone}_{kind}", BATCH_SIZE=4, EPOCHS=2)
 
-    def test(self, script: str):
-        _, model, name = script.removesuffix(".sh").split("/")
-        ckpt = self.root / "ckpt" / f"{model[-3:]}_train_openvclip"
-        return self.run(script, DATA=self.root / DATA[name], OUT=self.root / "out" / model,
-                        CKPT=ckpt)
+    def test(self, call: str):
+        script, backbone, dataset = call.split()
+        return self.run(call, DATA=self.root / DATA[dataset],
+                        OUT=self.root / "out" / f"{Path(script).stem}_{backbone}",
+                        CKPT=self.root / "ckpt" / f"{backbone}_train_openvclip")
 
 
 @pytest.fixture(scope="module")
@@ -85,18 +91,19 @@ def ran(world) -> dict[str, subprocess.CompletedProcess[str]]:
         done = dict(zip(TRAININGS, pool.map(world.train, TRAININGS), strict=True))
         folders = [f for f in (world.root / "ckpt").iterdir() if f.name.endswith("openvclip")]
         averages = pool.map(
-            lambda folder: world.run("training/average.sh", CKPT=folder, START=1, END=2,
-                                     OUTPUT=folder / "swa_2_22.pth"), folders)
+            lambda folder: world.run(f"training/average.sh {folder.name[:3]}", CKPT=folder,
+                                     START=1, END=2, OUTPUT=folder / "swa_2_22.pth"), folders)
         done |= {f"average {f.name}": result for f, result in zip(folders, averages, strict=True)}
         done |= dict(zip(TESTS, pool.map(world.test, TESTS), strict=True))
     return done
 
 
-@pytest.mark.parametrize("script", TRAININGS)
-def test_training_scripts_run_to_their_end(script, ran, world):
-    finished = ran[script]
+@pytest.mark.parametrize("call", TRAININGS)
+def test_training_scripts_run_to_their_end(call, ran, world):
+    finished = ran[call]
     assert finished.returncode == 0, finished.stdout + finished.stderr
-    backbone, kind = script.split("/")[1][-3:], Path(script).stem
+    script, backbone = call.split()
+    kind = Path(script).stem
     output = world.root / "ckpt" / f"{backbone}_{kind}"
     assert len(list((output / "checkpoints").glob("*.pyth"))) == 2
     assert json.loads((output / "results.json").read_text())["videos"] == 4
@@ -112,11 +119,12 @@ def test_averages_are_made(ran):
         assert finished.returncode == 0, finished.stdout + finished.stderr
 
 
-@pytest.mark.parametrize("script", TESTS)
-def test_testing_scripts_run_to_their_end(script, ran, world):
-    finished = ran[script]
+@pytest.mark.parametrize("call", TESTS)
+def test_testing_scripts_run_to_their_end(call, ran, world):
+    finished = ran[call]
     assert finished.returncode == 0, finished.stdout + finished.stderr
-    _, model, name = script.removesuffix(".sh").split("/")
+    script, backbone, name = call.split()
+    model, raw = f"{Path(script).stem}_{backbone}", "raw_clip" in script
     names = {"ucf": ["ucf101_full"], "hmdb": ["hmdb_full"], "k400": ["kinetics400"],
              "k600": ["k600_split1", "k600_split2", "k600_split3"]}[name]
     for protocol in names:
@@ -124,9 +132,9 @@ def test_testing_scripts_run_to_their_end(script, ran, world):
         assert results["videos"] == {"ucf": 6, "hmdb": 6, "k400": 4, "k600": 4}[name]
         assert results["failed"] == []
         assert results["label_set"]["classes"] == PROTOCOLS[protocol].classes
-        assert bool(results["checkpoint"]) == model.startswith("temporal")
+        assert bool(results["checkpoint"]) is not raw
         ratio = results["results"][0]["patching_ratio"]
-        assert ratio == (None if model.startswith("raw") else 0.6 if model[-3:] == "l14" else 0.5)
+        assert ratio == (None if raw else 0.6 if backbone == "l14" else 0.5)
 
 
 def test_the_suite_ends_in_the_table(ran, world):
@@ -139,16 +147,16 @@ def test_the_suite_ends_in_the_table(ran, world):
     for column in ("UCF-101 full", "HMDB-51 half x 10", "K600 3 splits", "K400 val"):
         assert column in table
     assert "Open-VCLIP" in table and "published" in table.lower()
-    ran_itself = world.run("testing/temporal_b16/ucf.sh", DATA=world.root / "UCF-101", CKPT=ckpt,
+    ran_itself = world.run("testing/zero_shot.sh b16 ucf", DATA=world.root / "UCF-101", CKPT=ckpt,
                            OUT=world.root / "itself", SPLIT="split2 half3")
     assert ran_itself.returncode == 0, ran_itself.stdout + ran_itself.stderr
-    ran_itself = world.run("testing/temporal_b16/hmdb.sh", DATA=world.root / "hmdb51", CKPT=ckpt,
+    ran_itself = world.run("testing/zero_shot.sh b16 hmdb", DATA=world.root / "hmdb51", CKPT=ckpt,
                            OUT=world.root / "itself", SPLIT="split2")
     assert ran_itself.returncode == 0, ran_itself.stdout + ran_itself.stderr
     pairs = [(world.root / "itself", "ucf101_split2"), (world.root / "itself", "ucf101_half3"),
              (world.root / "itself", "hmdb_split2"),
-             (world.root / "out" / "temporal_b16", "hmdb_full"),
-             (world.root / "out" / "temporal_b16", "k600_split3")]
+             (world.root / "out" / "zero_shot_b16", "hmdb_full"),
+             (world.root / "out" / "zero_shot_b16", "k600_split3")]
     for folder, protocol in pairs:
         tested = json.loads((folder / protocol / "results.json").read_text())
         derived = json.loads((out / protocol / "results.json").read_text())
