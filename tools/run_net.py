@@ -14,12 +14,14 @@ from openvclip.utils.logging import get_logger, setup_logging
 
 
 def run_net(argv: list[str] | None) -> None:
-    """Check the config, which takes no torch and so no time, then run."""
+    """Check the config and what it names, which takes no torch and so no time, then run."""
     from openvclip.config import default_output_dir, load_cfg, parse_args
+    from openvclip.launch.early import check_early
 
     args = parse_args(argv)
     cfg = load_cfg(args.cfg_file, args.opts)
     setup_logging(rank=int(os.environ.get("RANK", cfg.SHARD_ID)))
+    check_early(cfg)
     named = cfg.OUTPUT_DIR == default_output_dir(args.cfg_file)
     get_logger().info(
         "read %s; results go to %s%s; loading torch", args.cfg_file, cfg.OUTPUT_DIR,

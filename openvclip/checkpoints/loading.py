@@ -13,31 +13,13 @@ from torch import nn
 from openvclip.checkpoints.files import load_file, verify_file
 from openvclip.clip.weights import load_clip, load_state_dict_file
 from openvclip.config.extensions import parse_stored
-from openvclip.data.lists.labels import LabelSpace
 from openvclip.interpolation import StateDict
 from openvclip.models.build import load_model_weights
 from openvclip.models.video_clip import VideoCLIP
-from openvclip.utils.errors import CheckpointError, ConfigError
+from openvclip.utils.errors import CheckpointError
 from openvclip.utils.logging import get_logger
 
 logger = get_logger(__name__)
-
-
-def build_label_space(cfg) -> LabelSpace:
-    """Read the class names of ``DATA.INDEX_LABEL_MAPPING_FILE`` and check their number."""
-    path = cfg.DATA.INDEX_LABEL_MAPPING_FILE
-    if not path:
-        raise ConfigError(
-            "DATA.INDEX_LABEL_MAPPING_FILE is empty; give the *-index2cls.json with the names of "
-            "the classes, which the text classifier is made from"
-        )
-    labels = LabelSpace.from_json(path)
-    if len(labels) != cfg.MODEL.NUM_CLASSES:
-        raise ConfigError(
-            f"MODEL.NUM_CLASSES is {cfg.MODEL.NUM_CLASSES}, but {path} names {len(labels)} "
-            f"classes; set MODEL.NUM_CLASSES to {len(labels)} or give the other file"
-        )
-    return labels
 
 
 def compute_amp_dtype(name: str, device: torch.device) -> torch.dtype:

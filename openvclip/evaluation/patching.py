@@ -5,20 +5,12 @@ from __future__ import annotations
 from torch import nn
 
 from openvclip.checkpoints.loading import load_original_clip
+from openvclip.config.patching import check_patched, find_ratios
 from openvclip.interpolation import WeightPatcher
 from openvclip.models.build import resolve_clip
-from openvclip.utils.errors import ConfigError
 from openvclip.utils.logging import get_logger
 
 logger = get_logger(__name__)
-
-
-def find_ratios(cfg) -> list[float]:
-    """Return the ratios that ``TEST.PATCHING_RATIOS``, or else ``TEST.PATCHING_MODEL`` asks for."""
-    ratios = list(cfg.TEST.PATCHING_RATIOS)
-    if not ratios and cfg.TEST.PATCHING_MODEL:
-        ratios = [cfg.TEST.PATCHING_RATIO]
-    return ratios
 
 
 def build_patcher(
@@ -37,13 +29,7 @@ def build_patcher(
     ratios = find_ratios(cfg)
     if not ratios:
         return None, []
-    if checkpoint is None and set(ratios) != {1.0}:  # CLIP at ratio 1 is CLIP: published scripts
-        section = "TRAIN" if cfg.VAL_MODE else "TEST"
-        raise ConfigError(
-            "patching is on (TEST.PATCHING_MODEL or TEST.PATCHING_RATIOS) but there is nothing "
-            f"to patch: give {section}.CUSTOM_LOAD True with {section}.CUSTOM_LOAD_FILE, or "
-            f"{section}.CHECKPOINT_FILE_PATH"
-        )
+    check_patched(cfg, given=checkpoint is not None)
     source = cfg.TEST.CLIP_ORI_PATH or resolve_clip(cfg)
     patcher = WeightPatcher(dict(model.named_parameters()), load_original_clip(source))
     logger.info(

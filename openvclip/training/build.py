@@ -12,7 +12,6 @@ from torch import nn
 
 from openvclip.checkpoints import files as ckpt
 from openvclip.checkpoints.loading import (
-    build_label_space,
     build_precision,
     build_test_precision,
     copy_text_tower,
@@ -23,6 +22,7 @@ from openvclip.checkpoints.loading import (
 )
 from openvclip.checkpoints.training_config import check_resumed, describe_videos
 from openvclip.data.augment import build_mixup
+from openvclip.data.lists.labels import build_label_space
 from openvclip.data.loader import build_loader
 from openvclip.evaluation.patching import build_patcher
 from openvclip.interpolation import WeightInterpolator

@@ -63,6 +63,25 @@ def test_a_misspelt_key_stops_before_torch_is_imported(repo, empty_cfg):
     assert "SOLVER.BASE_RL" in output and "SOLVER.BASE_LR" in output and "Traceback" not in output
 
 
+@pytest.mark.parametrize("changes, said", [
+    ({"DATA__INDEX_LABEL_MAPPING_FILE": "gone.json"}, "the label map gone.json: No such file"),
+    ({"DATA__INDEX_LABEL_MAPPING_FILE": "gone.json", "VAL_MODE": True}, "gone.json: No such file"),
+    ({"TRAIN__ENABLE": False, "TEST__PATCHING_MODEL": True}, "to patch: give TEST.CUSTOM_LOAD"),
+    ({"VAL_MODE": True, "TEST__PATCHING_MODEL": True}, "to patch: give TRAIN.CUSTOM_LOAD"),
+])
+def test_what_is_missing_is_said_before_torch_is_imported(
+    repo, tiny, tmp_path, empty_cfg, changes, said
+):
+    done = subprocess.run(
+        [sys.executable, "-c", AT_ONCE, "--cfg", str(empty_cfg), "--opts",
+         *options(tiny, tmp_path / "run", **changes)],
+        capture_output=True, text=True, cwd=repo, timeout=120,
+    )
+    output = done.stdout + done.stderr
+    assert done.returncode == 2 and output.endswith("False\n"), output
+    assert said in output and output.count("\n") == 2, output
+
+
 def test_missing_checkpoints(refused, tmp_path):
     missing = tmp_path / "nowhere.pth"
     for changes in (

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from openvclip.utils.errors import DataError
+from openvclip.utils.errors import ConfigError, DataError
 from openvclip.utils.files import read_json_text, read_table
 from openvclip.utils.json_text import parse_json
 from openvclip.utils.numbers import read_whole
@@ -50,6 +50,28 @@ class LabelSpace:
         if not pairs:
             raise DataError(f"the label map {path} has no classes; {hint}")
         return cls(_names_in_order(pairs, f"the label map {path}", hint))
+
+
+def build_label_space(cfg) -> LabelSpace:
+    """Read the class names of ``DATA.INDEX_LABEL_MAPPING_FILE`` and check their number.
+
+    Raises:
+        ConfigError: no file is given, or ``MODEL.NUM_CLASSES`` is another number.
+        DataError: as :meth:`LabelSpace.from_json`.
+    """
+    path = cfg.DATA.INDEX_LABEL_MAPPING_FILE
+    if not path:
+        raise ConfigError(
+            "DATA.INDEX_LABEL_MAPPING_FILE is empty; give the *-index2cls.json with the names of "
+            "the classes, which the text classifier is made from"
+        )
+    labels = LabelSpace.from_json(path)
+    if len(labels) != cfg.MODEL.NUM_CLASSES:
+        raise ConfigError(
+            f"MODEL.NUM_CLASSES is {cfg.MODEL.NUM_CLASSES}, but {path} names {len(labels)} "
+            f"classes; set MODEL.NUM_CLASSES to {len(labels)} or give the other file"
+        )
+    return labels
 
 
 def _names_in_order(pairs: list, where: str, hint: str) -> tuple[str, ...]:

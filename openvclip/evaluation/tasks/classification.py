@@ -18,7 +18,6 @@ from torch import nn
 from openvclip import __version__
 from openvclip.checkpoints import files as ckpt
 from openvclip.checkpoints.loading import (
-    build_label_space,
     build_test_precision,
     load_weights,
     name_test_precision,
@@ -27,6 +26,7 @@ from openvclip.checkpoints.training_config import find_overlap, find_training
 from openvclip.clip.weights import find_not_finite
 from openvclip.config.defaults import flatten
 from openvclip.data.lists.draws import read_draw
+from openvclip.data.lists.labels import build_label_space
 from openvclip.data.loader import build_loader
 from openvclip.evaluation.lines import EvaluationLines
 from openvclip.evaluation.patching import build_patcher
