@@ -21,6 +21,7 @@ from openvclip.checkpoints.loading import (
     unwrap,
 )
 from openvclip.checkpoints.training_config import check_resumed, describe_videos
+from openvclip.config.patching import find_ratios
 from openvclip.data.augment import build_mixup
 from openvclip.data.lists.labels import build_label_space
 from openvclip.data.loader import build_loader
@@ -43,18 +44,19 @@ logger = get_logger(__name__)
 
 
 def build_interpolator(
-    cfg, model: nn.Module, frozen: Collection[str] = ()
+    cfg, model: nn.Module, frozen: Collection[str] = (), purpose: str = "in training"
 ) -> WeightInterpolator:
     """Build the mixer of the parameters that train, and of ``frozen`` ones, with the original CLIP.
 
-    The original is ``TRAIN.CLIP_ORI_PATH``, or else the CLIP that the model was made from.
+    The original is ``TRAIN.CLIP_ORI_PATH``, or else the CLIP that the model was made from. The log
+    says the ``purpose``.
     """
     source = cfg.TRAIN.CLIP_ORI_PATH or resolve_clip(cfg)
     interpolator = WeightInterpolator(
         {name: p for name, p in model.named_parameters() if p.requires_grad or name in frozen},
         load_original_clip(source),
     )
-    logger.info("mixing %d tensors with those of %s", len(interpolator.names), source)
+    logger.info("mixing %d tensors with those of %s %s", len(interpolator.names), source, purpose)
     return interpolator
 
 
@@ -98,10 +100,12 @@ def build_validator(
 ) -> Validator:
     """Build the validation, with the patching that ``TRAIN.EVAL_PATCHING_RATIO`` asks for."""
     interpolator = None
-    if cfg.TRAIN.EVAL_PATCHING_RATIO > 0:
+    # VAL_MODE with the ratios of a test patches as that does (_load), and needs no other mixer.
+    if cfg.TRAIN.EVAL_PATCHING_RATIO > 0 and not (cfg.VAL_MODE and find_ratios(cfg)):
         # The step's own, where it mixes all that a test would patch: no second copy of CLIP then.
         shared = None if frozen else getattr(step, "interpolator", None)
-        interpolator = shared or build_interpolator(cfg, unwrap(step.model), frozen)
+        interpolator = shared or build_interpolator(
+            cfg, unwrap(step.model), frozen, "for patched validation")
     return Validator(
         loader=loader,
         num_classes=cfg.MODEL.NUM_CLASSES,
@@ -201,12 +205,11 @@ def build_trainer(cfg) -> Trainer:
         log_model_info(model)
     embed_classes = partial(build_classifier, cfg, label_names=labels.names, cache=False)
     own_text = embed_classes if model.train_text else None
-    model = wrap_distributed(model, device, cfg.MODEL.STATIC_GRAPH)
-    step, writer = build_step(cfg, model, device), build_tensorboard(cfg, labels.names)
-    logger.info("making the optimizer, for which torch loads its compiler")
+    step, optimizer = _build_updates(cfg, model, device)
+    writer = build_tensorboard(cfg, labels.names)
     trainer = Trainer(
         step=step,
-        optimizer=build_optimizer(unwrap(model), cfg),
+        optimizer=optimizer,
         schedule=build_schedule(cfg),
         train_loader=train_loader,
         validator=build_validator(cfg, step, val_loader, device, writer, own_text, frozen)
@@ -239,6 +242,18 @@ def build_trainer(cfg) -> Trainer:
     )
     _load(cfg, trainer, embed_classes)
     return trainer
+
+
+def _build_updates(
+    cfg, model: nn.Module, device: torch.device
+) -> tuple[PlainStep, torch.optim.Optimizer | None]:
+    """Build what changes the weights; for ``VAL_MODE`` a step that merely holds the model."""
+    if cfg.VAL_MODE:
+        return PlainStep(model, build_loss(cfg)), None
+    model = wrap_distributed(model, device, cfg.MODEL.STATIC_GRAPH)
+    step = build_step(cfg, model, device)
+    logger.info("making the optimizer, for which torch loads its compiler")
+    return step, build_optimizer(unwrap(model), cfg)
 
 
 def _check_share(cfg, share: int) -> None:

@@ -55,7 +55,7 @@ class Trainer:
 
     Args:
         step: leaves the gradients of a batch on the parameters; holds the model.
-        optimizer: groups carry ``lr_factor``.
+        optimizer: groups carry ``lr_factor``; None to only validate.
         schedule: learning rate as a function of the exact epoch.
         train_loader: batches of ``video``, ``label``, ``index`` and ``bad``; None to only validate.
         validator: evaluates the validation list, or None.
@@ -83,7 +83,7 @@ class Trainer:
         self,
         *,
         step: PlainStep,
-        optimizer: torch.optim.Optimizer,
+        optimizer: torch.optim.Optimizer | None,
         schedule: Callable[[float], float],
         train_loader: Any,
         validator: Validator | None,
@@ -432,7 +432,8 @@ class Trainer:
         logger.info("loaded the weights of %s", where)
         if reset_epoch or "optimizer_state" not in content:
             return
-        load_optimizer(self.optimizer, content["optimizer_state"], where)
+        if self.optimizer is not None:
+            load_optimizer(self.optimizer, content["optimizer_state"], where)
         if content.get("scaler_state"):
             self.step.scaler.load_state_dict(content["scaler_state"])
         if "random_state" in content:

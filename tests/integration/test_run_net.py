@@ -22,6 +22,7 @@ from openvclip.config import load_cfg
 from openvclip.report.run.curves import read_curves
 from openvclip.report.run.predictions_file import load_predictions
 from openvclip.training.build import build_trainer
+from openvclip.training.step import PlainStep
 from openvclip.utils.errors import ConfigError
 
 
@@ -290,7 +291,7 @@ def test_tests_compute_in_fp32_whatever_training_does(
 
 def test_validation_takes_the_tests_precision(tiny, tmp_path, empty_cfg):
     def build(*changes):
-        cfg = load_cfg(str(empty_cfg), [*options(tiny, tmp_path, VAL_MODE=True), *changes])
+        cfg = load_cfg(str(empty_cfg), [*options(tiny, tmp_path), *changes])
         return build_trainer(cfg)
 
     mixed = ["TRAIN.MIXED_PRECISION", "True", "TRAIN.AMP_DTYPE", "bfloat16"]
@@ -298,6 +299,27 @@ def test_validation_takes_the_tests_precision(tiny, tmp_path, empty_cfg):
     assert trainer.validator.autocast is nullcontext and trainer.step.autocast is not nullcontext
     trainer = build("TEST.MIXED_PRECISION", "True")
     assert trainer.validator.autocast is not nullcontext and trainer.step.autocast is nullcontext
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.3])
+def test_val_mode_builds_nothing_that_trains(tiny, tmp_path, empty_cfg, caplog, ratio):
+    caplog.set_level("INFO", logger="openvclip")
+    opts = options(tiny, tmp_path, VAL_MODE=True, TRAIN__EVAL_PATCHING_RATIO=ratio, **INTERPOLATED)
+    trainer = build_trainer(load_cfg(str(empty_cfg), opts))
+    assert trainer.optimizer is None and type(trainer.step) is PlainStep
+    assert "optimizer" not in caplog.text and "interpolated training" not in caplog.text
+    mixing = [line for line in caplog.messages if line.startswith("mixing")]
+    assert len(mixing) == (ratio > 0) and all(m.endswith("for patched validation") for m in mixing)
+
+
+def test_the_log_says_what_weights_are_mixed_for(tiny, tmp_path, empty_cfg, caplog):
+    caplog.set_level("INFO", logger="openvclip")
+    given = {"TRAIN__EVAL_PATCHING_RATIO": 0.3}
+    build_trainer(load_cfg(str(empty_cfg), options(tiny, tmp_path, **given)))
+    build_trainer(load_cfg(str(empty_cfg), options(tiny, tmp_path, **given, **INTERPOLATED)))
+    mixing = [line for line in caplog.messages if line.startswith("mixing")]
+    assert [line.split("clip.pt ")[1] for line in mixing] == [
+        "for patched validation", "in training"]
 
 
 def test_val_mode_validates_and_stops(tiny, tmp_path, empty_cfg, in_process):
