@@ -70,3 +70,17 @@ def test_scripts_are_valid_bash(path: Path) -> None:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_shipped_configs_are_fit_to_run(path: Path) -> None:
     assert load_cfg(path).is_frozen()
+
+
+def test_every_dependency_is_imported() -> None:
+    setup = read("setup.py")
+    names = re.findall(r'"([\w-]+)",', setup[setup.index("install_requires"):setup.index("extras")])
+    modules = {"open_clip_torch": "open_clip", "pillow": "PIL",
+               "tensorboard": "torch.utils.tensorboard"}
+    code = "\n".join(path.read_text("utf-8") for path in ROOT.glob("openvclip/**/*.py"))
+    imported = {*re.findall(r"^ *(?:from|import) ([\w.]+)", code, re.M),
+                *re.findall(r'import_module\("([\w.]+)', code)}
+    assert names
+    for name in names:
+        module = modules.get(name, name)
+        assert any(f"{found}.".startswith(f"{module}.") for found in imported), name

@@ -37,6 +37,7 @@ from openvclip.utils.errors import CheckpointError, ConfigError, first_line
 from openvclip.utils.files import compute_file_hash, replacing_file
 from openvclip.utils.json_text import parse_json
 from openvclip.utils.logging import get_logger
+from openvclip.utils.paths import is_file
 
 logger = get_logger(__name__)
 
@@ -167,7 +168,7 @@ def load_checkpoint(model: CLIP, path: str | Path) -> None:
     Raises:
         CheckpointError: missing, damaged, of another model, NaN, or with weights that no CLIP has.
     """
-    if Path(path).is_file():
+    if is_file(path):
         verify_file(path)
     state = load_state_dict_file(path)
     own = [name for name in state if is_adapter(name) or name == "head"]

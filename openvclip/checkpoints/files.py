@@ -29,6 +29,7 @@ from openvclip.utils.files import (
     temporary_name,
 )
 from openvclip.utils.logging import get_logger
+from openvclip.utils.paths import local_weights
 from openvclip.utils.torch_files import load_torch
 
 FOLDER = "checkpoints"
@@ -110,7 +111,7 @@ def verify_file(path: str | Path) -> bool:
     Raises:
         CheckpointError: the file is not what was written, or its end is missing.
     """
-    path = Path(path)
+    path = local_weights(path)
     try:
         with open_regular(path) as file:
             problem = _find_damage(file)
@@ -167,14 +168,14 @@ def load_file(path: str | Path, *, verify: bool = True) -> dict:
     Files of other programs, which carry no checksum, are read too, in either format of torch.
 
     Args:
-        path: the file.
+        path: the file, or its address (:mod:`openvclip.utils.paths`).
         verify: compare it with its checksum; another process may have done so.
 
     Raises:
         CheckpointError: it is missing, damaged, or holds something other than tensors and plain
             values.
     """
-    path = Path(path)
+    path = local_weights(path)
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint {path}; check the path")
     if verify:

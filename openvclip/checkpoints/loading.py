@@ -18,6 +18,7 @@ from openvclip.models.build import load_model_weights
 from openvclip.models.video_clip import VideoCLIP
 from openvclip.utils.errors import CheckpointError
 from openvclip.utils.logging import get_logger
+from openvclip.utils.paths import is_file
 
 logger = get_logger(__name__)
 
@@ -83,7 +84,7 @@ def load_weights(model: VideoCLIP, path: str | Path, *, leave_head: bool = False
     Returns:
         Whether the text tower is another one now. A classifier that it made is then outdated.
     """
-    if Path(path).is_file():
+    if is_file(path):
         verify_file(path)
     _check_extensions(path)
     state = load_state_dict_file(path)

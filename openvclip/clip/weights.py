@@ -18,6 +18,7 @@ from openvclip.utils.archives import SPARE_BYTES, check_safetensors, check_weigh
 from openvclip.utils.errors import CheckpointError, first_line
 from openvclip.utils.files import open_regular
 from openvclip.utils.logging import get_logger
+from openvclip.utils.paths import local_weights
 from openvclip.utils.pickles import BombError
 from openvclip.utils.torch_files import load_torch
 
@@ -74,7 +75,7 @@ def load_clip(path_or_name: str | Path) -> dict[str, torch.Tensor]:
         CheckpointError: the file is missing, damaged or holds no CLIP with a ViT, or NaN or
             infinity; or the name is unknown or of a model that is not built like OpenAI's.
     """
-    path = Path(path_or_name).expanduser()
+    path = local_weights(path_or_name)
     text = str(path_or_name)
     if not path.exists() and path.suffix not in SUFFIXES and not text.startswith(("/", ".", "~")):
         state = clean_names(open_clip_names.load(text))
@@ -102,7 +103,7 @@ def load_state_dict_file(path: str | Path) -> dict[str, torch.Tensor]:
             tensors that are no weights (integers, complex, sparse, quantised). NaN and infinity
             are reported in the log, by name.
     """
-    path = Path(path).expanduser()
+    path = local_weights(path)
     return find_state_dict(_read_file(path), path)
 
 

@@ -20,8 +20,9 @@ from openvclip.config.extensions import extension_keys, load_extensions
 from openvclip.config.idle import refuse_idle
 from openvclip.config.safe_yaml import MOST_BYTES, load_yaml
 from openvclip.config.validate import find_problems
-from openvclip.utils.errors import ConfigError
+from openvclip.utils.errors import ConfigError, describe_os_error
 from openvclip.utils.files import read_text
+from openvclip.utils.paths import is_address, local
 
 BASE_KEY = "_BASE_"
 MOST_BASES = 100  # that a file and its bases name, in all
@@ -146,8 +147,12 @@ class _BaseReader:
     def read(self, path: str, above: tuple[Path, ...]) -> dict[str, Any]:
         """Return the settings of ``path``, to which the files ``above`` led."""
         try:
-            file = Path(os.path.expanduser(path)).resolve()
+            file = Path(os.path.expanduser(local(path))).resolve()
+        except FileNotFoundError:
+            raise ConfigError(f"{path}: no such config file") from None
         except (OSError, ValueError, RuntimeError) as error:
+            if is_address(path):
+                raise ConfigError(describe_os_error(error)) from error
             raise ConfigError(f"{path!r}: no config file can have this name: {error}") from None
         if file in above:
             raise ConfigError(f"{path}: {BASE_KEY} leads back to the file itself")
@@ -160,10 +165,18 @@ class _BaseReader:
                 if self._named > MOST_BASES:
                     raise ConfigError(f"{path}: its {BASE_KEY} and those of its bases name more "
                                       f"than {MOST_BASES} files; write the settings into fewer")
-                name = str(file.parent / os.path.expanduser(base))
-                settings.update(self.read(name, (*above, file)))
+                settings.update(self.read(_locate_base(base, path, file), (*above, file)))
             self._known[file] = {**settings, **_flatten_yaml(tree)}
         return self._known[file]
+
+
+def _locate_base(base: str, path: str, file: Path) -> str:
+    """Return the path of a base: relative ones start from the folder, or address, of its user."""
+    if is_address(base):
+        return base
+    if is_address(path):
+        return os.path.normpath(Path(path).parent / base)
+    return str(file.parent / os.path.expanduser(base))
 
 
 def _read_tree(path: str, file: Path) -> dict[Any, Any]:

@@ -45,6 +45,7 @@ from openvclip.predict.windows import stream_windows
 from openvclip.utils.errors import CheckpointError, ConfigError, DataError
 from openvclip.utils.finite import require_finite
 from openvclip.utils.logging import get_logger
+from openvclip.utils.paths import local_weights
 
 logger = get_logger(__name__)
 
@@ -87,11 +88,11 @@ def check_sources(
         if not 0.0 <= patching_ratio <= 1.0:
             raise ConfigError(f"the patching ratio is {patching_ratio:g}; give a share, 0 to 1")
     name = str(default_clip_path(str(clip)) if str(clip) in ARCH_FILES else clip)
-    path = Path(name).expanduser()
-    is_file = path.suffix in SUFFIXES or name.startswith(("/", ".", "~"))
-    if is_file and not path.is_file():
+    path = local_weights(name)
+    named_as_file = path.suffix in SUFFIXES or name.startswith(("/", ".", "~"))
+    if named_as_file and not path.is_file():
         raise CheckpointError(f"CLIP {path} does not exist or is no file; check --clip")
-    if checkpoint is not None and not Path(checkpoint).expanduser().is_file():
+    if checkpoint is not None and not local_weights(checkpoint).is_file():
         raise CheckpointError(f"checkpoint {checkpoint} does not exist or is no file; check "
                               "--checkpoint")
     return name

@@ -39,6 +39,7 @@ from openvclip.training.validation import Validator
 from openvclip.utils import distributed
 from openvclip.utils.errors import ConfigError
 from openvclip.utils.logging import get_logger
+from openvclip.utils.paths import is_file
 
 logger = get_logger(__name__)
 
@@ -195,7 +196,7 @@ def build_trainer(cfg) -> Trainer:
     here = {"rank": distributed.rank(), "world_size": distributed.world_size(), "device": device}
     train_loader = None if cfg.VAL_MODE else build_loader(cfg, "train", **here)
     captions = build_captions(cfg, train_loader.dataset.videos.paths) if train_loader else None
-    has_val = (Path(cfg.DATA.PATH_TO_DATA_DIR) / "val.csv").is_file()
+    has_val = is_file(Path(cfg.DATA.PATH_TO_DATA_DIR) / "val.csv")
     if not has_val:
         logger.warning("no val.csv in %s: training without validation", cfg.DATA.PATH_TO_DATA_DIR)
     val_loader = build_loader(cfg, "val", **here) if has_val or cfg.VAL_MODE else None

@@ -17,6 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
+from openvclip.utils.paths import DownloadHandler, is_file, local, register_handler
+
 # Lists, label maps and captions are read at once; a list of a million videos has about 100 MB.
 MOST_BYTES = 256 << 20
 # JSON: the shortest objects take about twenty times the memory of their text.
@@ -66,13 +68,14 @@ def open_regular(path: str | Path, most: int | None = None) -> BinaryIO:
     """Open a regular file for reading, without ever waiting for what is none.
 
     Args:
-        path: the file; links are followed.
+        path: the file, or its address (:mod:`openvclip.utils.paths`); links are followed.
         most: bytes that it may have; None: any number.
 
     Raises:
         UnfitFileError: it is a pipe, a device or a folder, or larger.
         OSError, ValueError: as ``open``.
     """
+    path = local(path)
     _refuse_others(path, os.stat(path))  # before it is opened: some devices act on that
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -244,9 +247,12 @@ def replacing_file(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+register_handler(DownloadHandler(replacing_file))
+
+
 def compute_file_hash(path: str | Path) -> str | None:
     """SHA-256 of a file, in hex, or None if there is none (a model named rather than a file)."""
-    if not Path(path).is_file():
+    if not is_file(path):
         return None
     digest, buffer = hashlib.sha256(), memoryview(bytearray(1 << 20))
     with open_regular(path) as file:

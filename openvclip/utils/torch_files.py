@@ -9,6 +9,7 @@ import torch
 
 from openvclip.utils.archives import check_weights
 from openvclip.utils.files import open_regular
+from openvclip.utils.paths import local
 from openvclip.utils.pickles import MOST_STEPS
 
 
@@ -25,6 +26,7 @@ def load_torch(path: str | Path, *, mmap: bool = True, most_steps: int = MOST_ST
         ArchiveError: it would unpack to far more than it is.
         Exception: of many kinds, for damaged files and those that hold Python objects.
     """
+    path = local(path)
     with open_regular(path) as file:
         zipped = check_weights(file, most_steps)
     return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipped)

@@ -21,8 +21,9 @@ from pathlib import Path
 import numpy as np
 
 from openvclip.data.prepare.names import VIDEO_EXTENSIONS
-from openvclip.utils.errors import DataError
+from openvclip.utils.errors import DataError, describe_os_error
 from openvclip.utils.files import open_regular, replacing_file
+from openvclip.utils.paths import local
 
 APPLICATION = 0x4F564350  # "OVCP": tells the file from other SQLite databases.
 VERSION = 1
@@ -127,7 +128,10 @@ class CaptionFile:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        try:
+            self.path = Path(local(path))
+        except OSError as error:
+            raise DataError(f"the caption file {describe_os_error(error)}") from error
         self._connection: sqlite3.Connection | None = None
         self._process = 0
         if not self.path.is_file():
