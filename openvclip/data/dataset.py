@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from openvclip.data.augment import ClipAugment
+from openvclip.data.augment.clip import ClipAugment
 from openvclip.data.lists.labels import VideoList
 from openvclip.data.video.cache import FrameCache
 from openvclip.data.video.crops import CENTRE, Crop, fixed_crop, jitter_crop, relative_crop

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from openvclip.data.augment import build_augment
+from openvclip.data.augment.clip import build_augment
 from openvclip.data.collate import collate, collate_to_hand_over, receive
 from openvclip.data.dataset import Pixels, VideoDataset
 from openvclip.data.lists.labels import LabelSpace, VideoList, check_videos_exist, read_list

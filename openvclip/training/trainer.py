@@ -16,7 +16,7 @@ from openvclip.checkpoints.loading import unwrap
 from openvclip.checkpoints.training_config import VIDEOS
 from openvclip.clip.weights import find_state_dict
 from openvclip.config.extensions import parse_stored
-from openvclip.data.augment import Mixup
+from openvclip.data.augment.mixup import Mixup
 from openvclip.evaluation.ensemble import (
     IterationTimer,
     Mean,

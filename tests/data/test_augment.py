@@ -5,15 +5,10 @@ import pytest
 import torch
 
 from openvclip.config import get_cfg
-from openvclip.data.augment import (
-    OPERATIONS,
-    ClipAugment,
-    Mixup,
-    RandAugment,
-    RandomErasing,
-    apply_operation,
-    build_augment,
-)
+from openvclip.data.augment.clip import ClipAugment, build_augment
+from openvclip.data.augment.erasing import RandomErasing
+from openvclip.data.augment.mixup import Mixup
+from openvclip.data.augment.randaugment import OPERATIONS, RandAugment, apply_operation
 from openvclip.utils.errors import ConfigError
 
 
@@ -104,7 +99,7 @@ def test_no_type_of_augmentation_leaves_colours_alone_as_published():
 def test_shearing_agrees_with_pil(name, slope):
     from PIL import Image
 
-    from openvclip.data import augment
+    from openvclip.data.augment import randaugment as augment
 
     coarse = torch.rand(1, 3, 6, 9, generator=torch.Generator().manual_seed(2)) * 255
     frames = torch.nn.functional.interpolate(coarse, (40, 60), mode="bicubic").clamp(0, 255).byte()
@@ -244,7 +239,7 @@ def test_mixup_without_anything_to_do():
     (((1, 0), (0, 1)), (7.0, -3.0), {"translate": [7.0, -3.0]}),
 ])
 def test_affine_maps_agree_with_torchvision(mode, matrix, shift, affine):
-    from openvclip.data import augment
+    from openvclip.data.augment import randaugment as augment
 
     coarse = torch.rand(2, 3, 6, 9, generator=torch.Generator().manual_seed(2)) * 255
     frames = torch.nn.functional.interpolate(coarse, (40, 60), mode="bicubic").clamp(0, 255).byte()
@@ -262,7 +257,7 @@ def test_affine_maps_agree_with_torchvision(mode, matrix, shift, affine):
 
 
 def test_interpolation_modes_differ():
-    from openvclip.data import augment
+    from openvclip.data.augment import randaugment as augment
 
     frames = torch.randint(0, 256, (1, 3, 16, 16), dtype=torch.uint8,
                            generator=torch.Generator().manual_seed(3))

@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from openvclip.data import dataset
-from openvclip.data.augment import ClipAugment, RandAugment, RandomErasing
+from openvclip.data.augment.clip import ClipAugment
+from openvclip.data.augment.erasing import RandomErasing
+from openvclip.data.augment.randaugment import RandAugment
 from openvclip.data.dataset import Pixels, VideoDataset, item_generator
 from openvclip.data.lists.labels import VideoList
 from openvclip.data.video.sampling import Sampling

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from openvclip.data import augment
-from openvclip.data.augment import OPERATIONS, ClipAugment, RandAugment, apply_operation
+from openvclip.data.augment import clip as augment
+from openvclip.data.augment.clip import ClipAugment
+from openvclip.data.augment.randaugment import OPERATIONS, RandAugment, apply_operation
 from openvclip.data.dataset import Pixels
 from openvclip.data.video import keeping, video_io, video_reader
 from openvclip.data.video.keeping import DrawnCuts, FixedCuts, reduce

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from openvclip.data.augment import ClipAugment
+from openvclip.data.augment.clip import ClipAugment
 from openvclip.data.video.crops import Crop
 from openvclip.data.video.resample import cut
 from openvclip.data.video.transport import Cut

@@ -1,0 +1,1 @@
+"""What training does to clips and batches besides cropping: RandAugment, erasing, mixup."""
