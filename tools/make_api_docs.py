@@ -2,6 +2,7 @@
 """Write docs/api.md from the docstrings of the modules that are meant to be imported.
 
 The source is read, not imported, so that this takes no time and shows defaults as they are written.
+The page is Markdown like the others, read and linked where they are; pdoc and its like write HTML.
 ``--check`` writes nothing; exit code 1 says that docs/api.md is out of date.
 """
 

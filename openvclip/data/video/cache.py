@@ -6,7 +6,8 @@ that nothing half-written or damaged is ever returned. How full the folder is st
 ``total``, which is read and written under a lock. When it is full nothing more is added and
 nothing thrown out: evaluation goes through a list in order, and with a cache smaller than the list
 every entry would be gone before its turn came again. Only what can serve nobody is dropped then:
-entries of videos that were changed or deleted, and what killed processes left.
+entries of videos that were changed or deleted, and what killed processes left. Entries are no
+safetensors: those have no checksum, and give the arrays in another order, each as a copy.
 
 Results never depend on the cache: whatever goes wrong with it, videos are decoded.
 """
@@ -139,7 +140,7 @@ class FrameCache:
         except OSError as error:
             self._writes = False
             self._warn(f"{self.folder}: nothing more is put into the frame cache: {error}")
-        return False
+            return False
 
     def _key(self, source: _Source) -> str:
         parts = (VERSION, source.path, source.size, source.mtime_ns, self.spec)
@@ -214,9 +215,7 @@ class FrameCache:
 
 def _pack(key: str, source: _Source, arrays: dict[str, np.ndarray]) -> list[bytes | np.ndarray]:
     """Return an entry's bytes: prefix, header, and each array with padding before it."""
-    described = [
-        [name, array.dtype.str, list(array.shape)] for name, array in arrays.items()
-    ]
+    described = [[name, a.dtype.str, list(a.shape)] for name, a in arrays.items()]
     header = json.dumps({
         "key": key, "source": [source.path, source.size, source.mtime_ns], "arrays": described,
     }).encode()
