@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import hashlib
-import importlib.util
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from openvclip.clip.tokenizer import find_in_open_clip
 from openvclip.config.validate import TEMPLATE_SETS
 from openvclip.models.text import TEMPLATES
 from openvclip.utils.errors import ConfigError, DataError
-from openvclip.utils.files import MOST_JSON_BYTES, read_bytes, read_table
+from openvclip.utils.files import MOST_JSON_BYTES, read_bytes, read_table, read_text
 from openvclip.utils.json_text import parse_json
 
 # The 16 of ActionCLIP (arXiv 2109.08472) as its code has them, without full stops.
@@ -99,18 +98,21 @@ def load_templates(choice: str) -> tuple[str, ...]:
     if choice == "name_only":
         return ("{}",)
     if choice == "openai_imagenet80":
-        make = _open_clip_metadata().OPENAI_IMAGENET_TEMPLATES
-        return tuple(template("{}") for template in make)
+        return _read_open_clip_templates("OPENAI_IMAGENET_TEMPLATES")
     return _read_templates(choice)
 
 
-def _open_clip_metadata() -> ModuleType:
-    """Load open_clip's file of prompts alone: importing the package takes seconds."""
+def _read_open_clip_templates(name: str) -> tuple[str, ...]:
+    """Read ``(lambda c: f'a photo of {c}.', ...)``: importing open_clip would take seconds."""
     path = find_in_open_clip("zero_shot_metadata.py", "open_clip's prompts")
-    found = importlib.util.spec_from_file_location("openvclip_open_clip_metadata", path)
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
+    try:
+        lambdas = next(node.value.elts for node in ast.parse(read_text(path)).body
+                       if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name)
+        return tuple("".join(part.value if isinstance(part, ast.Constant) else "{}"
+                             for part in each.body.values) for each in lambdas)
+    except (AttributeError, StopIteration, SyntaxError) as error:
+        raise DataError(f"{path} has no {name} that can be read; install the open_clip_torch of "
+                        "constraints.txt, or give MODEL.TEXT_TEMPLATES a file") from error
 
 
 def _read_templates(path: str) -> tuple[str, ...]:

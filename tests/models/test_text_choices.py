@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from openvclip.clip.tokenizer import tokenize
 from openvclip.config import load_cfg
 from openvclip.config.validate import TEMPLATE_SETS
+from openvclip.models import text_choices
 from openvclip.models.backbone import CLIP
 from openvclip.models.text import TEMPLATES, cache_key, class_embeddings, class_texts
 from openvclip.models.text_choices import build_text_choice, load_descriptions, load_templates
@@ -55,6 +56,17 @@ def test_sets_hold_the_published_sentences():
     assert imagenet[0] == "a bad photo of a {}." and imagenet[-1] == "a tattoo of the {}."
     assert "a origami {}." in imagenet, "as published"
     assert action[0] == "a photo of action {}" and "Can you recognize the action of {}?" in action
+
+
+def test_open_clips_templates_are_read_and_not_executed(tmp_path, monkeypatch):
+    path = tmp_path / "prompts.py"
+    monkeypatch.setattr(text_choices, "find_in_open_clip", lambda *_: path)
+    path.write_text("raise SystemExit\nOPENAI_IMAGENET_TEMPLATES = (\n"
+                    "    lambda c: f'a {c}.',\n    lambda c: f'{c}',\n)\n")
+    assert load_templates("openai_imagenet80") == ("a {}.", "{}")
+    path.write_text("OPENAI_IMAGENET_TEMPLATES = make()\n")
+    with pytest.raises(DataError, match="has no OPENAI_IMAGENET_TEMPLATES that can be read"):
+        load_templates("openai_imagenet80")
 
 
 def test_imagenets_templates_need_neither_open_clip_nor_torchvision(repo):

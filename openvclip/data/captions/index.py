@@ -12,7 +12,6 @@ import os
 import re
 import shlex
 import sqlite3
-import struct
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,8 +26,6 @@ from openvclip.utils.paths import local
 
 APPLICATION = 0x4F564350  # "OVCP": tells the file from other SQLite databases.
 VERSION = 1
-# Of SQLite's header: magic, page size, pages, user_version, application_id.
-MAGIC, HEADER = b"SQLite format 3\0", struct.Struct(">16sH10xI28xI4xI")
 # The stream of random numbers that captions are drawn from, apart from those of clips and crops.
 DRAWS = 0x43415054
 # Kinetics as CVDF serves it: an id of YouTube, and the second that the clip starts and ends at.
@@ -195,18 +192,23 @@ class CaptionFile:
         return self._connection
 
     def _check(self) -> None:
-        """Read the header by hand: SQLite opens whatever database it is given."""
+        """Look at what the header promises: SQLite opens whatever database it is given."""
         try:
             with open_regular(self.path) as file:
-                header = file.read(HEADER.size)
-                found = file.seek(0, os.SEEK_END)
+                size = os.fstat(file.fileno()).st_size
         except OSError as error:
             raise DataError(
                 f"cannot read the caption file {self.path}: {error.strerror}"
             ) from error
-        fields = HEADER.unpack(header) if len(header) == HEADER.size else (b"", 0, 0, 0, 0)
-        magic, page_size, pages, version, application = fields
-        if (magic, application) != (MAGIC, APPLICATION):
+        try:
+            application, version, page_size, pages = (
+                self._open().execute(f"PRAGMA {name}").fetchone()[0]
+                for name in ("application_id", "user_version", "page_size", "page_count"))
+        except sqlite3.Error as error:
+            if "malformed" in str(error):
+                raise self._damage(size, "more") from error
+            application = 0  # no database at all
+        if application != APPLICATION:
             raise DataError(
                 f"{self.path} is not a prepared caption file; prepare it: python "
                 f"tools/prepare_captions.py --captions {shlex.quote(str(self.path))} "
@@ -217,11 +219,12 @@ class CaptionFile:
                 f"the caption file {self.path} has the format {version}, this version reads "
                 f"{VERSION}; {self._advice()}"
             )
-        if page_size * pages != found:
-            raise DataError(
-                f"the caption file {self.path} is damaged: it has {found} bytes and should have "
-                f"{page_size * pages}; {self._advice()}"
-            )
+        if page_size * pages != size:
+            raise self._damage(size, page_size * pages)
+
+    def _damage(self, size: int, promised: int | str) -> DataError:
+        return DataError(f"the caption file {self.path} is damaged: it has {size} bytes and should "
+                         f"have {promised}; {self._advice()}")
 
     def _advice(self) -> str:
         return (
