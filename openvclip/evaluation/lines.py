@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openvclip.evaluation.ensemble import ViewEnsemble, memory_stats
+from openvclip.evaluation.ensemble import ViewEnsemble
 from openvclip.metrics.classification import compute_accuracy
 from openvclip.utils import distributed
 from openvclip.utils.logging import format_seconds, log_json_stats
+from openvclip.utils.memory import memory_stats
 
 
 class EvaluationLines:

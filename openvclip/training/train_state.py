@@ -10,7 +10,7 @@ from torch import nn
 
 from openvclip.checkpoints import files as ckpt
 from openvclip.checkpoints.loading import unwrap
-from openvclip.evaluation.ensemble import Mean
+from openvclip.training.meters import Mean
 from openvclip.training.step import StepResult
 from openvclip.utils import distributed
 from openvclip.utils.errors import CheckpointError, TrainingError

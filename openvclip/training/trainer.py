@@ -17,20 +17,13 @@ from openvclip.checkpoints.training_config import VIDEOS
 from openvclip.clip.weights import find_state_dict
 from openvclip.config.extensions import parse_stored
 from openvclip.data.augment.mixup import Mixup
-from openvclip.evaluation.ensemble import (
-    IterationTimer,
-    Mean,
-    describe_iteration,
-    memory_stats,
-    peak_gpu_memory,
-    resident_memory,
-)
 from openvclip.metrics.classification import compute_topk_correct
 from openvclip.models.backbone import CLIP
 from openvclip.models.build import load_model_weights
 from openvclip.report.run.curves import write_curves
 from openvclip.report.writers import TensorboardWriter, write_csv
 from openvclip.training.captions import CaptionSampler
+from openvclip.training.meters import IterationTimer, Mean, describe_iteration
 from openvclip.training.optim import set_learning_rate
 from openvclip.training.step import Captions, PlainStep, StepResult
 from openvclip.training.train_state import (
@@ -45,6 +38,7 @@ from openvclip.training.validation import Validator
 from openvclip.utils import distributed, live
 from openvclip.utils.errors import DataError
 from openvclip.utils.logging import get_logger, log_json_stats
+from openvclip.utils.memory import memory_stats, peak_gpu_memory, resident_memory
 from openvclip.utils.signals import Interrupted, StopSignals
 
 logger = get_logger(__name__)

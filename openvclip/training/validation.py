@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from openvclip.evaluation.ensemble import memory_stats
 from openvclip.evaluation.lines import EvaluationLines
 from openvclip.evaluation.runner import Predictions, predict, with_classifiers
 from openvclip.interpolation import WeightInterpolator, WeightPatcher
@@ -20,6 +19,7 @@ from openvclip.models.backbone import CLIP
 from openvclip.report.writers import TensorboardWriter
 from openvclip.utils import distributed
 from openvclip.utils.logging import log_json_stats
+from openvclip.utils.memory import memory_stats
 from openvclip.utils.signals import StopSignals
 
 

@@ -1,4 +1,4 @@
-"""Ensembles of views against recorded ones; running means."""
+"""Ensembles of views against recorded ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from openvclip.evaluation.ensemble import Mean, ViewEnsemble
+from openvclip.evaluation.ensemble import ViewEnsemble
 from openvclip.metrics.classification import compute_accuracy
 from openvclip.utils.errors import ConfigError
 
@@ -69,14 +69,3 @@ def test_a_clip_counts_once_and_a_missing_one_is_seen():
 def test_unknown_method_is_refused():
     with pytest.raises(ConfigError, match="DATA.ENSEMBLE_METHOD is 'mean'"):
         ViewEnsemble(1, 1, 1, "mean")
-
-
-def test_mean_weighs_and_its_window_starts_anew():
-    mean = Mean()
-    assert mean.mean == mean.window() == 0.0
-    mean.add(1.0, 3)
-    mean.add(5.0, 1)
-    assert mean.mean == mean.window() == 2.0
-    mean.add(10.0, 2)
-    assert mean.window() == 10.0
-    assert mean.mean == pytest.approx(28 / 6)
