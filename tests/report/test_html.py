@@ -238,4 +238,4 @@ def test_page_is_installed_with_the_package(repo, tmp_path):
     )
     for name in ("report.html", "report.css", "report.js", "classes.html", "matrix.js",
                  "classes.js", "retrieval.html", "retrieval.js"):
-        assert (tmp_path / "openvclip" / "report" / "page" / name).is_file()
+        assert (tmp_path / "openvclip" / "report" / "run" / "page_files" / name).is_file()
