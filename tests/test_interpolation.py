@@ -11,6 +11,7 @@ from torch import nn
 from openvclip.interpolation import (
     WeightInterpolator,
     WeightPatcher,
+    WeightsAndClassifier,
     average_state_dicts,
     draw_ratio,
     patch_state_dict,
@@ -130,13 +131,13 @@ def test_mixed_weights_are_restored_bit_for_bit_even_after_an_error():
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     interpolator = WeightInterpolator(dict(model.named_parameters()), anchor)
     for ratio in (0.0, 0.3, 0.77, 1.0):
-        with interpolator.mixed(ratio):
+        with interpolator.at(ratio):
             for name, tensor in anchor.items():
                 wanted = ratio * tensor + (1 - ratio) * before[name]
                 torch.testing.assert_close(dict(model.named_parameters())[name].data, wanted)
             assert torch.equal(model.adapter, before["adapter"])
         assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
-    with pytest.raises(ZeroDivisionError), interpolator.mixed(0.5):
+    with pytest.raises(ZeroDivisionError), interpolator.at(0.5):
         raise ZeroDivisionError
     assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
 
@@ -146,7 +147,7 @@ def test_parameters_get_their_own_memory_back_and_the_mixture_is_freed():
     anchor = {n: torch.randn_like(p) for n, p in model.named_parameters()}
     interpolator = WeightInterpolator(dict(model.named_parameters()), anchor)
     own = [p.data_ptr() for p in model.parameters()]
-    with interpolator.mixed(0.4):
+    with interpolator.at(0.4):
         held = [weakref.ref(p.data.untyped_storage()) for p in model.parameters()]
         assert not set(own) & {p.data_ptr() for p in model.parameters()}
     assert [p.data_ptr() for p in model.parameters()] == own
@@ -162,11 +163,11 @@ def test_an_anchor_is_kept_in_fp16_where_that_is_exact(exact):
         anchor = {n: tensor.half().float() for n, tensor in anchor.items()}
     interpolator = WeightInterpolator(dict(model.named_parameters()), anchor)
     assert {t.dtype for t in interpolator._anchor} == {torch.float16 if exact else torch.float32}
-    with interpolator.mixed(1.0):
+    with interpolator.at(1.0):
         assert all(torch.equal(p, anchor[n]) for n, p in model.named_parameters())
     wanted = anchor["weight"].clone()
     anchor["weight"].zero_()  # the caller's tensors are not kept
-    with interpolator.mixed(1.0):
+    with interpolator.at(1.0):
         assert torch.equal(model.weight, wanted)
 
 
@@ -199,3 +200,45 @@ def test_patcher_moves_only_what_differs_and_reaches_both_ends():
         wanted = ratio * clip["weight"] + (1 - ratio) * tuned
         torch.testing.assert_close(model.weight.data, wanted)
     assert torch.equal(model.weight.data, tuned)
+
+
+def test_patched_weights_are_held_for_a_while_and_come_back_bit_for_bit():
+    torch.manual_seed(3)
+    model = nn.Linear(3, 2)
+    clip = {"weight": torch.randn(2, 3), "bias": model.bias.detach().clone()}
+    own = {n: (p.detach().clone(), p.data_ptr()) for n, p in model.named_parameters()}
+    patcher = WeightPatcher(dict(model.named_parameters()), clip)
+    for ratio in (0.0, 0.3, 1.0):
+        with patcher.at(ratio):
+            wanted = patch_state_dict({n: t for n, (t, _) in own.items()}, clip, ratio)
+            assert all(torch.equal(p, wanted[n]) for n, p in model.named_parameters())
+        for name, parameter in model.named_parameters():
+            assert torch.equal(parameter, own[name][0]) and parameter.data_ptr() == own[name][1]
+
+
+def test_class_embeddings_change_hands_with_the_weights():
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = nn.Linear(2, 2, bias=False)
+            self.classifier = torch.zeros(1)
+
+        def set_classifier(self, embeddings: torch.Tensor) -> None:
+            self.classifier = embeddings
+
+    model = Model()
+    own = model.classifier
+    names = {f"model.{n}": torch.ones_like(p) for n, p in model.model.named_parameters()}
+    weights = WeightsAndClassifier.embedded(
+        WeightPatcher(dict(model.named_parameters()), names), model,
+        lambda tower: tower.weight.detach().sum().reshape(1), (0.0, 1.0))
+    at_zero = model.model.weight.detach().sum()
+    assert weights.names == ["model.weight"] and model.classifier is own
+    for ratio, wanted in ((0.0, at_zero), (1.0, torch.tensor(4.0))):
+        with weights.at(ratio):
+            assert torch.equal(model.classifier[0], wanted)
+            assert torch.equal(model.model.weight.sum(), wanted)
+        assert model.classifier is own
+    with pytest.raises(ZeroDivisionError), weights.at(1.0):
+        raise ZeroDivisionError
+    assert model.classifier is own and torch.equal(model.model.weight.sum(), at_zero)

@@ -6,17 +6,15 @@ from torch import nn
 
 from openvclip.checkpoints.loading import load_original_clip
 from openvclip.config.patching import check_patched, find_ratios
-from openvclip.interpolation import WeightPatcher
+from openvclip.interpolation import WeightPatcher, Weights
 from openvclip.models.build import resolve_clip
 from openvclip.utils.logging import get_logger
 
 logger = get_logger(__name__)
 
 
-def build_patcher(
-    cfg, model: nn.Module, checkpoint: str | None
-) -> tuple[WeightPatcher | None, list[float]]:
-    """Build what the config asks for, and the ratios; or (None, []).
+def build_weights(cfg, model: nn.Module, checkpoint: str | None) -> tuple[Weights, list[float]]:
+    """Build the weights that are tested, and the ratios of their patching; none: as they are.
 
     Args:
         cfg: the resolved config.
@@ -28,7 +26,7 @@ def build_patcher(
     """
     ratios = find_ratios(cfg)
     if not ratios:
-        return None, []
+        return Weights(), []
     check_patched(cfg, given=checkpoint is not None)
     source = cfg.TEST.CLIP_ORI_PATH or resolve_clip(cfg)
     patcher = WeightPatcher(dict(model.named_parameters()), load_original_clip(source))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,7 @@ from openvclip.data.loader import Loader
 from openvclip.evaluation.ensemble import ViewEnsemble
 from openvclip.evaluation.lines import EvaluationLines
 from openvclip.evaluation.resume_log import Journal, Record, open_journal
-from openvclip.interpolation import WeightPatcher
-from openvclip.models.backbone import CLIP
-from openvclip.models.video_clip import VideoCLIP
+from openvclip.interpolation import Weights
 from openvclip.utils import distributed
 from openvclip.utils.finite import require_finite
 from openvclip.utils.logging import Progress
@@ -49,14 +46,15 @@ def predict(
     num_classes: int,
     num_clips: int = 1,
     method: str = "sum",
-    variants: dict[float, Callable[[], None]] | None = None,
+    weights: Weights | None = None,
+    ratios: Sequence[float] = (0.0,),
     device: torch.device,
     autocast: Callable = nullcontext,
     journal: Journal | None = None,
     what: str = "evaluating",
     lines: EvaluationLines | None = None,
 ) -> dict[float, Predictions]:
-    """Evaluate every clip once with every variant of the weights.
+    """Evaluate every clip once at every share of CLIP in the weights.
 
     A forward pass takes one of the groups that the loader cut the list into, whatever batch it
     came in, so that the scores are the same floats on any number of processes.
@@ -70,13 +68,13 @@ def predict(
         num_classes: C.
         num_clips: clips of a video.
         method: ``sum`` or ``max`` over a video's clips.
-        variants: patching ratio -> what puts the weights of that ratio into the model. A batch
-            is decoded once and evaluated under each. None evaluates the model as it is, as 0.0.
+        weights: the model's; None: as they are, at every ratio.
+        ratios: shares of CLIP. A batch is decoded once and evaluated at each.
         device: where the model is.
         autocast: makes the context of the forward passes.
         journal: gets the scores of each group; what it had before counts as scored here.
         what: name of the work in the progress line.
-        lines: told of each batch, with the scores of the first variant; or None.
+        lines: told of each batch, with the scores at the first ratio; or None.
 
     Returns:
         Predictions by ratio, the same in every process.
@@ -84,9 +82,9 @@ def predict(
     Raises:
         CheckpointError: a clip's scores are not finite.
     """
-    variants = variants or {0.0: lambda: None}
+    weights = weights or Weights()
     ensembles = {
-        ratio: ViewEnsemble(num_videos, num_classes, num_clips, method) for ratio in variants
+        ratio: ViewEnsemble(num_videos, num_classes, num_clips, method) for ratio in ratios
     }
     failures = _restore(journal, list(ensembles.values()))
     was_training = model.training
@@ -97,10 +95,10 @@ def predict(
     for batch in batches:
         failures.update(batch["bad"])
         parts = _split(batch, device)
-        for ratio, set_weights in variants.items():
-            set_weights()
-            which = what + (f", patching ratio {ratio:g}" if len(variants) > 1 else "")
-            _score(model, parts, ensembles[ratio], autocast, which)
+        for ratio, ensemble in ensembles.items():
+            which = what + (f", patching ratio {ratio:g}" if len(ensembles) > 1 else "")
+            with weights.at(ratio):
+                _score(model, parts, ensemble, autocast, which)
         if journal is not None:
             _note(journal, batch, list(ensembles.values()))
         if lines is not None:
@@ -186,67 +184,37 @@ def predict_ratios(
     model: nn.Module,
     loader: Loader,
     *,
-    patcher: WeightPatcher | None,
+    weights: Weights,
     ratios: Sequence[float],
     num_outputs: int,
     output_dir: str | Path,
     journal_key: dict[str, Any] | None,
-    embed_classes: Callable[[CLIP], Tensor] | None = None,
     **options: Any,
 ) -> tuple[dict[float, Predictions], Journal | None]:
-    """Run :func:`predict` over a loader's whole list at every patching ratio, with a journal.
+    """Run :func:`predict` over a loader's whole list, with a journal.
 
     Args:
         model: maps video (M, 3, T, H, W) to (M, ``num_outputs``), the weights already loaded.
         loader: test batches, see :func:`openvclip.data.loader.build_loader`.
-        patcher: patches the weights, or None to take them as they are, as ratio 0.0.
-        ratios: patching ratios, with a patcher.
+        weights, ratios: see :func:`predict`.
         num_outputs: numbers that the model gives of a clip.
         output_dir: where the journal is kept.
         journal_key: what the outputs depend on, to keep a journal of them and go on with one that
             a killed run left; None keeps none.
-        embed_classes: makes the model's classifier by the text tower, where ratios differ in that.
         **options: ``num_clips``, ``method``, ``device``, ``autocast``, ``what`` and ``lines``.
 
     Returns:
         Predictions by ratio, and the journal, which whoever needs it no more removes.
     """
-    variants, journal = None, None
-    if patcher is not None:
-        variants = {ratio: partial(patcher.set_ratio, ratio) for ratio in ratios}
-        if embed_classes is not None:
-            variants = with_classifiers(model, variants, embed_classes)
+    journal = None
     if journal_key is not None:
-        journal = open_journal(output_dir, journal_key, (len(variants or [0.0]), num_outputs))
+        journal = open_journal(output_dir, journal_key, (len(ratios), num_outputs))
         loader.skip(journal.done)
-    found = predict(
+    predictions = predict(
         model, loader, num_videos=len(loader.dataset), own_videos=loader.count_rows(),
-        num_classes=num_outputs, variants=variants, journal=journal, **options,
+        num_classes=num_outputs, weights=weights, ratios=ratios, journal=journal, **options,
     )
-    return found, journal
-
-
-def with_classifiers(
-    model: VideoCLIP,
-    variants: dict[float, Callable[[], None]],
-    embed_classes: Callable[[CLIP], Tensor],
-) -> dict[float, Callable[[], None]]:
-    """Let each variant of the weights come with the class embeddings of its own text tower.
-
-    Args:
-        model: what the variants put weights into.
-        variants: see :func:`predict`.
-        embed_classes: makes (C, D) embeddings by a CLIP's text tower.
-    """
-    def put(set_weights: Callable[[], None], embeddings: Tensor) -> None:
-        set_weights()
-        model.set_classifier(embeddings)
-
-    result = {}
-    for ratio, set_weights in variants.items():
-        set_weights()
-        result[ratio] = partial(put, set_weights, embed_classes(model.model))
-    return result
+    return predictions, journal
 
 
 def describe_failures(predictions: Predictions, paths: Sequence[str]) -> list[dict[str, Any]]:

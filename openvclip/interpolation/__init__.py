@@ -5,11 +5,13 @@ from openvclip.interpolation.mixing import (
     StateDict,
     WeightInterpolator,
     WeightPatcher,
+    Weights,
+    WeightsAndClassifier,
     draw_ratio,
     patch_state_dict,
 )
 
 __all__ = [
-    "StateDict", "WeightInterpolator", "WeightPatcher", "average_state_dicts", "draw_ratio",
-    "patch_state_dict",
+    "StateDict", "WeightInterpolator", "WeightPatcher", "Weights", "WeightsAndClassifier",
+    "average_state_dicts", "draw_ratio", "patch_state_dict",
 ]

@@ -6,7 +6,8 @@ The three places where Open-VCLIP (arXiv 2302.00624, section 3.3) combines two s
 * averaging: the plain mean of epoch checkpoints (:func:`average_state_dicts`);
 * testing: ``ratio * clip + (1 - ratio) * averaged`` (:func:`patch_state_dict`).
 
-All arithmetic is in fp32: archives hold fp16, in which mixing loses bits.
+Weights change hands in one way: ``with weights.at(ratio):`` (:class:`Weights`). All arithmetic is
+in fp32: archives hold fp16, in which mixing loses bits.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,10 +42,44 @@ def draw_ratio(low: float, high: float, *, seed: int, step: int, rank: int | Non
     return random.Random(name).uniform(low, high)
 
 
-class WeightInterpolator:
-    """Lets parameters hold a mixture with an anchor for a while.
+class Weights:
+    """Parameters of a model that hold a mixture with the original CLIP for a while.
 
-    The parameters' own tensors are put aside, not written to, so they come back bit for bit.
+    This class itself has none: the model is as it is at every ratio. The parameters' own tensors
+    are put aside, not written to, so they come back bit for bit.
+
+    Attributes:
+        names: parameters that change with the ratio.
+    """
+
+    def __init__(self, parameters: Mapping[str, torch.nn.Parameter] | None = None) -> None:
+        self.names = list(parameters or {})
+        self._parameters = list((parameters or {}).values())
+
+    @contextmanager
+    def at(self, ratio: float) -> Iterator[None]:
+        """Let the model hold its weights at a share of CLIP, 0 to 1, inside the block.
+
+        Both ends are exact. Memory: the mixture, while it is held.
+        """
+        own = [p.data for p in self._parameters]
+        mixture = self._mix(ratio)
+        try:
+            for parameter in self._parameters:
+                parameter.data = mixture.pop(0)  # so that nothing else keeps its memory
+            yield
+        finally:
+            for parameter, tensor in zip(self._parameters, own, strict=True):
+                parameter.data = tensor
+
+    def _mix(self, ratio: float) -> list[Tensor]:
+        """Return the tensors of the parameters at a ratio."""
+        return [p.data for p in self._parameters]
+
+
+class WeightInterpolator(Weights):
+    """Weights that train, mixed with an anchor: ``ratio * anchor + (1 - ratio) * current``.
+
     Memory: the anchor (the original CLIP; in fp16 where that is exact, as OpenAI's archives are),
     and the mixture while it is held.
 
@@ -60,56 +95,27 @@ class WeightInterpolator:
     def __init__(
         self, parameters: Mapping[str, torch.nn.Parameter], anchor: Mapping[str, Tensor]
     ) -> None:
-        shared = [name for name in parameters if name in anchor]
+        shared = {name: p for name, p in parameters.items() if name in anchor}
         if not shared:
             raise CheckpointError(
                 "the original CLIP has none of the parameters that train, so there is nothing to "
                 f"interpolate with (first of ours: {next(iter(parameters), 'none')}; first of "
                 f"CLIP's: {next(iter(anchor), 'none')})"
             )
-        for name in shared:
-            if parameters[name].shape != anchor[name].shape:
+        for name, parameter in shared.items():
+            if parameter.shape != anchor[name].shape:
                 raise CheckpointError(
-                    f"{name} has shape {tuple(parameters[name].shape)} in the model and "
+                    f"{name} has shape {tuple(parameter.shape)} in the model and "
                     f"{tuple(anchor[name].shape)} in the original CLIP; use the CLIP that the "
                     "model was made from (TRAIN.CLIP_ORI_PATH)"
                 )
-        self.names = shared
-        self._parameters = [parameters[name] for name in shared]
-        anchors = (anchor[name].detach().to(p.device, p.dtype) for name, p in self._pairs())
+        super().__init__(shared)
+        anchors = (anchor[name].detach().to(p.device, p.dtype) for name, p in shared.items())
         halves = ((tensor, tensor.half()) for tensor in anchors)
         self._anchor = [
             half if torch.equal(half.to(tensor.dtype), tensor) else tensor.clone()
             for tensor, half in halves
         ]
-
-    def _pairs(self) -> Iterable[tuple[str, torch.nn.Parameter]]:
-        return zip(self.names, self._parameters, strict=True)
-
-    @contextmanager
-    def mixed(self, ratio: float) -> Iterator[None]:
-        """Hold the parameters at ``ratio * anchor + (1 - ratio) * current`` inside the block."""
-        current = [p.data for p in self._parameters]
-        mixture = self._mix(ratio)
-        try:
-            for parameter in self._parameters:
-                parameter.data = mixture.pop(0)  # so that nothing else keeps its memory
-            yield
-        finally:
-            self._put(current)
-
-    @contextmanager
-    def switching(self, ratio: float) -> Iterator[tuple[Callable[[], None], Callable[[], None]]]:
-        """Give what puts the current weights in and what puts their mixture in, for the block.
-
-        Both are held meanwhile, so that to switch costs nothing; the current ones are in at the
-        beginning and at the end.
-        """
-        current, mixture = [p.data for p in self._parameters], self._mix(ratio)
-        try:
-            yield partial(self._put, current), partial(self._put, mixture)
-        finally:
-            self._put(current)
 
     def _mix(self, ratio: float) -> list[Tensor]:
         current = [p.data for p in self._parameters]
@@ -118,9 +124,7 @@ class WeightInterpolator:
         torch._foreach_lerp_(mixture, current, 1.0 - ratio)
         return mixture
 
-    def _put(self, tensors: Iterable[Tensor]) -> None:
-        for parameter, tensor in zip(self._parameters, tensors, strict=True):
-            parameter.data = tensor
+    mixed = Weights.at  # the name that notebooks may have it by
 
 
 def patch_state_dict(
@@ -157,8 +161,8 @@ def patch_state_dict(
     return patched
 
 
-class WeightPatcher:
-    """Puts patched weights of any ratio into a model, touching only what differs from CLIP.
+class WeightPatcher(Weights):
+    """Weights of a checkpoint, patched with CLIP's; only what differs from CLIP is touched.
 
     Args:
         parameters: the model's parameters by name, holding the checkpoint's weights, which are
@@ -173,27 +177,62 @@ class WeightPatcher:
         self, parameters: Mapping[str, torch.nn.Parameter], clip: Mapping[str, Tensor]
     ) -> None:
         patch_state_dict(parameters, clip, 0.0)  # refuses what does not fit, before any work
-        self._parameters = dict(parameters)
-        self._clip = {
-            name: clip[name].to(device=p.device, dtype=torch.float32)
-            for name, p in parameters.items()
-            if name in clip
-        }
-        self._checkpoint = {
-            name: parameters[name].detach().clone()
-            for name, tensor in self._clip.items()
-            if not torch.equal(parameters[name].float(), tensor)
-        }
+        anchors = {name: clip[name].to(device=p.device, dtype=torch.float32)
+                   for name, p in parameters.items() if name in clip}
+        super().__init__({name: parameters[name] for name, tensor in anchors.items()
+                          if not torch.equal(parameters[name].float(), tensor)})
+        self._clip = {name: anchors[name] for name in self.names}
+        self._checkpoint = {name: parameters[name].detach().clone() for name in self.names}
 
-    @property
-    def names(self) -> list[str]:
-        """Parameters that differ from CLIP's."""
-        return list(self._checkpoint)
+    def _mix(self, ratio: float) -> list[Tensor]:
+        if not self.names:  # the checkpoint is CLIP
+            return []
+        patched = patch_state_dict(self._checkpoint, self._clip, ratio)
+        return [patched[name].to(p.dtype)
+                for name, p in zip(self.names, self._parameters, strict=True)]
 
     @torch.no_grad()
     def set_ratio(self, ratio: float) -> None:
-        """Let the model hold ``ratio * clip + (1 - ratio) * checkpoint``."""
-        if not self._checkpoint:
-            return
-        for name, tensor in patch_state_dict(self._checkpoint, self._clip, ratio).items():
-            self._parameters[name].copy_(tensor)
+        """Let the model hold ``ratio * clip + (1 - ratio) * checkpoint`` from here on."""
+        for parameter, tensor in zip(self._parameters, self._mix(ratio), strict=True):
+            parameter.copy_(tensor)
+
+
+class WeightsAndClassifier(Weights):
+    """Weights, and the class embeddings that belong to them, where the text tower changes too.
+
+    Args:
+        weights: the weights.
+        model: a :class:`openvclip.models.video_clip.VideoCLIP` that holds them.
+        embeddings_at: ratio -> (C, D) class embeddings.
+    """
+
+    def __init__(
+        self, weights: Weights, model: Any, embeddings_at: Callable[[float], Tensor]
+    ) -> None:
+        super().__init__()
+        self.names = weights.names
+        self._weights, self._model, self._embeddings_at = weights, model, embeddings_at
+
+    @classmethod
+    def embedded(
+        cls, weights: Weights, model: Any, embed: Callable[[Any], Tensor], ratios: Iterable[float]
+    ) -> WeightsAndClassifier:
+        """Embed the classes at each of ``ratios`` now, by the CLIP that the model has there."""
+        embeddings = {}
+        for ratio in ratios:
+            with weights.at(ratio):
+                embeddings[ratio] = embed(model.model)
+        return cls(weights, model, embeddings.__getitem__)
+
+    @contextmanager
+    def at(self, ratio: float) -> Iterator[None]:
+        """See :meth:`Weights.at`."""
+        own = self._model.classifier
+        embeddings = self._embeddings_at(ratio)
+        with self._weights.at(ratio):
+            self._model.set_classifier(embeddings)
+            try:
+                yield
+            finally:
+                self._model.set_classifier(own)

@@ -25,7 +25,7 @@ from openvclip.config.patching import find_ratios
 from openvclip.data.augment.mixup import build_mixup
 from openvclip.data.lists.labels import build_label_space
 from openvclip.data.loader import build_loader
-from openvclip.evaluation.patching import build_patcher
+from openvclip.evaluation.patching import build_weights
 from openvclip.interpolation import WeightInterpolator
 from openvclip.models.backbone import CLIP
 from openvclip.models.build import build_classifier, build_model, resolve_clip
@@ -100,12 +100,12 @@ def build_validator(
     frozen: Collection[str],
 ) -> Validator:
     """Build the validation, with the patching that ``TRAIN.EVAL_PATCHING_RATIO`` asks for."""
-    interpolator = None
+    weights = None
     # VAL_MODE with the ratios of a test patches as that does (_load), and needs no other mixer.
     if cfg.TRAIN.EVAL_PATCHING_RATIO > 0 and not (cfg.VAL_MODE and find_ratios(cfg)):
         # The step's own, where it mixes all that a test would patch: no second copy of CLIP then.
         shared = None if frozen else getattr(step, "interpolator", None)
-        interpolator = shared or build_interpolator(
+        weights = shared or build_interpolator(
             cfg, unwrap(step.model), frozen, "for patched validation")
     return Validator(
         loader=loader,
@@ -115,8 +115,8 @@ def build_validator(
         output_dir=cfg.OUTPUT_DIR,
         max_epoch=cfg.SOLVER.MAX_EPOCH,
         multi_label=cfg.DATA.MULTI_LABEL,
-        interpolator=interpolator,
-        ratio=cfg.TRAIN.EVAL_PATCHING_RATIO,
+        weights=weights,
+        ratios=(cfg.TRAIN.EVAL_PATCHING_RATIO,) if weights else (),
         embed_classes=embed_classes,
         writer=writer,
         log_period=cfg.LOG_PERIOD,
@@ -280,10 +280,10 @@ def _load(cfg, trainer: Trainer, embed_classes: Callable[[CLIP], torch.Tensor]) 
     if trainer.start_iteration == 0 and other_text:
         model.set_classifier(embed_classes(model.model))
     if cfg.VAL_MODE:
-        patcher, ratios = build_patcher(cfg, model, loaded)
-        if patcher is not None:
+        weights, ratios = build_weights(cfg, model, loaded)
+        if ratios:
             trainer.validator.patch_as_tests_do(
-                patcher, [r for r in (cfg.TRAIN.EVAL_PATCHING_RATIO, *ratios) if r > 0],
+                weights, [r for r in (cfg.TRAIN.EVAL_PATCHING_RATIO, *ratios) if r > 0],
                 embed_classes if other_text else None,
             )
 

@@ -229,7 +229,7 @@ class InterpolatedStep(PlainStep):
         """As :meth:`PlainStep.__call__`, with the gradient at the mixed weights added."""
         ratio = draw_ratio(self.low, self.high, seed=self.seed, step=step, rank=self.rank)
         weight = self.loss_ratio * ((1.0 - ratio) if self.chain_rule else 1.0)
-        with self.interpolator.mixed(ratio), self._mixed_classifier(ratio):
+        with self.interpolator.at(ratio), self._mixed_classifier(ratio):
             # Not exchanged here: the second pass adds to these gradients and exchanges the sum.
             mixed = self._backward(video, label, captions, weight=weight, reduce=False)
         result = self._backward(video, label, captions, weight=1.0, reduce=True)

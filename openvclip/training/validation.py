@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from functools import partial
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from openvclip.evaluation.lines import EvaluationLines
-from openvclip.evaluation.runner import Predictions, predict, with_classifiers
-from openvclip.interpolation import WeightInterpolator, WeightPatcher
+from openvclip.evaluation.runner import Predictions, predict
+from openvclip.interpolation import Weights, WeightsAndClassifier
 from openvclip.metrics.classification import compute_accuracy, compute_mean_average_precision
 from openvclip.models.backbone import CLIP
 from openvclip.report.writers import TensorboardWriter
@@ -34,8 +33,8 @@ class Validator:
         output_dir: where statistics go.
         max_epoch: number of epochs in all.
         multi_label: labels are 0/1 vectors (B, C); mean average precision is reported.
-        interpolator: mixes the model's weights with CLIP's, or None.
-        ratio: share of CLIP to validate at as well, with an interpolator.
+        weights: the model's, for validating them mixed with CLIP's as well; None: as they are.
+        ratios: shares of CLIP to validate at in addition to 0.0, with ``weights``.
         embed_classes: makes the (C, D) classifier by the text tower, where that trains.
         writer: TensorBoard, or None.
         log_period: batches from one ``val_iter`` line of the log's file to the next.
@@ -51,8 +50,8 @@ class Validator:
         max_epoch: int,
         autocast: Callable = nullcontext,
         multi_label: bool = False,
-        interpolator: WeightInterpolator | None = None,
-        ratio: float = 0.0,
+        weights: Weights | None = None,
+        ratios: Sequence[float] = (),
         embed_classes: Callable[[CLIP], Tensor] | None = None,
         writer: TensorboardWriter | None = None,
         log_period: int = 10,
@@ -60,9 +59,7 @@ class Validator:
         self.loader, self.num_classes, self.device = loader, num_classes, device
         self.output_dir, self.max_epoch = Path(output_dir), max_epoch
         self.autocast, self.multi_label = autocast, multi_label
-        self.interpolator, self.ratio = interpolator, ratio
-        self.ratios: Sequence[float] = () if interpolator is None else (ratio,)
-        self.patcher: WeightPatcher | None = None
+        self.weights, self.ratios = weights or Weights(), tuple(dict.fromkeys(ratios))
         self.embed_classes = embed_classes
         self.writer = writer
         self.log_period = log_period
@@ -71,33 +68,22 @@ class Validator:
 
     def patch_as_tests_do(
         self,
-        patcher: WeightPatcher,
+        weights: Weights,
         ratios: Sequence[float],
         embed_classes: Callable[[CLIP], Tensor] | None = None,
     ) -> None:
         """Validate at these ratios as well, instead of at the constructor's.
 
         Args:
-            patcher: of the weights that are validated; they must not train any more.
+            weights: those that are validated, patched; they must not train any more.
             ratios: shares of CLIP.
             embed_classes: makes the (C, D) classifier by the text tower, where that is patched too.
         """
-        self.patcher, self.ratios = patcher, tuple(dict.fromkeys(ratios))
+        self.weights, self.ratios = weights, tuple(dict.fromkeys(ratios))
         self.embed_classes = embed_classes or self.embed_classes
 
-    @contextmanager
-    def _variants(self) -> Iterator[dict[float, Callable[[], None]]]:
-        """Give what puts the weights of each ratio in; 0.0 are the model's own."""
-        if self.patcher is not None:
-            yield {ratio: partial(self.patcher.set_ratio, ratio) for ratio in (0.0, *self.ratios)}
-        elif self.interpolator is not None:
-            with self.interpolator.switching(self.ratio) as (own, patched):
-                yield {0.0: own, self.ratio: patched}
-        else:
-            yield {0.0: lambda: None}
-
     def predict(self, model: nn.Module, epoch: int, stop: StopSignals) -> dict[float, Predictions]:
-        """Score the list, by share of CLIP in the weights; the model's own are in at the end.
+        """Score the list, by share of CLIP in the weights; the model's own are 0.0.
 
         Args:
             model: maps video to logits; not wrapped by DDP.
@@ -109,23 +95,22 @@ class Validator:
             "val_iter", self.log_period, self.device, f"{epoch + 1}/{self.max_epoch}",
             None if self.multi_label else self.loader.dataset.label_tensor(),
         )
-        with self._variants() as variants:
-            if self.embed_classes is not None:
-                variants = with_classifiers(model, variants, self.embed_classes)
-            found = predict(
-                model,
-                _until_stopped(self.loader, stop),
-                num_videos=len(self.loader.dataset),
-                own_videos=self.loader.count_rows(),
-                num_classes=self.num_classes,
-                variants=variants,
-                device=self.device,
-                autocast=self.autocast,
-                what=f"validation after epoch {epoch + 1}",
-                lines=self.lines,
-            )
-            variants[0.0]()
-        return found
+        weights, ratios = self.weights, (0.0, *self.ratios)
+        if self.embed_classes is not None:
+            weights = WeightsAndClassifier.embedded(weights, model, self.embed_classes, ratios)
+        return predict(
+            model,
+            _until_stopped(self.loader, stop),
+            num_videos=len(self.loader.dataset),
+            own_videos=self.loader.count_rows(),
+            num_classes=self.num_classes,
+            weights=weights,
+            ratios=ratios,
+            device=self.device,
+            autocast=self.autocast,
+            what=f"validation after epoch {epoch + 1}",
+            lines=self.lines,
+        )
 
     def report(self, found: dict[float, Predictions], epoch: int) -> dict[str, float]:
         """Log what :meth:`predict` found, and return the accuracies in percent.

@@ -9,6 +9,7 @@ from torch import nn
 from openvclip.data.collate import collate
 from openvclip.data.loader import EvalSampler
 from openvclip.evaluation.runner import predict
+from openvclip.interpolation import Weights
 from openvclip.utils.errors import CheckpointError
 
 
@@ -66,14 +67,22 @@ def test_shares_add_up_to_the_same_floats(world, batch):
     assert sorted(model.sizes) == sorted(alone.sizes) == [3, 3] + [6] * 9
 
 
-def test_each_group_is_seen_with_every_variant_of_the_weights():
+class Shifted(Weights):
+    """Adds to the bias of a model in proportion to the ratio."""
+
+    def __init__(self, model: Recorder, step: float) -> None:
+        super().__init__({"bias": model.linear.bias})
+        self.step = step
+
+    def _mix(self, ratio: float) -> list[torch.Tensor]:
+        return [p.data + self.step * ratio if ratio else p.data for p in self._parameters]
+
+
+def test_each_group_is_seen_at_every_ratio():
     model = Recorder()
     start = model.linear.bias.detach().clone()
-
-    def setter(shift):
-        return lambda: model.linear.bias.data.copy_(start + shift)
-
-    found = run(model, EvalSampler(5, 2, 2), variants={0.0: setter(0.0), 0.5: setter(1.0)})
+    found = run(model, EvalSampler(5, 2, 2), weights=Shifted(model, 2.0), ratios=[0.0, 0.5])
+    assert torch.equal(model.linear.bias, start)
     torch.testing.assert_close(found[0.5].scores, found[0.0].scores + 3.0)
     assert model.sizes == [6, 6, 6, 6, 3, 3]
 
@@ -107,13 +116,9 @@ def test_groups_that_are_done_are_left_out(world):
 
 def test_scores_that_are_not_finite_are_an_error_that_names_row_and_ratio():
     model = Recorder()
-
-    def spoil():
-        model.linear.bias.data[2] = torch.inf
-
     sampler = EvalSampler(6, 2)
     with pytest.raises(CheckpointError, match="^evaluating, patching ratio 0.5: .* row 0 of"):
-        run(model, sampler, variants={0.0: lambda: None, 0.5: spoil})
+        run(model, sampler, weights=Shifted(model, torch.inf), ratios=[0.0, 0.5])
     model = Recorder()
     model.register_forward_hook(lambda m, given, out: out / (len(m.sizes) < 3))
     with pytest.raises(CheckpointError, match="^evaluating: .* row 4 of the list, the model gives"):

@@ -67,9 +67,8 @@ def test_train_average_patch_and_test_both_towers(tiny, captions, tmp_path, empt
     tester = build_tester(load_cfg(None, options(
         tiny, tmp_path / "by_hand", TEST__PATCHING_RATIOS="[0.0,0.5,1.0]", **weights)), tmp_path)
     for ratio, found in scores.items():
-        tester.patcher.set_ratio(ratio)
         clip = tester.model.model
-        with torch.no_grad():
+        with torch.no_grad(), tester.weights.at(ratio):
             clips = tester.loader.dataset[4]["video"].finish()
             pooled = tester.model.pool_frames(clips).sum(dim=0)
             classes = class_embeddings(clip, CLASSES)
@@ -78,8 +77,7 @@ def test_train_average_patch_and_test_both_towers(tiny, captions, tmp_path, empt
         at_ratio_1 = classes
         torch.testing.assert_close(found[4], expected, atol=1e-4, rtol=0)
     # It matters: CLIP's own text tower would have given other scores.
-    tester.patcher.set_ratio(0.0)
-    with torch.no_grad():
+    with torch.no_grad(), tester.weights.at(0.0):
         other = clip.logit_scale.exp() * at_ratio_1 @ pooled_at_0
     assert (scores[0.0][4] - other).abs().max() > 1e-3
 

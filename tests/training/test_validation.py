@@ -71,7 +71,7 @@ def bits(model):
 def test_patched_scores_are_those_of_a_patched_test(tmp_path, model, clip):
     before, kept = bits(model), [p.data_ptr() for p in model.parameters()]
     interpolator = WeightInterpolator(dict(model.named_parameters()), clip)
-    validator = build(tmp_path, interpolator=interpolator, ratio=0.3)
+    validator = build(tmp_path, weights=interpolator, ratios=[0.3])
     found = validator.predict(model, 0, StopSignals())
     assert bits(model) == before and [p.data_ptr() for p in model.parameters()] == kept
     assert validator.loader.decoded == 4, "each video is decoded once for both"
@@ -99,7 +99,7 @@ def test_without_a_ratio_there_is_one_forward_pass(tmp_path, model):
 def test_weights_come_back_after_an_error_or_a_signal(tmp_path, model, clip, monkeypatch):
     before = bits(model)
     interpolator = WeightInterpolator(dict(model.named_parameters()), clip)
-    validator = build(tmp_path, interpolator=interpolator, ratio=1.0)
+    validator = build(tmp_path, weights=interpolator, ratios=[1.0])
     stop = StopSignals()
     seen = []
 

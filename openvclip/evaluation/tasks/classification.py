@@ -29,11 +29,10 @@ from openvclip.data.lists.draws import read_draw
 from openvclip.data.lists.labels import build_label_space
 from openvclip.data.loader import build_loader
 from openvclip.evaluation.lines import EvaluationLines
-from openvclip.evaluation.patching import build_patcher
+from openvclip.evaluation.patching import build_weights
 from openvclip.evaluation.runner import Predictions, describe_failures, predict_ratios
-from openvclip.interpolation import WeightPatcher
+from openvclip.interpolation import Weights, WeightsAndClassifier
 from openvclip.metrics.classification import compute_mean_average_precision, compute_scores
-from openvclip.models.backbone import CLIP
 from openvclip.models.build import build_classifier, build_model, resolve_clip
 from openvclip.models.text_choices import build_text_choice
 from openvclip.models.video_clip import VideoCLIP
@@ -65,15 +64,14 @@ class Tester:
         num_clips: clips (views x crops) of a video.
         output_dir: where ``results.json``, ``per_class.csv`` and ``report.html`` go.
         device: where the model is.
-        patcher: patches the weights, or None to test them as they are.
-        ratios: patching ratios to report, with a patcher.
+        weights: the model's, which patching mixes; None: as they are.
+        ratios: patching ratios to report; none: the weights as they are.
         method: ensemble over clips, ``sum`` or ``max``.
         autocast: makes the context of the forward passes.
         predictions_path: file for ``[scores, labels]``, or None; with several ratios each gets
             its own, ``name_ratio0.30.ext``.
         multi_label: labels are 0/1 vectors; mean average precision is reported.
         facts: what else to write into the results: the protocol and what was loaded.
-        embed_classes: makes the classifier by a text tower, where each ratio has its own; or None.
         writer: TensorBoard, or None.
         journal_key: what the scores depend on, to keep a journal of them and go on with one that
             a killed run left; None keeps none.
@@ -89,14 +87,13 @@ class Tester:
         num_clips: int,
         output_dir: str | Path,
         device: torch.device,
-        patcher: WeightPatcher | None = None,
+        weights: Weights | None = None,
         ratios: Sequence[float] = (),
         method: str = "sum",
         autocast: Callable = nullcontext,
         predictions_path: str | Path | None = None,
         multi_label: bool = False,
         facts: dict[str, Any] | None = None,
-        embed_classes: Callable[[CLIP], torch.Tensor] | None = None,
         writer: TensorboardWriter | None = None,
         journal_key: dict[str, Any] | None = None,
         log_period: int = 10,
@@ -106,12 +103,11 @@ class Tester:
         self.num_clips = num_clips
         self.output_dir = Path(output_dir)
         self.device = device
-        self.patcher, self.ratios = patcher, list(ratios)
+        self.weights, self.ratios = weights or Weights(), list(ratios)
         self.method, self.autocast = method, autocast
         self.predictions_path = Path(predictions_path) if predictions_path else None
         self.multi_label = multi_label
         self.facts = facts or {}
-        self.embed_classes = embed_classes
         self.writer = writer
         self.journal_key, self.journal = journal_key, None
         self.log_period = log_period
@@ -125,12 +121,11 @@ class Tester:
         found, self.journal = predict_ratios(
             self.model,
             self.loader,
-            patcher=self.patcher,
-            ratios=self.ratios,
+            weights=self.weights,
+            ratios=self.ratios or [0.0],
             num_outputs=len(self.class_names),
             output_dir=self.output_dir,
             journal_key=self.journal_key,
-            embed_classes=self.embed_classes,
             num_clips=self.num_clips,
             method=self.method,
             device=self.device,
@@ -140,7 +135,7 @@ class Tester:
         )
         labels = self.loader.dataset.label_tensor()
         rows = [
-            {"patching_ratio": ratio if self.patcher else None, **self._score(predictions, labels)}
+            {"patching_ratio": ratio if self.ratios else None, **self._score(predictions, labels)}
             for ratio, predictions in found.items()
         ]
         results = {
@@ -189,7 +184,7 @@ class Tester:
                 logger.info("wrote %s", path)
             if self.writer is not None and not self.multi_label:
                 done = predictions.complete
-                tag = f"Test/ratio_{ratio:g}" if self.patcher else "Test"
+                tag = f"Test/ratio_{ratio:g}" if self.ratios else "Test"
                 self.writer.add_predictions(tag, predictions.scores[done], labels[done], 0)
                 self.writer.add_wrong_predictions(
                     tag, self.loader.dataset, predictions.scores, labels, done, 0,
@@ -212,7 +207,7 @@ class Tester:
 
     def _write_per_class(self, found: dict[float, Predictions], labels: torch.Tensor) -> None:
         columns = {
-            name_top1(ratio if self.patcher else None): (predictions.scores, predictions.complete)
+            name_top1(ratio if self.ratios else None): (predictions.scores, predictions.complete)
             for ratio, predictions in found.items()
         }
         write_per_class(self.output_dir / "per_class.csv", self.class_names, labels, columns)
@@ -361,10 +356,12 @@ def build_tester(cfg, output_dir: str | Path) -> Tester:
     model = build_model(cfg, labels.names)
     checkpoint, own_text = load_tested_weights(cfg, model)
     model = model.to(device)
-    embed_classes = partial(build_classifier, cfg, label_names=labels.names) if own_text else None
-    if embed_classes is not None:
-        model.set_classifier(embed_classes(model.model))
-    patcher, ratios = build_patcher(cfg, model, checkpoint)
+    weights, ratios = build_weights(cfg, model, checkpoint)
+    if own_text:
+        weights = WeightsAndClassifier.embedded(
+            weights, model, partial(build_classifier, cfg, label_names=labels.names),
+            ratios or [0.0],
+        )
     autocast = build_test_precision(cfg, device)
     facts = collect_facts(cfg, labels, checkpoint, device, loader.dataset.videos.paths)
     return Tester(
@@ -374,7 +371,7 @@ def build_tester(cfg, output_dir: str | Path) -> Tester:
         num_clips=cfg.TEST.NUM_ENSEMBLE_VIEWS * cfg.TEST.NUM_SPATIAL_CROPS,
         output_dir=output_dir,
         device=device,
-        patcher=patcher,
+        weights=weights,
         ratios=ratios,
         method=cfg.DATA.ENSEMBLE_METHOD,
         autocast=autocast,
@@ -383,7 +380,6 @@ def build_tester(cfg, output_dir: str | Path) -> Tester:
         else None,
         multi_label=cfg.DATA.MULTI_LABEL,
         facts=facts,
-        embed_classes=embed_classes,
         writer=build_tensorboard(cfg, labels.names),
         journal_key=describe_scores(cfg, facts, loader, ratios) if cfg.TEST.RESUME else None,
         log_period=cfg.LOG_PERIOD,

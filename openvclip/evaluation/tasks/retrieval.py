@@ -16,14 +16,14 @@ from openvclip.checkpoints.loading import build_test_precision
 from openvclip.clip.tokenizer import count_tokens, tokenize
 from openvclip.data.lists.retrieval import RetrievalList, build_retrieval_list
 from openvclip.data.loader import build_loader
-from openvclip.evaluation.patching import build_patcher
+from openvclip.evaluation.patching import build_weights
 from openvclip.evaluation.runner import Predictions, describe_failures, predict_ratios
 from openvclip.evaluation.tasks.classification import (
     collect_setup,
     describe_scores,
     load_tested_weights,
 )
-from openvclip.interpolation import WeightPatcher
+from openvclip.interpolation import Weights
 from openvclip.metrics.retrieval import (
     compute_ranks,
     compute_retrieval_scores,
@@ -107,8 +107,8 @@ class RetrievalTester:
         num_clips: clips (views x crops) of a video.
         output_dir: where ``results.json`` and ``report.html`` go.
         device: where the model is.
-        patcher: patches the weights, or None to test them as they are.
-        ratios: patching ratios to report, with a patcher.
+        weights: the model's, which patching mixes; None: as they are.
+        ratios: patching ratios to report; none: the weights as they are.
         autocast: makes the context of the image tower's forward passes.
         embeddings_path: file for the embeddings, or None; with several ratios each gets its own,
             ``name_ratio0.30.ext``.
@@ -127,7 +127,7 @@ class RetrievalTester:
         num_clips: int,
         output_dir: str | Path,
         device: torch.device,
-        patcher: WeightPatcher | None = None,
+        weights: Weights | None = None,
         ratios: Sequence[float] = (),
         autocast: Callable = nullcontext,
         embeddings_path: str | Path | None = None,
@@ -139,7 +139,7 @@ class RetrievalTester:
         self.owner = torch.from_numpy(pairs.owner)
         self.num_clips, self.device, self.autocast = num_clips, device, autocast
         self.output_dir = Path(output_dir)
-        self.patcher, self.ratios = patcher, list(ratios)
+        self.weights, self.ratios = weights or Weights(), list(ratios)
         self.embeddings_path = embeddings_path
         self.facts = facts or {}
         self.journal_key, self.journal = journal_key, None
@@ -153,8 +153,8 @@ class RetrievalTester:
         found, self.journal = predict_ratios(
             PooledFrames(self.model).eval(),
             self.loader,
-            patcher=self.patcher,
-            ratios=self.ratios,
+            weights=self.weights,
+            ratios=self.ratios or [0.0],
             num_outputs=self.model.model.embed_dim,
             output_dir=self.output_dir,
             journal_key=self.journal_key,
@@ -182,9 +182,8 @@ class RetrievalTester:
         rows, texts = [], None
         for ratio, predictions in found.items():
             if texts is None or self._patches_text():
-                if self.patcher is not None:
-                    self.patcher.set_ratio(ratio)
-                texts = self.captions.encode(self.model.model)
+                with self.weights.at(ratio):
+                    texts = self.captions.encode(self.model.model)
 
             def score(ratio=ratio, predictions=predictions, texts=texts):
                 return self._score(ratio, predictions, texts) if distributed.is_main() else None
@@ -194,10 +193,8 @@ class RetrievalTester:
 
     def _patches_text(self) -> bool:
         """Whether patching changes the text tower, so that each ratio has texts of its own."""
-        if self.patcher is None:
-            return False
         names = {f"model.{name}" for name in self.model.model.text_parameters()}
-        return not names.isdisjoint(self.patcher.names)
+        return not names.isdisjoint(self.weights.names)
 
     def _score(self, ratio: float, predictions: Predictions, texts: Tensor) -> dict[str, Any]:
         """What ``results.json`` says about one patching ratio."""
@@ -210,7 +207,7 @@ class RetrievalTester:
         of_texts, of_videos = ranks.text_to_video.cpu(), ranks.video_to_text.cpu()
         known = done[self.owner]
         return {
-            "patching_ratio": ratio if self.patcher else None,
+            "patching_ratio": ratio if self.ratios else None,
             **{f"t2v_{k}": v for k, v in compute_retrieval_scores(of_texts, known).items()},
             **{f"v2t_{k}": v for k, v in compute_retrieval_scores(of_videos, done).items()},
             "t2v_ranks": count_ranks(of_texts, known),
@@ -242,8 +239,7 @@ class RetrievalTester:
         }
 
     def _save(self, ratio: float, videos: Tensor, texts: Tensor, done: Tensor) -> None:
-        several = self.patcher is not None and len(self.ratios) > 1
-        path = name_predictions(self.embeddings_path, ratio, several)
+        path = name_predictions(self.embeddings_path, ratio, len(self.ratios) > 1)
         # By the file, not its name: torch.save puts a name into what it writes.
         with replacing_file(path) as temporary, open(temporary, "wb") as file:
             torch.save({"videos": videos, "texts": texts, "owner": self.owner, "complete": done,
@@ -306,7 +302,7 @@ def build_retrieval(cfg, output_dir: str | Path) -> RetrievalTester:
     model = build_model(cfg, None)
     checkpoint, _ = load_tested_weights(cfg, model)
     model = model.to(device)
-    patcher, ratios = build_patcher(cfg, model, checkpoint)
+    weights, ratios = build_weights(cfg, model, checkpoint)
     autocast = build_test_precision(cfg, device)
     length = min(cfg.MODEL.CONTEXT_LENGTH, model.model.context_length)
     captions = Captions(pairs.captions, length)
@@ -325,7 +321,7 @@ def build_retrieval(cfg, output_dir: str | Path) -> RetrievalTester:
         num_clips=cfg.TEST.NUM_ENSEMBLE_VIEWS * cfg.TEST.NUM_SPATIAL_CROPS,
         output_dir=output_dir,
         device=device,
-        patcher=patcher,
+        weights=weights,
         ratios=ratios,
         autocast=autocast,
         embeddings_path=Path(cfg.OUTPUT_DIR) / path if path else None,
