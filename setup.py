@@ -33,6 +33,7 @@ setup(
         "matplotlib",
         "pillow",
         "safetensors",
+        "tabulate",  # the tables of tools/summarize.py
         "xxhash",  # checksums of checkpoints, ten times as fast as SHA-256
     ],
     extras_require={

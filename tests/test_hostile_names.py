@@ -24,8 +24,8 @@ from openvclip.predict.results import (
     write_timeline,
 )
 from openvclip.report.run.results import write_per_class
-from openvclip.report.summary.section_tables import shorten
-from openvclip.report.summary.tables import _escape
+from openvclip.report.summary.formats import escape_markdown as _escape
+from openvclip.report.summary.tables import shorten
 from openvclip.utils import live
 from openvclip.utils.command_line import run_tool
 from openvclip.utils.errors import ConfigError

@@ -3,9 +3,10 @@
 
 Prints the zero-shot table beside published numbers, those of few-shot, base-to-novel, supervised
 and retrieval tests, and notes on what is missing, failed or was tested otherwise. Saves them as
-summary.md, summary.csv (with summary_protocols.csv and retrieval.csv) and summary.json. What was
-tested at several patching ratios is drawn in accuracy_vs_ratio.png: every set against the ratio,
-and trained against zero-shot sets. Exit code: 0, or 2 where there are no results at all.
+summary.md, summary.csv (with summary_protocols.csv and retrieval.csv) and summary.json, with --html
+as summary.html, too. What was tested at several patching ratios is drawn in
+accuracy_vs_ratio.png: every set against the ratio, and trained against zero-shot sets. Exit code:
+0, or 2 where there are no results at all.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("folders", nargs="+", metavar="DIR",
                         help="folder with tests' results, at any depth")
     parser.add_argument("--output", metavar="DIR", help="where to save; default: the first DIR")
+    parser.add_argument("--html", action="store_true",
+                        help="save summary.html, too: the same for a browser")
     parser.add_argument(
         "--protocols", nargs="+", metavar="NAME",
         help="show only these: protocols (ucf101_split1), columns (ucf101_split) or datasets "
@@ -45,15 +48,16 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def summarize(argv: list[str] | None) -> None:
     args = parse_args(argv)
     from openvclip.report.summary import collect as summary
-    from openvclip.report.summary import tables
+    from openvclip.report.summary.files import save_summary
+    from openvclip.report.summary.formats import format_text
 
     found = summary.summarize(
         args.folders, root=args.root, protocols=args.protocols, trained=args.trained
     )
     try:
-        paths = tables.save_summary(found, args.output or args.folders[0])
+        paths = save_summary(found, args.output or args.folders[0], page=args.html)
     finally:  # The table is worth seeing even if it cannot be saved.
-        print(clean_lines(tables.format_text(found)))
+        print(clean_lines(format_text(found)))
     print(clean_lines("\n".join(f"wrote {path}" for path in paths)))
 
 

@@ -11,7 +11,8 @@ from conftest_integration import options
 from openvclip.checkpoints.averaging import average_checkpoints
 from openvclip.checkpoints.training_config import VIDEOS, find_overlap
 from openvclip.report.summary.collect import summarize
-from openvclip.report.summary.tables import build_json, format_markdown, format_text
+from openvclip.report.summary.files import build_json
+from openvclip.report.summary.formats import format_markdown, format_text
 
 ONCE = {"SOLVER__MAX_EPOCH": 1, "TRAIN__EVAL_PERIOD": 9, "TEST__NUM_ENSEMBLE_VIEWS": 1}
 

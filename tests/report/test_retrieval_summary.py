@@ -13,7 +13,7 @@ import pytest
 from openvclip.data.lists.protocols import PROTOCOLS
 from openvclip.report.retrieval_numbers import name_numbers
 from openvclip.report.summary.collect import summarize
-from openvclip.report.summary.tables import format_markdown, format_text
+from openvclip.report.summary.formats import format_markdown, format_text
 
 TUNED = {"file": "/runs/swa_2_22.pth", "sha256": "b" * 64}
 

@@ -11,9 +11,10 @@ from openvclip.data.lists.draws import parse_draw, read_draw
 from openvclip.data.prepare.subsets import plan_base_to_novel, plan_few_shot
 from openvclip.data.prepare.writer import write_preparation
 from openvclip.report.summary.collect import summarize
+from openvclip.report.summary.files import build_json, save_summary
+from openvclip.report.summary.formats import format_markdown, format_text
 from openvclip.report.summary.published import PUBLISHED_PROMPTS_SHA256
 from openvclip.report.summary.sections import compute_harmonic_mean, name_dataset
-from openvclip.report.summary.tables import build_json, format_markdown, format_text, save_summary
 from openvclip.utils.errors import DataError
 
 

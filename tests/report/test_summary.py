@@ -16,9 +16,10 @@ from openvclip.data.lists.labels import LabelSpace
 from openvclip.data.lists.protocols import PROTOCOLS, draw_halves
 from openvclip.report.summary.collect import summarize
 from openvclip.report.summary.columns import COLUMNS
+from openvclip.report.summary.files import build_csv, build_json, save_summary
+from openvclip.report.summary.formats import format_html, format_markdown, format_text
 from openvclip.report.summary.published import PUBLISHED, PUBLISHED_PROMPTS_SHA256
 from openvclip.report.summary.runs import find_backbone
-from openvclip.report.summary.tables import build_csv, build_json, format_markdown, format_text
 from openvclip.utils.errors import ConfigError, DataError
 
 TUNED = {"file": "/runs/swa_2_22.pth", "sha256": "b" * 64}
@@ -491,10 +492,25 @@ def test_unwritable_output_is_an_error_that_names_it(write, repo, tmp_path):
 
 
 def test_table_needs_no_torch(repo):
-    code = "import sys, openvclip.report.summary.tables; sys.exit('torch' in sys.modules)"
+    code = "import sys, openvclip.report.summary.files; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=repo).returncode == 0
 
 
 def test_a_missing_folder_is_named(tmp_path, repo):
     with pytest.raises(DataError, match="no folder .*absent"):
         summarize([tmp_path / "absent"], root=repo)
+
+
+def test_the_page_has_the_tables_and_notes_of_the_text_and_no_names_that_are_markup(
+        write, table, tmp_path):
+    write("ucf101_full", {0.5: 80.0}, checkpoint={**TUNED, "file": "<script>x\x1b&y.pth"})
+    (tmp_path / "busy").mkdir()
+    write_config(tmp_path / "busy")
+    page = format_html(table())
+    assert "<h1>Zero-shot top-1 accuracy (%)</h1>" in page and "80.0" in page
+    assert "&lt;script&gt;x\\x1b&amp;y.pth, ratio 0.5" in page and "<script" not in page
+    assert page.count("<table>") == 1 and page.count("<tr>") == 1 + 1 + 7
+    assert f"{tmp_path}/busy: no results.json" in page and "74.2" in page
+    assert [path.name for path in save_summary(table(), tmp_path / "out", page=True)] == [
+        "summary.md", "summary.csv", "summary.json", "summary.html"]
+    assert (tmp_path / "out" / "summary.html").read_text("utf-8") == page

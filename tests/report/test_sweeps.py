@@ -15,8 +15,9 @@ from openvclip.report import plots
 from openvclip.report.plots import compute_tradeoff, draw_ratio_sweep
 from openvclip.report.styles import BLUE, ORANGE, colour_runs, style_sets
 from openvclip.report.summary.collect import summarize
+from openvclip.report.summary.files import build_json, save_summary
+from openvclip.report.summary.formats import format_markdown
 from openvclip.report.summary.sweeps import PICTURE, name_lists, write_test_sweep
-from openvclip.report.summary.tables import build_json, format_markdown, save_summary
 from openvclip.utils.errors import ConfigError
 
 RATIOS = (0.0, 0.5, 1.0)

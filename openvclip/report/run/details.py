@@ -23,14 +23,14 @@ MISTAKES = 12  # Shown for each patching ratio.
 MAX_DECODED = 60  # Videos decoded for pictures, however many ratios there are.
 MAX_FAILED = 200  # Listed; results.json has all of them.
 
-Column = tuple[Tensor, Tensor]
+Scored = tuple[Tensor, Tensor]  # scores (N, C), and whether each video was evaluated, bool (N,)
 
 
 def build_details(
     results: Mapping[str, Any],
     class_names: Sequence[str],
     labels: Tensor,
-    columns: Sequence[Column],
+    columns: Sequence[Scored],
     dataset: Any = None,
     clips: int = 1,
 ) -> dict[str, Any]:
@@ -40,8 +40,7 @@ def build_details(
         results: the content of ``results.json``.
         class_names: names of the C classes.
         labels: (N,) class indices, or 0/1 (N, C) for several labels a video.
-        columns: scores (N, C) and whether each video was evaluated, bool (N,); one of these for
-            each row of ``results["results"]``.
+        columns: one for each row of ``results["results"]``.
         dataset: gives ``frames(row)`` and ``describe(rows)``; None for a report without pictures.
         clips: how many clips' logits were added to a score.
     """

@@ -11,10 +11,10 @@ from openvclip.report.checks import SetupCheck
 from openvclip.report.summary.columns import COLUMN_OF, Column, select_columns
 from openvclip.report.summary.notes import Note, collect_notes
 from openvclip.report.summary.published import Published, select_published
-from openvclip.report.summary.retrieval_tables import RetrievalRow, group_retrieval, is_retrieval
-from openvclip.report.summary.rows import Row, backbone_place, group_rows
+from openvclip.report.summary.results import list_results
+from openvclip.report.summary.retrieval import RetrievalRow, group_retrieval, is_retrieval
+from openvclip.report.summary.rows import ModelRow, backbone_place, group_rows
 from openvclip.report.summary.runs import BACKBONES, RESULTS, find_runs
-from openvclip.report.summary.section_tables import collect_section_notes
 from openvclip.report.summary.sections import Section, group_sections
 from openvclip.report.summary.sweeps import Sweeps, collect_sweeps
 from openvclip.utils.errors import DataError
@@ -35,7 +35,7 @@ class Summary:
     """
 
     columns: list[Column]
-    rows: list[Row]
+    rows: list[ModelRow]
     published: list[Published]
     notes: list[Note]
     sweeps: Sweeps
@@ -80,8 +80,9 @@ def summarize(
         bad = "".join(f"; {p.folder}: {p.what}" for p in problems[:3])
         where = ", ".join(str(folder) for folder in folders)
         raise DataError(f"no {RESULTS} of a test below {where}; run script/testing first{bad}")
-    retrieval = group_retrieval([run for run in runs if is_retrieval(run)])
+    retrieval = group_retrieval(list_results([run for run in runs if is_retrieval(run)]))
     runs = [run for run in runs if not is_retrieval(run)]
+    results = list_results(runs)
     columns = select_columns(
         protocols, (run.protocol.name for run in runs if run.protocol is not None)
     )
@@ -90,10 +91,10 @@ def summarize(
     shown |= {source.name for column in columns for protocol in column.protocols
               for source in find_sources(protocol) if source.name not in COLUMN_OF}
     check = SetupCheck(root)
-    rows = group_rows(runs, shown, check)
+    rows = group_rows(results, shown, check)
     backbones = {row.backbone for row in rows} & set(BACKBONES.values())
-    sections = group_sections(runs, shown if protocols else None)
-    notes = collect_notes(rows, runs, problems, columns, check, collect_section_notes(sections))
+    sections = group_sections(results, shown if protocols else None)
+    notes = collect_notes(rows, sections, runs, problems, columns, check)
     # Other lists have their place in the picture unless some protocols were asked for.
-    sweeps = collect_sweeps([] if protocols else runs, rows, columns, trained)
+    sweeps = collect_sweeps([] if protocols else results, rows, columns, trained)
     return Summary(columns, rows, select_published(backbones), notes, sweeps, sections, retrieval)

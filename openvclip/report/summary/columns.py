@@ -24,24 +24,24 @@ OPTIONAL = {"ssv2_full"}
 
 @dataclass(frozen=True)
 class Column:
-    """One column.
+    """One column of a table.
 
     Attributes:
-        key: dataset and kind, such as ``ucf101_split``.
-        dataset: name of the dataset to show.
-        kind: name of the protocol to show.
+        key: what rows know it by, such as ``ucf101_split`` or ``t2v_r1``.
+        kind: what it shows: the name of a protocol or of a number.
+        group: what it shows that of, such as a dataset.
         protocols: those whose results make it; of several, mean and standard deviation are shown.
     """
 
     key: str
-    dataset: str
     kind: str
-    protocols: tuple[Protocol, ...]
+    group: str = ""
+    protocols: tuple[Protocol, ...] = ()
 
     @property
     def title(self) -> str:
-        """Dataset and protocol."""
-        return f"{self.dataset} {self.kind}"
+        """What it shows of what."""
+        return f"{self.group} {self.kind}".strip()
 
     @property
     def several(self) -> bool:
@@ -67,15 +67,11 @@ class Column:
         return f"{self.title}: {lists}; {videos} videos, {first.classes} classes{each}"
 
 
-def _build() -> tuple[Column, ...]:
-    found = []
-    for dataset, kind, shown in LAYOUT:
-        members = tuple(p for p in PROTOCOLS.values() if (p.dataset, p.kind) == (dataset, kind))
-        found.append(Column(f"{dataset}_{kind}", DATASETS[dataset], shown, members))
-    return tuple(found)
-
-
-COLUMNS = _build()
+COLUMNS = tuple(
+    Column(f"{dataset}_{kind}", shown, DATASETS[dataset], tuple(
+        p for p in PROTOCOLS.values() if (p.dataset, p.kind) == (dataset, kind)))
+    for dataset, kind, shown in LAYOUT
+)
 COLUMN_OF = {protocol.name: column for column in COLUMNS for protocol in column.protocols}
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from openvclip.data.lists.draws import parse_draw
 from openvclip.data.lists.protocols import PROTOCOLS, find_sources
-from openvclip.report.checks import MARKS, Fault, SetupCheck, say_trained
+from openvclip.report.checks import MARKS, Fault, SetupCheck, count_trained, say_trained
 from openvclip.report.summary.columns import COLUMN_OF, Column, name_protocols
-from openvclip.report.summary.rows import Result, Row
+from openvclip.report.summary.results import Result
+from openvclip.report.summary.rows import ModelRow
 from openvclip.report.summary.runs import Problem, Run
-from openvclip.report.summary.sections import find_section
+from openvclip.report.summary.sections import SHOTS, MethodRow, Section, find_draw, find_section
 
 # Kind of note -> its heading, in the order in which they stand below the table.
 HEADINGS = {
@@ -46,22 +48,22 @@ class Note:
 
 
 def collect_notes(
-    rows: Sequence[Row],
+    rows: Sequence[ModelRow],
+    sections: Sequence[Section],
     runs: Sequence[Run],
     problems: Sequence[Problem],
     columns: Sequence[Column],
     check: SetupCheck,
-    further: Sequence[Note] = (),
 ) -> list[Note]:
     """Gather all notes, in the order of :data:`HEADINGS`.
 
     Args:
-        rows: the table's rows.
+        rows: the zero-shot table's rows.
+        sections: the tables over seeds.
         runs: all tests found.
         problems: folders of tests without results.
-        columns: the table's columns.
+        columns: the zero-shot table's columns.
         check: what the results were held to.
-        further: notes of the other tables.
     """
     notes = [note for row in rows for note in _notes_of_row(row, columns)]
     notes += [Note("unfinished", f"{p.folder}: {p.what}") for p in problems]
@@ -73,7 +75,7 @@ def collect_notes(
         notes.append(Note("setup", f"the rows were made with {len(prompts)} different prompt "
                                    "sets and do not compare"))
     notes += _derived(rows)
-    notes += further
+    notes += collect_section_notes(sections)
     notes += [Note("other", text) for run in runs if (text := _outside(run))]
     order = list(HEADINGS)
     return sorted(_merge(notes), key=lambda note: order.index(note.kind))
@@ -87,41 +89,35 @@ def _merge(notes: Iterable[Note]) -> list[Note]:
     return [Note(kind, text, tuple(rows)) for (kind, text), rows in found.items()]
 
 
-def _notes_of_row(row: Row, columns: Sequence[Column]) -> Iterator[Note]:
+def _notes_of_row(row: ModelRow, columns: Sequence[Column]) -> Iterator[Note]:
     about = (row.name,)
-    cells = {column.key: row.cell(column) for column in columns}
-    missing = [p for column in columns if not cells[column.key] for p in column.protocols]
-    if missing:
-        yield Note("missing", name_protocols(missing) + _say_derivable(row, missing), about)
-    for cell in filter(None, cells.values()):
-        if cell.missing:
-            yield Note(
-                "partial",
-                f"{cell.column.title}: {len(cell.members)} of {len(cell.column.protocols)}; "
-                f"missing: {', '.join(p.name for p in cell.missing)}", about,
-            )
+    untested = [p for column in columns if column.key not in row.cells for p in column.protocols]
+    if untested:
+        yield Note("missing", name_protocols(untested) + _say_derivable(row, untested), about)
+    for column in columns:
+        lacking = [p.name for p in column.protocols if p.name not in row.results]
+        if column.key in row.cells and lacking:
+            yield Note("partial", f"{column.title}: {len(column.protocols) - len(lacking)} of "
+                                  f"{len(column.protocols)}; missing: {', '.join(lacking)}", about)
     for kind, say in (("failed", _say_failed), ("rows", _say_rows), ("seen", _say_seen)):
-        found = _say_each(row, kind, say)
-        if found:
-            yield Note(kind, found, about)
+        marked = [say(name, result) for name, result in row.results.items()
+                  if MARKS[kind] in result.marks]
+        if marked:
+            yield Note(kind, "; ".join(marked), about)
     faults: dict[Fault, list] = {}
     for name, result in row.results.items():
         for fault in result.faults:
             faults.setdefault(fault, []).append(PROTOCOLS[name])
     for fault, protocols in faults.items():
         yield Note("setup", f"{name_protocols(protocols)}: {fault.what}", about)
-    for protocol, shown, left_out in row.replaced:
-        why = "newer"
-        if left_out.faults and not shown.faults:
-            why = "tested as the protocol says"
-        yield Note(
-            "replaced",
-            f"{protocol.name}: shown is {shown.run.folder} ({why}, {shown.top1:.1f}), "
-            f"left out {left_out.run.folder} ({left_out.top1:.1f})", about,
-        )
+    for shown, left_out in row.replaced:
+        better = left_out.faults and not shown.faults
+        why = "tested as the protocol says" if better else "newer"
+        yield Note("replaced", f"{shown.run.protocol.name}: {_say_replaced(shown, left_out, why)}",
+                   about)
 
 
-def _say_derivable(row: Row, missing: Sequence) -> str:
+def _say_derivable(row: ModelRow, missing: Sequence) -> str:
     """Point out which missing results follow from predictions that are there."""
     nearest = (next((s.name for s in find_sources(p) if s.name in row.results), None)
                for p in missing)
@@ -132,16 +128,13 @@ def _say_derivable(row: Row, missing: Sequence) -> str:
     return f" (tools/derive_results.py can make some of them from {folders})"
 
 
-def _say_each(row: Row, kind: str, say: Callable[[str, Result], str]) -> str:
-    """Say something of each result that has the mark of ``kind``."""
-    order = list(PROTOCOLS)
-    marked = [name for name, result in row.results.items() if MARKS[kind] in result.marks]
-    return "; ".join(say(name, row.results[name]) for name in sorted(marked, key=order.index))
+def _say_replaced(shown: Result, left_out: Result, why: str = "newer") -> str:
+    return (f"shown is {shown.run.folder} ({why}, {shown.value:.1f}), "
+            f"left out {left_out.run.folder} ({left_out.value:.1f})")
 
 
 def _say_failed(name: str, result: Result) -> str:
-    content = result.run.content
-    return f"{name}: {len(content['failed']):,} of {content['videos']:,}"
+    return f"{name}: {result.run.failed:,} of {result.run.content['videos']:,}"
 
 
 def _say_seen(name: str, result: Result) -> str:
@@ -155,7 +148,7 @@ def _say_rows(name: str, result: Result) -> str:
     return f"{name}: {videos:,} videos, the published list has {published:,}"
 
 
-def _derived(rows: Sequence[Row]) -> Iterator[Note]:
+def _derived(rows: Sequence[ModelRow]) -> Iterator[Note]:
     """Say once which results were not run but follow from others."""
     names = {
         name for row in rows for name, result in row.results.items()
@@ -167,6 +160,67 @@ def _derived(rows: Sequence[Row]) -> Iterator[Note]:
                               "as a test of their own")
 
 
+# ---- Of the tables over seeds ------------------------------------------------------------------
+def collect_section_notes(sections: Sequence[Section]) -> Iterator[Note]:
+    """Say what is missing, what failed, and what was trained on something else."""
+    for section in sections:
+        for line in section.lines:
+            notes = [*_notes_of_seeds(section.key, line), *_notes_of_tests(line)]
+            yield from (Note(kind, f"{line.name}: {text}") for kind, text in notes)
+
+
+def _notes_of_seeds(key: str, line: MethodRow) -> Iterator[tuple[str, str]]:
+    if key == "few_shot" and list(line.cells) != ["0"]:
+        missing = [str(shots) for shots in SHOTS if str(shots) not in line.cells]
+        if missing:
+            yield "missing", f"no results with K = {', '.join(missing)}"
+        for shots, cell in sorted(line.cells.items(), key=lambda item: int(item[0])):
+            lacking = [seed for seed in line.seeds if seed not in cell]
+            if lacking:
+                yield "partial", f"K = {shots} lacks the seeds {', '.join(lacking)}"
+    for here, there in (("base", "novel"), ("novel", "base")) if key == "base_to_novel" else ():
+        others = line.cells.get(there, {})
+        for seed, result in line.cells.get(here, {}).items():
+            if seed not in others:
+                yield "partial" if others else "missing", (
+                    f"seed {seed}: {result.run.folder} tests the {here} classes, but no test of "
+                    f"the {there} classes with the same weights was found; no harmonic mean"
+                )
+
+
+def _notes_of_tests(line: MethodRow) -> Iterator[tuple[str, str]]:
+    runs = {str(result.run.folder): result.run for cell in line.cells.values()
+            for result in cell.values()}
+    for folder, run in runs.items():
+        if run.failed:
+            yield "failed", f"{folder}: {run.failed:,} of {run.content['videos']:,}"
+        if count_trained(run.content):
+            yield "seen", f"{folder}: {say_trained(run.content)}"
+        training = _say_training(run)
+        if training:
+            yield "training", f"{folder}: {training}"
+    for shown, left_out in line.replaced:
+        # The untouched CLIP is tested on each seed's lists; only other numbers are worth a note.
+        if shown.run.weights is not None or shown.value != left_out.value:
+            yield "replaced", f"seed {shown.seed}: {_say_replaced(shown, left_out)}"
+
+
+def _say_training(run: Run) -> str:
+    """Point out weights that were not trained on the draw that the test belongs to."""
+    if run.weights is None or parse_draw(run.content.get("draw")) is None:
+        return ""
+    file = run.checkpoint.get("file")
+    if not isinstance(run.content.get("trained_on"), dict):
+        return f"what {file} was trained on is not known: no config.yaml of a training beside it"
+    draw, wanted = parse_draw(run.trained_on.get("draw")), find_draw(run)
+    if draw is None or (draw.dataset, draw.shots, draw.seed) != (
+            wanted.dataset, wanted.shots, wanted.seed) or (
+            (draw.kind == "few-shot") != (wanted.kind == "few-shot")):
+        return f"{file} was trained on {run.trained_on.get('list')}, not on these lists' draw"
+    return ""
+
+
+# ---- Of other results --------------------------------------------------------------------------
 def _outside(run: Run) -> str:
     """Describe results that have no place in the table; nothing if they have one."""
     protocol = run.protocol

@@ -13,7 +13,7 @@ PUBLISHED_SETUP = {"views": 3, "crops": 1, "frames": 8, "ensemble": "sum"}
 FROSTER = "FROSTER's table"
 MOTE = "MoTE's table"
 
-# Mean and standard deviation; None where the source gives none.
+# Mean and standard deviation; None where the source gives none, or there is one number only.
 Number = tuple[float, float | None]
 
 
@@ -32,6 +32,14 @@ class Published:
     method: str
     source: str
     numbers: dict[str, Number]
+
+    def number(self, column: str) -> Number | None:
+        """Return the number of a column; None: none was published."""
+        return self.numbers.get(column)
+
+    def marks(self, column: str) -> str:
+        """Nothing: how others tested is not known."""
+        return ""
 
 
 def _row(

@@ -2,186 +2,103 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from openvclip.data.lists.protocols import Protocol
-from openvclip.report.checks import MARKS, Fault, SetupCheck, mark_result, name_prompts
-from openvclip.report.summary.columns import Column
+from openvclip.data.lists.protocols import PROTOCOLS
+from openvclip.report.checks import SetupCheck, mark_result
+from openvclip.report.summary.columns import COLUMN_OF, Column
 from openvclip.report.summary.published import PUBLISHED_PROMPTS_SHA256
-from openvclip.report.summary.runs import BACKBONES, Run
-
-CLIP = "CLIP"
-
-
-@dataclass(frozen=True)
-class Result:
-    """The accuracies of one test at one patching ratio.
-
-    Attributes:
-        run: the test.
-        scores: its row of ``results``: accuracies in percent.
-        faults: how the test differs from its protocol; empty: it does not.
-        marks: signs to show behind the number.
-    """
-
-    run: Run
-    scores: dict[str, Any]
-    faults: tuple[Fault, ...] = ()
-    marks: str = ""
-
-    @property
-    def top1(self) -> float:
-        """Top-1 accuracy in percent; videos that failed count as wrong."""
-        return self.scores["top1"]
+from openvclip.report.summary.results import CLIP, Result, Row
+from openvclip.report.summary.runs import BACKBONES
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One column of a row.
+class Cell(NamedTuple):
+    """One cell of a row: mean and deviation (%) over its results by protocol, and their signs."""
 
-    Attributes:
-        column: the column.
-        members: protocol's name -> its result, of those found.
-    """
-
-    column: Column
-    members: dict[str, Result]
-
-    @property
-    def mean(self) -> float:
-        """Mean top-1 accuracy (%) over the lists found."""
-        return statistics.fmean(result.top1 for result in self.members.values())
-
-    @property
-    def std(self) -> float | None:
-        """Population standard deviation over the lists found; None where there is only one."""
-        if len(self.members) < 2:
-            return None
-        return statistics.pstdev(result.top1 for result in self.members.values())
-
-    @property
-    def missing(self) -> list[Protocol]:
-        """The column's protocols without a result."""
-        return [p for p in self.column.protocols if p.name not in self.members]
-
-    @property
-    def marks(self) -> str:
-        """Signs to show behind the number."""
-        found = set().union(*(result.marks for result in self.members.values()))
-        if self.missing:
-            found.add(MARKS["partial"])
-        return "".join(mark for mark in MARKS.values() if mark in found)
+    mean: float
+    std: float | None
+    marks: str
+    results: dict[str, Result]
 
 
 @dataclass
-class Row:
+class ModelRow(Row):
     """One model: everything that was tested with the same weights and prompts.
 
     Attributes:
-        backbone: such as ``B/16``.
-        facts: what tells it from others: clip, checkpoint, temporal, ratio, prompts (their SHA-256
-            and, as ``prompt_set``, their name).
+        facts: what tells it from others, see :attr:`Result.facts`.
         weights: the same but for the ratio, to compare.
-        results: protocol's name -> result.
-        replaced: (shown, left out) where a cell had several results.
         label: how it is called in the table.
     """
 
-    backbone: str
     facts: dict[str, Any]
     weights: tuple = ()
-    results: dict[str, Result] = field(default_factory=dict)
-    replaced: list[tuple[Protocol, Result, Result]] = field(default_factory=list)
-    label: str = ""
+    label: str = field(default="", init=False)
 
     @property
     def name(self) -> str:
         """Backbone and label, for the notes."""
         return f"{self.backbone} {self.label}"
 
+    @property
+    def results(self) -> dict[str, Result]:
+        """Protocol's name -> result, in the order of the protocols."""
+        tested = {name: result for cell in self.cells.values() for name, result in cell.items()}
+        return {name: tested[name] for name in PROTOCOLS if name in tested}
+
+    def wanted(self, column: str) -> Sequence[str]:
+        """Name the protocols of a column."""
+        return [name for name, its_column in COLUMN_OF.items() if its_column.key == column]
+
     def cell(self, column: Column) -> Cell | None:
-        """The row's cell in a column, or None where nothing was found."""
-        names = [p.name for p in column.protocols if p.name in self.results]
-        return Cell(column, {name: self.results[name] for name in names}) if names else None
-
-    def add(self, protocol: Protocol, result: Result) -> None:
-        """Take a result in; of two, the one that follows its protocol, then the newer one."""
-        old = self.results.get(protocol.name)
-        if old is None:
-            self.results[protocol.name] = result
-            return
-        first, second = sorted((old, result), key=lambda r: (bool(r.faults), -r.run.written))
-        self.results[protocol.name] = first
-        self.replaced.append((protocol, first, second))
+        """The row's cell in a column, or None where nothing was tested."""
+        number = self.number(column.key)
+        if number is None:
+            return None
+        cell = self.cells[column.key]
+        results = {name: cell[name] for name in self.wanted(column.key) if name in cell}
+        return Cell(*number, self.marks(column.key), results)
 
 
-def group_rows(runs: Sequence[Run], shown: set[str], check: SetupCheck) -> list[Row]:
+def group_rows(results: Iterable[Result], shown: set[str], check: SetupCheck) -> list[ModelRow]:
     """Make rows of the results.
 
     Args:
-        runs: all tests found.
+        results: those of all tests.
         shown: names of the protocols to take in.
         check: what results are held to.
 
     Returns:
         The rows in order, named so that no two of a backbone are called alike.
     """
-    rows: dict[tuple[tuple, float | None], Row] = {}
-    for run in runs:
-        protocol = run.protocol
-        if protocol is None or protocol.name not in shown:
+    rows: dict[tuple, ModelRow] = {}
+    for result in results:
+        protocol = result.run.protocol
+        if protocol is None or protocol.name not in shown or "top1" not in result.scores:
             continue
-        faults = tuple(check.find_faults(run.content, protocol))
-        marks = mark_result(run.content, protocol, faults)
-        for scores in run.content["results"]:
-            if "top1" not in scores:
-                continue
-            weights, facts = identify(run, scores)
-            row = rows.setdefault(
-                (weights, facts["patching_ratio"]), Row(run.backbone, facts, weights)
-            )
-            row.add(protocol, Result(run, scores, faults, marks))
-    return sort_and_label(list(rows.values()))
+        content = result.run.content
+        faults = tuple(check.find_faults(content, protocol))
+        result = replace(result, faults=faults, marks=mark_result(content, protocol, faults))
+        column = COLUMN_OF[protocol.name].key if protocol.name in COLUMN_OF else protocol.name
+        find_row(rows, result).add(column, protocol.name, result)
+    return sort_and_label(rows.values())
 
 
-def sort_and_label(rows: Sequence[Row]) -> list[Row]:
+def find_row(rows: dict[tuple, ModelRow], result: Result) -> ModelRow:
+    """Return the row of a result's model and ratio, a new one if there is none."""
+    weights = result.weights
+    return rows.setdefault(
+        (weights, result.ratio), ModelRow(result.run.backbone, result.facts, weights))
+
+
+def sort_and_label(rows: Iterable[ModelRow]) -> list[ModelRow]:
     """Return the rows in order, named so that no two of a backbone are called alike."""
     ordered = sorted(rows, key=_row_place)
     label_rows(ordered)
     return ordered
-
-
-def identify(run: Run, scores: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-    """Return what tells a result's weights and prompts from others, and facts for people to read.
-
-    Results of the same of these and of the same ``patching_ratio`` among the facts make a row.
-    """
-    content = run.content
-    clip, checkpoint = content.get("clip") or {}, content.get("checkpoint") or {}
-    ratio = scores.get("patching_ratio")
-    if ratio is not None:
-        ratio = round(ratio, 6)
-    if not checkpoint:
-        ratio = None  # CLIP patched with CLIP, as published scripts test it, is CLIP.
-    texts = content.get("prompts") or {}
-    prompts = texts.get("sha256")
-    temporal = content.get("temporal_modeling")
-    key = (
-        run.backbone,
-        clip.get("sha256") or clip.get("source"),
-        checkpoint.get("sha256") or checkpoint.get("file"),
-        str(temporal),
-        prompts,
-    )
-    facts = {
-        "clip": clip, "checkpoint": checkpoint or None, "temporal_modeling": temporal,
-        "patching_ratio": ratio, "prompts": prompts, "prompt_set": name_prompts(texts),
-    }
-    return key, facts
 
 
 def backbone_place(backbone: str) -> int:
@@ -190,12 +107,12 @@ def backbone_place(backbone: str) -> int:
     return order.index(backbone) if backbone in order else len(order)
 
 
-def _name_checkpoint(row: Row) -> str:
+def _name_checkpoint(row: ModelRow) -> str:
     checkpoint = row.facts["checkpoint"]
     return Path(str(checkpoint.get("file"))).name if checkpoint else CLIP
 
 
-def _row_place(row: Row) -> tuple:
+def _row_place(row: ModelRow) -> tuple:
     """Backbones by size, untouched CLIP first, then by checkpoint and ratio."""
     ratio = row.facts["patching_ratio"]
     return (
@@ -205,26 +122,32 @@ def _row_place(row: Row) -> tuple:
     )
 
 
-def label_rows(rows: Sequence[Row]) -> None:
+def label_rows(rows: Sequence[ModelRow]) -> None:
     """Call each row by its checkpoint and ratio, and by more where two would be called alike."""
     for row in rows:
         ratio = row.facts["patching_ratio"]
         row.label = _name_checkpoint(row) + ("" if ratio is None else f", ratio {ratio:g}")
         if row.facts["prompts"] != PUBLISHED_PROMPTS_SHA256 and row.facts["prompt_set"]:
             row.label += f", prompts {row.facts['prompt_set']}"
-    tell_apart = (
-        lambda row: str(row.facts["temporal_modeling"]),
-        lambda row: Path(str((row.facts["checkpoint"] or {}).get("file"))).parent.name,
-        lambda row: "weights " + str((row.facts["checkpoint"] or {}).get("sha256"))[:8],
-        lambda row: "CLIP " + str(row.facts["clip"].get("sha256") or row.facts["clip"].get(
-            "source"))[:8],
-        lambda row: "prompts " + str(row.facts["prompts"])[:8],
-    )
-    for describe in tell_apart:
-        alike: dict[tuple[str, str], list[Row]] = {}
+    for place in range(5):
+        alike: dict[str, list[ModelRow]] = {}
         for row in rows:
-            alike.setdefault((row.backbone, row.label), []).append(row)
+            alike.setdefault(row.name, []).append(row)
         for group in alike.values():
-            if len({describe(row) for row in group}) > 1:
-                for row in group:
-                    row.label += f", {describe(row)}"
+            differences = [_tell_apart(row)[place] for row in group]
+            if len(set(differences)) > 1:
+                for row, difference in zip(group, differences, strict=True):
+                    row.label += f", {difference}"
+
+
+def _tell_apart(row: ModelRow) -> tuple[str, ...]:
+    """What is added to the names of rows that would be called alike, as far as it differs."""
+    facts = row.facts
+    checkpoint, clip = facts["checkpoint"] or {}, facts["clip"]
+    return (
+        str(facts["temporal_modeling"]),
+        Path(str(checkpoint.get("file"))).parent.name,
+        f"weights {str(checkpoint.get('sha256'))[:8]}",
+        f"CLIP {str(clip.get('sha256') or clip.get('source'))[:8]}",
+        f"prompts {str(facts['prompts'])[:8]}",
+    )

@@ -45,6 +45,40 @@ class Run:
         """The protocol of the list that was tested, if it is one."""
         return find_protocol(self.content["list"])
 
+    @property
+    def failed(self) -> int:
+        """How many videos could not be decoded."""
+        return len(self.content["failed"])
+
+    @property
+    def clip(self) -> dict[str, Any]:
+        """What the results say of the CLIP that was tested."""
+        return self._about("clip")
+
+    @property
+    def checkpoint(self) -> dict[str, Any]:
+        """What they say of the weights; {}: the untouched CLIP."""
+        return self._about("checkpoint")
+
+    @property
+    def weights(self) -> str | None:
+        """What tells the weights from others; None: the untouched CLIP."""
+        return self.checkpoint.get("sha256") or self.checkpoint.get("file")
+
+    @property
+    def prompts(self) -> dict[str, Any]:
+        """What they say of the texts."""
+        return self._about("prompts")
+
+    @property
+    def trained_on(self) -> dict[str, Any]:
+        """What they say of the training; {}: it is not known."""
+        return self._about("trained_on")
+
+    def _about(self, name: str) -> dict[str, Any]:
+        value = self.content.get(name)
+        return value if isinstance(value, dict) else {}
+
 
 @dataclass(frozen=True)
 class Problem:

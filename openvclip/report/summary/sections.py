@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from openvclip.data.lists.draws import Draw, parse_draw
 from openvclip.data.lists.protocols import PROTOCOLS
-from openvclip.report.checks import MARKS, count_trained, name_prompts
+from openvclip.report.checks import name_prompts
 from openvclip.report.summary.columns import DATASETS
-from openvclip.report.summary.published import PUBLISHED_PROMPTS_SHA256
-from openvclip.report.summary.rows import CLIP, backbone_place
+from openvclip.report.summary.published import PUBLISHED_PROMPTS_SHA256, Number
+from openvclip.report.summary.results import CLIP, Result, Row, compute_spread
+from openvclip.report.summary.rows import backbone_place
 from openvclip.report.summary.runs import Run
 from openvclip.report.summary.sweeps import name_folder, name_lists
 
-NOVEL = "novel, not yet paired"
 SHOTS = (2, 4, 8, 16)  # The numbers of videos a class that the peers report.
 TITLES = {
     "few_shot": "Few-shot top-1 accuracy (%)",
@@ -27,44 +26,21 @@ TITLES = {
 }
 
 
-@dataclass(frozen=True)
-class Test:
-    """One accuracy.
-
-    Attributes:
-        run: the test.
-        value: in percent.
-        seed: of the draw and, where it is known and another, of the training.
-        weights: what tells the tested weights from others; None: the untouched CLIP.
-    """
-
-    run: Run
-    value: float
-    seed: str
-    weights: str | None
-
-
 @dataclass
-class Line:
+class MethodRow(Row):
     """One method on one dataset.
 
     Attributes:
-        backbone: such as ``B/16``.
         method: checkpoint, ratio, and what else differs from the usual.
         dataset: as shown.
         setup: how it was tested, as shown.
         protocol: name of the dataset's lists.
-        cells: column -> seed -> test.
-        replaced: (shown, left out) where a seed had several tests.
     """
 
-    backbone: str
     method: str
     dataset: str
     setup: str
     protocol: str
-    cells: dict[str, dict[str, Test]] = field(default_factory=dict)
-    replaced: list[tuple[Test, Test]] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -74,52 +50,36 @@ class Line:
     @property
     def seeds(self) -> list[str]:
         """All seeds, in order."""
-        found = {seed for cell in self.cells.values() for seed in cell}
-        return sorted(found, key=lambda seed: (len(seed), seed))
+        seeds = {seed for cell in self.cells.values() for seed in cell}
+        return sorted(seeds, key=lambda seed: (len(seed), seed))
 
-    def number(self, column: str) -> tuple[float, float | None] | None:
-        """Mean and population standard deviation (None: one seed) over a cell's seeds, in %."""
-        if column == "hm":
-            return self._harmonic()
-        return _spread([test.value for test in self.cells.get(column, {}).values()])
+    def wanted(self, column: str) -> Sequence[str]:
+        """Name the seeds that any cell of the row has."""
+        return self.seeds
 
-    def _harmonic(self) -> tuple[float, float | None] | None:
-        """Harmonic mean of the mean base and novel accuracies; its deviation is over the seeds."""
-        base, novel = self.cells.get("base", {}), self.cells.get("novel", {})
-        pairs = [(base[seed].value, novel[seed].value) for seed in base if seed in novel]
-        if not pairs:
-            return None
-        means = [statistics.fmean(values) for values in zip(*pairs, strict=True)]
-        spread = _spread([compute_harmonic_mean(*pair) for pair in pairs])
-        return compute_harmonic_mean(*means), spread[1]
+    def parts(self, column: str) -> Sequence[str]:
+        """Name the cells that a column's number is made of."""
+        return ("base", "novel") if column == "hm" else (column,)
 
-    def marks(self, column: str) -> str:
-        """Signs to show behind a cell's number."""
-        parts = ("base", "novel") if column == "hm" else (column,)
-        cells = [self.cells.get(part, {}) for part in parts]
-        tests = [test for cell in cells for test in cell.values()]
-        marks = ""
-        if any(set(cell) != set(self.seeds) for cell in cells):
-            marks += MARKS["partial"]
-        if any(test.run.content["failed"] for test in tests):
-            marks += MARKS["failed"]
-        if any(count_trained(test.run.content) for test in tests):
-            marks += MARKS["seen"]
-        return marks
+    def seeds_of(self, column: str) -> list[str]:
+        """Name the seeds of a cell, for the harmonic mean those that both halves have."""
+        return [seed for seed in self.seeds
+                if all(seed in self.cells.get(part, {}) for part in self.parts(column))]
 
-    def add(self, column: str, test: Test) -> None:
-        """Take a test in; of two of a seed the newer one.
+    def number(self, column: str) -> Number | None:
+        """Mean and deviation over a cell's seeds, in %.
 
-        Novel tests are kept by their weights until :func:`_pair` knows their seeds.
+        The harmonic mean is that of the two means; its deviation is over the seeds' own.
         """
-        cell = self.cells.setdefault(column, {})
-        key = f"weights {test.weights}" if column == NOVEL else test.seed
-        old = cell.get(key)
-        if old is not None:
-            old, test = sorted((old, test), key=lambda x: x.run.written)
-            if test.weights is not None or test.value != old.value:  # CLIP, on each seed's lists
-                self.replaced.append((test, old))
-        cell[key] = test
+        if column != "hm":
+            return super().number(column)
+        seeds = self.seeds_of("hm")
+        if not seeds:
+            return None
+        pairs = [(self.cells["base"][s].value, self.cells["novel"][s].value) for s in seeds]
+        means = [statistics.fmean(values) for values in zip(*pairs, strict=True)]
+        _, std = compute_spread([compute_harmonic_mean(*pair) for pair in pairs])
+        return compute_harmonic_mean(*means), std
 
 
 @dataclass(frozen=True)
@@ -128,15 +88,18 @@ class Section:
 
     Attributes:
         key: ``few_shot``, ``base_to_novel``, ``supervised`` or ``own``.
-        title: what stands above it.
         columns: column -> heading.
         lines: its lines, in order.
     """
 
     key: str
-    title: str
     columns: dict[str, str]
-    lines: list[Line]
+    lines: list[MethodRow]
+
+    @property
+    def title(self) -> str:
+        """What stands above it."""
+        return TITLES[self.key]
 
 
 def compute_harmonic_mean(base: float, novel: float) -> float:
@@ -144,40 +107,35 @@ def compute_harmonic_mean(base: float, novel: float) -> float:
     return 2 * base * novel / (base + novel) if base + novel else 0.0
 
 
-def _spread(values: Sequence[float]) -> tuple[float, float | None] | None:
-    if not values:
-        return None
-    return statistics.fmean(values), statistics.pstdev(values) if len(values) > 1 else None
-
-
-def group_sections(runs: Sequence[Run], shown: set[str] | None = None) -> list[Section]:
+def group_sections(results: Sequence[Result], shown: set[str] | None = None) -> list[Section]:
     """Make the tables that there are results for.
 
     Args:
-        runs: all tests found.
+        results: those of all tests.
         shown: names of the protocols to take in; None: all lists, known or not.
     """
-    found: dict[tuple, Line] = {}
-    own = name_lists(run.content["list"] for run in runs if find_section(run) == "own")
-    for run in runs:
-        key = find_section(run)
-        if key is None:
-            continue
-        for scores in run.content["results"]:
-            for column, identity, line, test in _tests(key, run, scores, own):
-                if shown is None or line.protocol in shown:
-                    found.setdefault((key, *identity), line).add(column, test)
+    places = [(key, result) for result in results if (key := find_section(result.run))]
+    own = name_lists(result.run.content["list"] for key, result in places if key == "own")
+    # A novel test's seed is that of the base test of the same weights, which comes first for it.
+    places.sort(key=lambda place: _is_novel(place[1]))
+    lines: dict[str, dict[tuple, MethodRow]] = {key: {} for key in TITLES}
+    for key, result in places:
+        identity, line = _make_line(key, result, own)
+        if shown is None or line.protocol in shown:
+            line = lines[key].setdefault(identity, line)
+            _add(key, line, result)
     sections = []
-    for key, title in TITLES.items():
-        lines = [line for identity, line in found.items() if identity[0] == key]
-        if key == "base_to_novel":
-            for line in lines:
-                _pair(line)
-        if lines:
-            _tell_apart(lines, [i for i in found if i[0] == key])
-            lines.sort(key=_place)
-            sections.append(Section(key, title, _columns(key, lines), lines))
+    for key, found in lines.items():
+        if found:
+            _tell_apart(found)
+            ordered = sorted(found.values(), key=_place)
+            sections.append(Section(key, _columns(key, ordered), ordered))
     return sections
+
+
+def _is_novel(result: Result) -> bool:
+    draw = parse_draw(result.run.content.get("draw"))
+    return draw is not None and draw.kind == "novel"
 
 
 def find_section(run: Run) -> str | None:
@@ -191,108 +149,96 @@ def find_section(run: Run) -> str | None:
     draw = parse_draw(content.get("draw"))
     if draw is not None:
         return "few_shot" if draw.kind == "few-shot" else "base_to_novel"
-    trained = _trained(content)
-    known = (content.get("label_set") or {}).get("sha256")
-    same = known is not None and trained.get("label_set") == known
-    if same and parse_draw(trained.get("draw")) is None:
+    classes = (content.get("label_set") or {}).get("sha256")
+    same = classes is not None and run.trained_on.get("label_set") == classes
+    if same and parse_draw(run.trained_on.get("draw")) is None:
         return "supervised"
     return "own" if run.protocol is None else None
 
 
-def _trained(content: dict[str, Any]) -> dict[str, Any]:
-    """What results say of the training; {} where they do not."""
-    found = content.get("trained_on")
-    return found if isinstance(found, dict) else {}
-
-
-def find_draw(content: dict[str, Any]) -> Draw | None:
+def find_draw(run: Run) -> Draw | None:
     """Return the draw that the tested weights were trained on, else that of the tested list.
 
     Lists of several shots and seeds have the same test videos, so that the list does not tell.
     """
-    own = parse_draw(content.get("draw"))
-    trained = parse_draw(_trained(content).get("draw"))
+    own = parse_draw(run.content.get("draw"))
+    trained = parse_draw(run.trained_on.get("draw"))
     if own is None or trained is None or trained.dataset != own.dataset:
         return own
     fits = trained.kind == ("few-shot" if own.kind == "few-shot" else "base")
     return Draw(own.kind, own.dataset, trained.shots, trained.seed) if fits else own
 
 
-def _tests(
-    key: str, run: Run, scores: dict[str, Any], own: dict[str, str]
-) -> Iterator[tuple[str, tuple, Line, Test]]:
-    """Give column, identity of the line, a line for it and the test, for each accuracy shown."""
-    content = run.content
-    checkpoint = content.get("checkpoint") or {}
-    weights = checkpoint.get("sha256") or checkpoint.get("file")
-    draw, trained = find_draw(content), _trained(content)
+def _make_line(
+    key: str, result: Result, own: dict[str, str]
+) -> tuple[tuple, MethodRow]:
+    """Return what tells a result's line from the others of its table, and the line."""
+    run = result.run
+    content, draw = run.content, find_draw(run)
     if key == "supervised":
         dataset = run.protocol.name if run.protocol else name_folder(content["list"])
-        seed = str(trained.get("seed"))
-    elif key == "own":
-        dataset, seed = own[content["list"]], str(trained.get("seed", "-"))
     else:
-        dataset, seed = draw.dataset, str(draw.seed)
-        if trained.get("seed") not in (None, draw.seed):
-            seed += f"/{trained['seed']}"
-    if weights is None:
-        seed = CLIP
+        dataset = own[content["list"]] if key == "own" else draw.dataset
     setup = (f"{content.get('views')} x {content.get('crops')} views, "
              f"{content.get('frames')} frames")
-    method, rest = _name_method(content, scores, trained)
-    rest = (*rest, _name_weights(checkpoint) if key == "own" else "")
-    shots = "" if key != "base_to_novel" or weights is None else f", {draw.shots} shots"
-    line = Line(run.backbone, method, name_dataset(dataset) + shots, setup, dataset)
-    identity = (line.backbone, line.dataset, setup, method, *rest)
+    shots = f", {draw.shots} shots" if key == "base_to_novel" and run.checkpoint else ""
+    line = MethodRow(run.backbone, _name_method(result), name_dataset(dataset) + shots, setup,
+                     dataset)
+    folder = Path(str(run.checkpoint.get("file", ""))).parent.name
+    weights = f"{folder} {str(run.checkpoint.get('sha256'))[:8]}" if key == "own" else ""
+    clip = str(run.clip.get("sha256") or run.clip.get("source"))[:8]
+    rest = str(content.get("temporal_modeling")), f"CLIP {clip}", weights
+    return (line.backbone, line.dataset, setup, line.method, *rest), line
+
+
+def _add(key: str, line: MethodRow, result: Result) -> None:
+    """Put a result's accuracies into the cells of its line."""
+    run = result.run
+    draw, trained = find_draw(run), run.trained_on
+    if not run.checkpoint:
+        seed = CLIP
+    elif draw is None:
+        seed = str(trained.get("seed", "-" if key == "own" else None))
+    else:
+        other = trained.get("seed") not in (None, draw.seed)
+        seed = f"{draw.seed}/{trained['seed']}" if other else str(draw.seed)
     columns = {"top1": "top1", "top5": "top5"}
     if key == "few_shot":
-        columns = {str(0 if weights is None else draw.shots): "top1"}
+        columns = {str(draw.shots if run.checkpoint else 0): "top1"}
     elif key == "base_to_novel":
-        columns = {NOVEL if draw.kind == "novel" else draw.kind: "top1"}
+        columns = {draw.kind: "top1"}
+        if draw.kind == "novel":
+            known = [*line.cells.get("base", {}).items(), *line.cells.get("novel", {}).items()]
+            seed = next((its for its, test in known if test.run.weights == run.weights), seed)
     for column, score in columns.items():
-        if isinstance(scores.get(score), int | float):
-            yield column, identity, line, Test(run, scores[score], seed, weights)
+        if isinstance(result.scores.get(score), int | float):
+            line.add(column, seed, replace(result, score=score, seed=seed))
 
 
-def _name_method(
-    content: dict[str, Any], scores: dict[str, Any], trained: dict[str, Any]
-) -> tuple[str, tuple[str, str]]:
-    """Return what a method is called, and what tells it from another of that name."""
-    checkpoint, ratio = content.get("checkpoint") or {}, scores.get("patching_ratio")
-    method = Path(str(checkpoint.get("file"))).name if checkpoint else CLIP
-    if checkpoint and trained.get("interpolated") is False:
-        method += ", plain"
-    if checkpoint and trained.get("captions"):
-        method += f", captions ({trained['captions']} text tower)"
-    if checkpoint and ratio is not None:  # CLIP patched with CLIP is CLIP.
-        method += f", ratio {ratio:g}"
-    texts = content.get("prompts") or {}
+def _name_method(result: Result) -> str:
+    """Call a result's method by checkpoint, training, ratio and texts."""
+    run, trained = result.run, result.run.trained_on
+    method = CLIP
+    if run.checkpoint:
+        method = Path(str(run.checkpoint.get("file"))).name
+        if trained.get("interpolated") is False:
+            method += ", plain"
+        if trained.get("captions"):
+            method += f", captions ({trained['captions']} text tower)"
+        if result.ratio is not None:
+            method += f", ratio {result.ratio:g}"
+    texts = run.prompts
     if texts.get("sha256") != PUBLISHED_PROMPTS_SHA256:
         # Two halves of the classes have two files of descriptions.
         name = "" if texts.get("descriptions") else name_prompts(texts)
         method += f", prompts {name or texts.get('name') or str(texts.get('sha256'))[:8]}"
-    clip = content.get("clip") or {}
-    return method, (str(content.get("temporal_modeling")),
-                    f"CLIP {str(clip.get('sha256') or clip.get('source'))[:8]}")
+    return method
 
 
-def _name_weights(checkpoint: dict[str, Any]) -> str:
-    """Return what tells a checkpoint from others of its file name."""
-    folder = Path(str(checkpoint.get("file", ""))).parent.name
-    return f"{folder} {str(checkpoint.get('sha256'))[:8]}"
-
-
-def _pair(line: Line) -> None:
-    """File each novel test under the seed of the base test of the same weights."""
-    seeds = {test.weights: seed for seed, test in line.cells.get("base", {}).items()}
-    for test in line.cells.pop(NOVEL, {}).values():
-        line.add("novel", replace(test, seed=seeds.get(test.weights, test.seed)))
-
-
-def _tell_apart(lines: Iterable[Line], identities: Iterable[tuple]) -> None:
+def _tell_apart(lines: dict[tuple, MethodRow]) -> None:
     """Add temporal type, CLIP and weights to the names of lines that would be called alike."""
-    by_name: dict[str, list[tuple[Line, tuple]]] = {}
-    for line, identity in zip(lines, identities, strict=True):
+    by_name: dict[str, list[tuple[MethodRow, tuple]]] = {}
+    for identity, line in lines.items():
         by_name.setdefault(line.name, []).append((line, identity[-3:]))
     for group in by_name.values():
         for place in range(3):
@@ -301,16 +247,16 @@ def _tell_apart(lines: Iterable[Line], identities: Iterable[tuple]) -> None:
                     line.method += f", {rest[place]}"
 
 
-def _columns(key: str, lines: Sequence[Line]) -> dict[str, str]:
+def _columns(key: str, lines: Sequence[MethodRow]) -> dict[str, str]:
     if key in ("supervised", "own"):
         return {"top1": "top-1", "top5": "top-5"}
     if key == "base_to_novel":
         return {"base": "base", "novel": "novel", "hm": "HM"}
-    found = {int(shots) for line in lines for shots in line.cells}
-    return {str(shots): f"K = {shots}" for shots in sorted(found | set(SHOTS))}
+    tested = {int(shots) for line in lines for shots in line.cells}
+    return {str(shots): f"K = {shots}" for shots in sorted(tested | set(SHOTS))}
 
 
-def _place(line: Line) -> tuple:
+def _place(line: MethodRow) -> tuple:
     return line.dataset, backbone_place(line.backbone), not line.method.startswith(CLIP), (
         line.method), line.setup
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from openvclip.data.lists.protocols import Protocol
 from openvclip.report.summary.columns import COLUMN_OF, Column
-from openvclip.report.summary.rows import Row, identify, label_rows
+from openvclip.report.summary.results import Result
+from openvclip.report.summary.rows import ModelRow, label_rows
 from openvclip.report.summary.runs import Run, read_config
 from openvclip.utils.errors import ConfigError
 
@@ -103,15 +103,15 @@ def _join_folders(parts: Sequence[str], depth: int) -> str:
 
 
 def collect_sweeps(
-    runs: Sequence[Run],
-    rows: Sequence[Row],
+    results: Sequence[Result],
+    rows: Sequence[ModelRow],
     columns: Sequence[Column],
     trained: Sequence[str] | None = None,
 ) -> Sweeps:
     """Gather the sweeps of a table's rows, and of tests of lists that it has no column for.
 
     Args:
-        runs: tests to take lists of no column from.
+        results: what to take lists of no column from.
         rows: the table's rows.
         columns: the table's columns.
         trained: test sets whose classes were trained on; None: where the checkpoint's training
@@ -120,13 +120,15 @@ def collect_sweeps(
     Raises:
         ConfigError: ``trained`` names a set that was not swept.
     """
-    models: dict[tuple, Row] = {}
+    models: dict[tuple, ModelRow] = {}
     curves: dict[tuple, dict[str, Curve]] = {}
     learned: dict[tuple[tuple, str], bool] = {}
     kinds: dict[tuple, str] = {}
-    for run, key, facts, name, points in (*_of_rows(rows, columns), *_of_runs(runs)):
-        models.setdefault(key, Row(run.backbone, {**facts, "patching_ratio": None}))
-        curves.setdefault(key, {}).setdefault(name, {}).update(points)
+    for result, name, value in (*_of_rows(rows, columns), *_of_others(results)):
+        key, run = result.weights, result.run
+        facts = {**result.facts, "patching_ratio": None}
+        models.setdefault(key, ModelRow(run.backbone, facts))
+        curves.setdefault(key, {}).setdefault(name, {})[result.ratio] = value
         kinds.setdefault(key, find_kind(run.content))
         if (key, name) not in learned:
             learned[key, name] = name in trained if trained else _is_trained_on(run)
@@ -177,40 +179,32 @@ def _choose_axes(found: Sweeps, is_trained: dict[str, set[bool]]) -> None:
         found.curves[run] = {name: tested[name] for name in order if name in tested}
 
 
-Part = tuple[Run, tuple, dict[str, Any], str, Curve]
+Point = tuple[Result, str, float]  # a result, the test set and the accuracy in percent
 
 
-def _of_rows(rows: Sequence[Row], columns: Sequence[Column]) -> Iterable[Part]:
+def _of_rows(rows: Sequence[ModelRow], columns: Sequence[Column]) -> Iterator[Point]:
     """Give the table's cells; of several lists the mean, where all of them have the ratio."""
     for column in columns:
-        cells = [(row, cell) for row in rows if (cell := row.cell(column))]
-        most = max((len(cell.members) for _, cell in cells), default=0)
-        for row, cell in cells:
-            ratio = row.facts["patching_ratio"]
-            if ratio is not None and len(cell.members) == most:
-                run = next(iter(cell.members.values())).run
-                yield run, row.weights, row.facts, column.title, {ratio: cell.mean}
+        cells = [cell for row in rows if (cell := row.cell(column))]
+        most = max((len(cell.results) for cell in cells), default=0)
+        for cell in cells:
+            result = next(iter(cell.results.values()))
+            if result.ratio is not None and len(cell.results) == most:
+                yield result, column.title, cell.mean
 
 
-def _of_runs(runs: Sequence[Run]) -> Iterable[Part]:
+def _of_others(results: Sequence[Result]) -> Iterator[Point]:
     """Give the tests of lists that have no column; of two of the same the newer one counts."""
-    others = sorted((r for r in runs if not _has_column(r.protocol)), key=lambda r: r.written)
-    names = name_lists(run.content["list"] for run in others)
-    for run in others:
-        for scores in run.content["results"]:
-            key, facts = identify(run, scores)
-            ratio = facts["patching_ratio"]
-            if ratio is not None and "top1" in scores:
-                yield run, key, facts, names[run.content["list"]], {ratio: scores["top1"]}
-
-
-def _has_column(protocol: Protocol | None) -> bool:
-    return protocol is not None and protocol.name in COLUMN_OF
+    others = [r for r in results if r.run.protocol is None or r.run.protocol.name not in COLUMN_OF]
+    names = name_lists(result.run.content["list"] for result in others)
+    for result in sorted(others, key=lambda result: result.run.written):
+        if result.ratio is not None and "top1" in result.scores:
+            yield result, names[result.run.content["list"]], result.value
 
 
 def _is_trained_on(run: Run) -> bool:
     """Whether the checkpoint was trained on the classes of this test."""
-    file = Path(str((run.content.get("checkpoint") or {}).get("file", "")))
+    file = Path(str(run.checkpoint.get("file", "")))
     for folder in (file.parent, file.parent.parent):  # an average's, a checkpoint's
         config = read_config(folder) or {}
         if (config.get("TRAIN") or {}).get("ENABLE"):

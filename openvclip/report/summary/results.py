@@ -1,0 +1,129 @@
+"""The numbers of tests, one result for each patching ratio, and what tells their models apart."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from openvclip.report.checks import MARKS, Fault, count_trained, name_prompts
+from openvclip.report.summary.published import Number
+from openvclip.report.summary.runs import Run
+
+CLIP = "CLIP"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One number of a test at one patching ratio.
+
+    Attributes:
+        run: the test.
+        scores: the row of its ``results`` that the number is in.
+        score: the number's name there.
+        seed: in tables over seeds: that of the draw and, where it is another, of the training.
+        faults: how the test differs from its protocol; empty: it does not.
+        marks: signs to show behind the number.
+    """
+
+    run: Run
+    scores: dict[str, Any]
+    score: str = "top1"
+    seed: str = ""
+    faults: tuple[Fault, ...] = ()
+    marks: str = ""
+
+    @property
+    def value(self) -> float:
+        """The number, an accuracy in percent or a rank; videos that failed count as wrong."""
+        return self.scores[self.score]
+
+    @property
+    def ratio(self) -> float | None:
+        """Patching ratio; None: not patched. CLIP patched with CLIP, as is published, is CLIP."""
+        ratio = self.scores.get("patching_ratio")
+        return None if ratio is None or not self.run.checkpoint else round(ratio, 6)
+
+    @property
+    def weights(self) -> tuple:
+        """What tells backbone, weights and prompts from others; with the ratio it makes a row."""
+        run = self.run
+        return (
+            run.backbone,
+            run.clip.get("sha256") or run.clip.get("source"),
+            run.weights,
+            str(run.content.get("temporal_modeling")),
+            run.prompts.get("sha256"),
+        )
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The same for people to read."""
+        return {
+            "clip": self.run.clip, "checkpoint": self.run.checkpoint or None,
+            "temporal_modeling": self.run.content.get("temporal_modeling"),
+            "patching_ratio": self.ratio, "prompts": self.run.prompts.get("sha256"),
+            "prompt_set": name_prompts(self.run.prompts),
+        }
+
+
+def list_results(runs: Sequence[Run]) -> list[Result]:
+    """Return the results of all tests, one for each patching ratio."""
+    results = []
+    for run in runs:
+        marks = MARKS["failed"] if run.failed else ""
+        marks += MARKS["seen"] if count_trained(run.content) else ""
+        results += [Result(run, scores, marks=marks) for scores in run.content["results"]]
+    return results
+
+
+def compute_spread(values: Sequence[float]) -> Number | None:
+    """Return mean and population standard deviation of ``values``; None: there are none."""
+    if not values:
+        return None
+    return statistics.fmean(values), statistics.pstdev(values) if len(values) > 1 else None
+
+
+@dataclass
+class Row:
+    """What a row of any table has.
+
+    Attributes:
+        backbone: such as ``B/16``.
+        cells: column -> list or seed -> result.
+        replaced: (shown, left out) where there were several results of a list or seed.
+    """
+
+    backbone: str
+    cells: dict[str, dict[str, Result]] = field(default_factory=dict, init=False)
+    replaced: list[tuple[Result, Result]] = field(default_factory=list, init=False)
+
+    def wanted(self, column: str) -> Sequence[str]:
+        """Name the lists or seeds that a whole cell has."""
+        raise NotImplementedError
+
+    def parts(self, column: str) -> Sequence[str]:
+        """Name the cells that a column's number is made of."""
+        return (column,)
+
+    def add(self, column: str, key: str, result: Result) -> None:
+        """Take a result in; of two, the one that follows its protocol, then the newer one."""
+        cell = self.cells.setdefault(column, {})
+        if key in cell:
+            result, left_out = sorted(
+                (cell[key], result), key=lambda r: (bool(r.faults), -r.run.written))
+            self.replaced.append((result, left_out))
+        cell[key] = result
+
+    def number(self, column: str) -> Number | None:
+        """Return mean and deviation over a cell's lists or seeds; None: it is empty."""
+        return compute_spread([result.value for result in self.cells.get(column, {}).values()])
+
+    def marks(self, column: str) -> str:
+        """Signs to show behind a cell's number."""
+        cells = [self.cells.get(part, {}) for part in self.parts(column)]
+        marks = set().union(*(result.marks for cell in cells for result in cell.values()))
+        if any(len(cell) < len(self.wanted(column)) for cell in cells):
+            marks.add(MARKS["partial"])
+        return "".join(mark for mark in MARKS.values() if mark in marks)
