@@ -27,8 +27,8 @@ def run_net(argv: list[str] | None) -> None:
         "read %s; results go to %s%s; loading torch", args.cfg_file, cfg.OUTPUT_DIR,
         ", named after the config (OUTPUT_DIR changes it)" if named else "",
     )
+    from openvclip.launch.processes import launch
     from openvclip.launch.run import run
-    from openvclip.utils.distributed import launch
 
     launch(run, cfg, args.init_method)
 

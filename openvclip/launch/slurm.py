@@ -58,8 +58,8 @@ class Job:
         """Run on a node, in the job's environment."""
         import submitit
 
+        from openvclip.launch.processes import launch
         from openvclip.launch.run import run
-        from openvclip.utils.distributed import launch
 
         node = submitit.JobEnvironment()
         cfg = load_cfg(self.cfg_file, [*self.opts, "SHARD_ID", str(node.global_rank)])

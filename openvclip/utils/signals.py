@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 from openvclip.utils import interrupts
@@ -137,38 +135,3 @@ def _obey_parent(parent: int) -> None:
         if found and found.si_pid == parent:
             break
     os._exit(0)
-
-
-@contextmanager
-def forwarding(pids: Sequence[int], stopping: Any = None) -> Iterator[None]:
-    """Hand SIGTERM, SIGUSR1 and Ctrl-C on to the processes ``pids`` instead of dying of them.
-
-    Args:
-        pids: process ids.
-        stopping: a shared number whose ``value`` becomes 1 at Ctrl-C, for those that cannot take
-            a signal yet; None: Ctrl-C is left alone.
-    """
-
-    def forward(number: int, _: Any) -> None:
-        if number == signal.SIGINT:
-            stopping.value = 1
-            again = interrupts.came()
-            if not interrupts.note() or again:  # the terminal has told them all
-                return
-        for pid in pids:
-            try:
-                os.kill(pid, number)
-            except ProcessLookupError:
-                continue
-
-    found = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGINT)}
-    taken = [number for number in SIGNALS if found[number] is signal.SIG_DFL]
-    if stopping is not None and interrupts.is_ours(found[signal.SIGINT]):
-        taken.append(signal.SIGINT)
-    for number in taken:
-        signal.signal(number, forward)
-    try:
-        yield
-    finally:
-        for number in taken:
-            signal.signal(number, found[number])

@@ -11,6 +11,7 @@ import sys
 import torch
 
 from openvclip.config import load_cfg
+from openvclip.launch.processes import launch
 from openvclip.training import build
 from openvclip.utils import distributed
 
@@ -54,4 +55,4 @@ def train(cfg) -> None:
 
 
 if __name__ == "__main__":
-    distributed.launch(train, load_cfg(None, sys.argv[1:]), "tcp://localhost:9999")
+    launch(train, load_cfg(None, sys.argv[1:]), "tcp://localhost:9999")

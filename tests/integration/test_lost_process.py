@@ -159,9 +159,9 @@ def test_a_process_that_fails_is_named_with_its_reason(tiny, start, tmp_path):
 def test_a_process_that_never_comes_is_an_error(monkeypatch):
     from datetime import timedelta
 
-    from openvclip.utils import distributed
+    from openvclip.launch import group
     from openvclip.utils.errors import ConfigError
 
-    monkeypatch.setattr(distributed, "JOIN_TIMEOUT", timedelta(seconds=1))
+    monkeypatch.setattr(group, "JOIN_TIMEOUT", timedelta(seconds=1))
     with pytest.raises(ConfigError, match="process 0 of 2 could not meet the others at tcp://"):
-        distributed._join(f"tcp://localhost:{free_port()}", 2, 0)
+        group._join(f"tcp://localhost:{free_port()}", 2, 0)

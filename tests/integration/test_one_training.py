@@ -12,7 +12,7 @@ import sys
 import pytest
 from conftest_integration import options
 
-from openvclip.utils.lock import FILE, training_lock
+from openvclip.launch.lock import FILE, training_lock
 
 ONCE = {"SOLVER__MAX_EPOCH": 1, "TRAIN__EVAL_PERIOD": 9, "TEST__NUM_ENSEMBLE_VIEWS": 1}
 

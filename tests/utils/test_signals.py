@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import pytest
 
-from openvclip.utils.distributed import spawn
+from openvclip.launch.spawn import spawn
 from openvclip.utils.signals import EXIT_CODE, Interrupted, StopSignals, leave_signals_to_parent
 
 
@@ -124,7 +124,7 @@ def test_spawned_processes_get_the_signal_and_their_exit_code_comes_back(tmp_pat
 WAIT = """
 import sys, time
 from openvclip.utils.command_line import run_tool
-from openvclip.utils.distributed import spawn
+from openvclip.launch.spawn import spawn
 
 def wait(number):
     print("ready", flush=True)
@@ -142,7 +142,7 @@ def test_an_interrupt_ends_started_processes_with_one_line(tmp_path, repo, when)
     # The one that starts them is interrupted where it begins to wait; they are still importing.
     path.write_text(WAIT.replace("import sys, time", "import sys, time, os").replace(
         'if __name__ == "__main__":', 'if __name__ == "__main__":\n'
-        '    from openvclip.utils import distributed\n'
+        '    import openvclip.launch.spawn as distributed\n'
         '    before = distributed.forwarding\n'
         '    from contextlib import contextmanager\n'
         '    @contextmanager\n'

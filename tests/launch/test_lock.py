@@ -14,13 +14,13 @@ from contextlib import suppress
 
 import pytest
 
-from openvclip.utils import lock
+from openvclip.launch import lock
+from openvclip.launch.lock import FILE, training_lock
 from openvclip.utils.errors import ConfigError
-from openvclip.utils.lock import FILE, training_lock
 
 HOLD = """
 import os, sys, time
-from openvclip.utils.lock import training_lock
+from openvclip.launch.lock import training_lock
 with training_lock(sys.argv[1]):
     if len(sys.argv) > 2 and os.fork() == 0:  # as loader workers are
         time.sleep(600)

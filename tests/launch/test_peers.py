@@ -9,8 +9,8 @@ import time
 import pytest
 import torch.distributed as dist
 
-from openvclip.utils import peers
-from openvclip.utils.distributed import explain_lost_process
+from openvclip.launch import peers
+from openvclip.launch.group import explain_lost_process
 from openvclip.utils.errors import DataError
 
 

@@ -1,0 +1,143 @@
+"""Processes that this one starts: signals are handed on to them, and what they end with comes back.
+
+torch's elastic agent, which torchrun is, starts processes too. It ends those that take more than
+30 s to save their state after SIGTERM, leaves them alone with SIGUSR1, and does not say what they
+ended with after a signal.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing import connection
+from typing import Any
+
+import torch
+
+from openvclip.launch.peers import FAILED
+from openvclip.utils import interrupts
+from openvclip.utils.command_line import run_tool
+from openvclip.utils.errors import TrainingError
+from openvclip.utils.signals import EXIT_CODE, SIGNALS, Interrupted
+
+GRACE = 30.0  # Seconds that each process has to save its state after Ctrl-C.
+
+
+def spawn(function: Callable, args: tuple, processes: int, first: int = 0) -> None:
+    """Run ``function(number, *args)`` in as many processes and wait for them.
+
+    SIGTERM, SIGUSR1 and Ctrl-C are handed on to them.
+
+    Args:
+        function: importable by name.
+        args: of the function, after the number of the process on this machine.
+        processes: how many.
+        first: number of the first of them in the run, for messages.
+
+    Raises:
+        Interrupted: one of them left with its exit code.
+        TrainingError: one of them was killed or failed; the others were stopped.
+    """
+    shared = torch.multiprocessing.get_context("spawn")
+    stopping, begun = (shared.Value("b", 0, lock=False) for _ in range(2))
+    # Importing torch takes them seconds, in which Ctrl-C would end them with a traceback each.
+    with interrupts.held_back() as possible:
+        context = torch.multiprocessing.spawn(
+            _begin, args=(function, args, (stopping, begun, possible)), nprocs=processes,
+            join=False,
+        )
+    with forwarding(context.pids(), stopping):
+        try:
+            _wait(context, stopping)
+        except torch.multiprocessing.ProcessExitedException as error:
+            if stopping.value:  # one of them says so, if any came that far
+                code = interrupts.EXIT_CODE
+                raise SystemExit(code) if begun.value else KeyboardInterrupt from error
+            raise _explain_exit(error, first) from error
+
+
+def _wait(context: Any, stopping: Any) -> None:
+    """Wait for the started processes; the first that fails has the others stopped.
+
+    After Ctrl-C, which all of them have had, they are left the time to end by themselves.
+    """
+    running = {process.sentinel for process in context.processes}
+    while running:
+        running -= set(connection.wait(list(running)))
+        if stopping.value:
+            for process in context.processes:
+                process.join(GRACE)
+        if context.join(timeout=0):
+            return
+
+
+def _begin(number: int, function: Callable, args: tuple, shared: tuple) -> None:
+    """What a started process does first: take Ctrl-C as the one that started it does."""
+    stopping, begun, possible = shared
+
+    def work() -> None:
+        if stopping.value:
+            raise SystemExit(interrupts.EXIT_CODE)
+        begun.value = 1
+        function(number, *args)
+
+    kept = "what was saved is kept, and the same command goes on from there"
+    code = run_tool(work, kept, log=False, always=possible)
+    if code:
+        raise SystemExit(code)  # the end of this process: its line is in the log
+
+
+def _explain_exit(
+    error: torch.multiprocessing.ProcessExitedException, first: int
+) -> BaseException:
+    """Say what a started process ended with; a code with a meaning of its own is passed on."""
+    number = first + error.error_index
+    if error.signal_name is not None:
+        return TrainingError(
+            f"process {number} of the run was killed by {error.signal_name} (out of memory is the "
+            "usual reason for SIGKILL); the others of this machine were stopped. Start the same "
+            "command again to go on from the last checkpoint"
+        )
+    if error.exit_code in (1, FAILED):
+        return TrainingError(
+            f"process {number} of the run failed: its own line in the log above says why; the "
+            "others of this machine were stopped"
+        )
+    return Interrupted() if error.exit_code == EXIT_CODE else SystemExit(error.exit_code)
+
+
+@contextmanager
+def forwarding(pids: Sequence[int], stopping: Any = None) -> Iterator[None]:
+    """Hand SIGTERM, SIGUSR1 and Ctrl-C on to the processes ``pids`` instead of dying of them.
+
+    Args:
+        pids: process ids.
+        stopping: a shared number whose ``value`` becomes 1 at Ctrl-C, for those that cannot take
+            a signal yet; None: Ctrl-C is left alone.
+    """
+
+    def forward(number: int, _: Any) -> None:
+        if number == signal.SIGINT:
+            stopping.value = 1
+            again = interrupts.came()
+            if not interrupts.note() or again:  # the terminal has told them all
+                return
+        for pid in pids:
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                continue
+
+    found = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGINT)}
+    taken = [number for number in SIGNALS if found[number] is signal.SIG_DFL]
+    if stopping is not None and interrupts.is_ours(found[signal.SIGINT]):
+        taken.append(signal.SIGINT)
+    for number in taken:
+        signal.signal(number, forward)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, found[number])
