@@ -99,6 +99,25 @@ class Pixels:
                 for position in range(crops)]
 
 
+@dataclass(frozen=True)
+class RandomClips:
+    """How random clips are drawn, in training and where validation asks for it.
+
+    Attributes:
+        seed: of all draws.
+        fps_jitter: add uniform(0, this) to the target frame rate.
+        num_sample: clips made of each training video; they show the same frames.
+        augment: further augmentation of training clips.
+        validation: draw validation clips as in training.
+    """
+
+    seed: int = 0
+    fps_jitter: float = 0.0
+    num_sample: int = 1
+    augment: ClipAugment | None = None
+    validation: bool = False
+
+
 class VideoDataset(Dataset):
     """Clips of the videos of a list, in one of three modes.
 
@@ -120,11 +139,7 @@ class VideoDataset(Dataset):
         pixels: what becomes of them.
         views: temporal views of a test video.
         crops: spatial crops of each test view, 1 to 3.
-        seed: of all random draws.
-        fps_jitter: in training, add uniform(0, this) to the target frame rate.
-        num_sample: clips made of each training video; they show the same frames.
-        augment: further augmentation of training clips.
-        val_random: draw validation clips as in training.
+        draws: how random clips are drawn.
         multi_thread: let FFmpeg decode one video with several threads.
         finish: resize and normalise here. Random erasing needs finished clips, so that with it
             they are in any case.
@@ -141,11 +156,7 @@ class VideoDataset(Dataset):
         pixels: Pixels,
         views: int = 1,
         crops: int = 1,
-        seed: int = 0,
-        fps_jitter: float = 0.0,
-        num_sample: int = 1,
-        augment: ClipAugment | None = None,
-        val_random: bool = False,
+        draws: RandomClips | None = None,
         multi_thread: bool = False,
         finish: bool = True,
         cache: FrameCache | None = None,
@@ -156,10 +167,11 @@ class VideoDataset(Dataset):
         self.sampling, self.pixels = sampling, pixels
         self.normalisation = pixels.normalisation()
         self.views, self.crops = (views, crops) if mode == "test" else (1, 1)
-        self.seed, self.fps_jitter = seed, fps_jitter
-        self.num_sample = num_sample if mode == "train" else 1
-        self.augment = augment if mode == "train" else None
-        self.random = mode == "train" or (mode == "val" and val_random)
+        draws = draws or RandomClips()
+        self.seed, self.fps_jitter = draws.seed, draws.fps_jitter
+        self.num_sample = draws.num_sample if mode == "train" else 1
+        self.augment = draws.augment if mode == "train" else None
+        self.random = mode == "train" or (mode == "val" and draws.validation)
         self.multi_thread = multi_thread
         self.cache = None if self.random else cache
         erasing = self.augment is not None and self.augment.erasing is not None

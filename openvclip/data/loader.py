@@ -9,14 +9,14 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
 from openvclip.data.augment.clip import build_augment
 from openvclip.data.collate import collate, collate_to_hand_over, receive
-from openvclip.data.dataset import Pixels, VideoDataset
+from openvclip.data.dataset import Pixels, RandomClips, VideoDataset
 from openvclip.data.lists.labels import LabelSpace, VideoList, check_videos_exist, read_list
+from openvclip.data.samplers import EvalSampler, TrainSampler
 from openvclip.data.video.cache import FrameCache
 from openvclip.data.video.sampling import Sampling
 from openvclip.data.video.transport import finish_video
@@ -27,97 +27,9 @@ from openvclip.utils.signals import leave_signals_to_parent
 
 logger = get_logger(__name__)
 
-# Keeps the order of rows apart from the draws of items, which are seeded alike.
-_ORDER = 0x0BDE5
-
 # Clips of a forward pass in evaluation, unless one video has more. Scores depend on it, by
 # rounding: it must not follow from the number of processes or the machine.
 CLIPS_PER_FORWARD = 8
-
-
-class TrainSampler(Sampler):
-    """Shuffled batches of (epoch, row), the same split over any number of processes.
-
-    An epoch's order is a permutation seeded by (seed, epoch). It is cut into global batches, the
-    remainder is dropped, and each process takes its contiguous share of every batch. Workers get
-    the epoch with each row, so that they need no state.
-
-    Args:
-        rows: how many there are.
-        batch: rows of a global batch.
-        seed: of the order.
-        rank: number of this process.
-        world_size: number of processes.
-    """
-
-    def __init__(
-        self, rows: int, batch: int, *, seed: int, rank: int = 0, world_size: int = 1
-    ) -> None:
-        self.rows, self.batch, self.seed = rows, batch, seed
-        self.rank, self.world_size = rank, world_size
-        self.epoch, self.start = 0, 0
-
-    def set_epoch(self, epoch: int, start_iteration: int = 0) -> None:
-        """Choose the epoch, and the iteration to begin at when one is continued."""
-        self.epoch, self.start = epoch, start_iteration
-
-    def __len__(self) -> int:
-        return self.rows // self.batch
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        epoch, share = self.epoch, self.batch // self.world_size
-        order = np.random.default_rng((self.seed % 2**64, epoch, _ORDER)).permutation(self.rows)
-        for number in range(self.start, len(self)):
-            first = number * self.batch + self.rank * share
-            yield [(epoch, int(row)) for row in order[first:first + share]]
-
-
-class EvalSampler(Sampler):
-    """Batches of (epoch, row) that visit every row once, in groups of consecutive rows.
-
-    The list is cut into groups in one way, however many processes there are; they are dealt to the
-    processes in turn. A forward pass takes one group, so that its shape, and with it the rounding
-    of every score, does not depend on the number of processes either.
-
-    Args:
-        rows: how many there are.
-        group: rows of a group; the last one may be smaller.
-        batch: groups of a batch of this process.
-        rank: number of this process.
-        world_size: number of processes.
-    """
-
-    def __init__(
-        self, rows: int, group: int, batch: int = 1, *, rank: int = 0, world_size: int = 1
-    ) -> None:
-        self.rows, self.group, self.batch = rows, group, batch
-        self.rank, self.world_size = rank, world_size
-        self.epoch = 0
-        self.skip(())
-
-    def skip(self, done: Collection[int]) -> None:
-        """Leave out the groups that begin at the rows ``done``, the same in all processes."""
-        left = [first for first in range(0, self.rows, self.group) if first not in done]
-        self.own = left[self.rank::self.world_size]
-
-    def count_rows(self) -> int:
-        """Return how many rows this process visits."""
-        return sum(min(self.group, self.rows - first) for first in self.own)
-
-    def set_epoch(self, epoch: int, start_iteration: int = 0) -> None:
-        """Choose the epoch, which random validation clips depend on."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return -(-len(self.own) // self.batch)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        epoch = self.epoch
-        for i in range(0, len(self.own), self.batch):
-            yield [
-                (epoch, row) for first in self.own[i:i + self.batch]
-                for row in range(first, min(first + self.group, self.rows))
-            ]
 
 
 def _init_worker(_: int) -> None:
@@ -319,11 +231,13 @@ def build_dataset(cfg, split: str, videos: VideoList | None = None) -> VideoData
         pixels=build_pixels(cfg, split),
         views=cfg.TEST.NUM_ENSEMBLE_VIEWS,
         crops=cfg.TEST.NUM_SPATIAL_CROPS,
-        seed=cfg.RNG_SEED,
-        fps_jitter=data.TRAIN_JITTER_FPS,
-        num_sample=cfg.AUG.NUM_SAMPLE,
-        augment=build_augment(cfg) if cfg.AUG.ENABLE and split == "train" else None,
-        val_random=data.VAL_RANDOM,
+        draws=RandomClips(
+            seed=cfg.RNG_SEED,
+            fps_jitter=data.TRAIN_JITTER_FPS,
+            num_sample=cfg.AUG.NUM_SAMPLE,
+            augment=build_augment(cfg) if cfg.AUG.ENABLE and split == "train" else None,
+            validation=data.VAL_RANDOM,
+        ),
         multi_thread=cfg.DATA_LOADER.ENABLE_MULTI_THREAD_DECODE,
         finish=False,
         cache=build_cache(cfg, split),

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from openvclip.data import dataset
 from openvclip.data.augment.clip import ClipAugment
 from openvclip.data.augment.erasing import RandomErasing
 from openvclip.data.augment.randaugment import RandAugment
-from openvclip.data.dataset import Pixels, VideoDataset, item_generator
+from openvclip.data.dataset import Pixels, RandomClips, VideoDataset, item_generator
 from openvclip.data.lists.labels import VideoList
 from openvclip.data.video.sampling import Sampling
 from openvclip.data.video.video_io import Clips
@@ -18,7 +20,10 @@ GOOD = ("bframes", "mkv", "avi", "odd")
 
 
 def build(videos, mode: str, names=GOOD, **options) -> VideoDataset:
+    draws = {field.name: options.pop(field.name) for field in fields(RandomClips)
+             if field.name in options}
     given = {
+        "draws": RandomClips(**draws),
         "num_classes": 10,
         "sampling": Sampling(4, 4, 25),
         "pixels": Pixels(scales=(32, 40), size=32, mean=(0.0,) * 3, std=(1.0,) * 3),
@@ -83,7 +88,7 @@ def test_validation_is_the_first_view_and_the_centre(videos):
     assert torch.equal(item["video"], again["video"])
     assert brightness(item["video"][0]) == [0, 5, 10, 12]
     assert (item["label"].item(), item["index"], item["bad"]) == (0, 0, [])
-    random = build(videos, "val", val_random=True)
+    random = build(videos, "val", validation=True)
     assert not torch.equal(random[0, 0]["video"], random[1, 0]["video"])
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from openvclip.data.dataset import Pixels, VideoDataset
+from openvclip.data.dataset import Pixels, RandomClips, VideoDataset
 from openvclip.data.lists.labels import VideoList
 from openvclip.predict.classifier import VideoClassifier, load_model
 from openvclip.predict.plots import draw_timeline
@@ -83,7 +83,7 @@ def dataset_item(path: Path, mode: str, seed: int) -> None:
     paths = [str(path)] + [sound_video()[1]] * 19
     videos = VideoList(paths, np.zeros(len(paths), np.int64), "fuzz")
     data = VideoDataset(mode, videos, num_classes=3, sampling=SAMPLING, pixels=PIXELS, views=3,
-                        crops=3, seed=seed)
+                        crops=3, draws=RandomClips(seed))
     item = data[0]
     if item["bad"]:
         assert (item["index"] > 0) == (mode == "train")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from openvclip.config import load_cfg
-from openvclip.data.dataset import Pixels, VideoDataset, item_generator
+from openvclip.data.dataset import Pixels, RandomClips, VideoDataset, item_generator
 from openvclip.data.lists.labels import VideoList
 from openvclip.data.video.sampling import ClipRequest, Sampling
 from openvclip.utils.errors import ConfigError
@@ -71,7 +71,7 @@ class Settings:
         videos = VideoList(paths, np.zeros(len(paths), dtype=np.int64), "--videos")
         return VideoDataset(
             mode, videos, num_classes=1, sampling=self.sampling, pixels=self.pixels(mode),
-            views=self.views, crops=1, seed=self.seed,
+            views=self.views, crops=1, draws=RandomClips(self.seed),
         )
 
     def config(self, mode: str, paths: list[str], *, folder: Path, batch: int, workers: int):

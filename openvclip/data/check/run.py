@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -122,29 +123,34 @@ def check_lists(
     records = _look_up(dict.fromkeys(path for item in raw for path in item.paths), prefix)
     _make_folder(output)
     table = VideoTable(output)
-    reused, others = _sort_known(table.load(), records, recheck)
-    records.update(reused)
-    todo = [path for path, record in records.items() if not record.status]
-    logger.info(
-        "%d videos in %d list(s): %d known from before, %d to decode in %d process(es)",
-        len(records), len(raw), len(reused), len(todo), min(workers, len(todo)),
-    )
-    if todo:
-        with table.appending([*others, *reused.values()]) as append:
-            outcomes = run_isolated(
-                _Check(check, prefix), todo, workers=workers, timeout=timeout
-            )
-            _collect(outcomes, records, len(todo), append)
-    table.finish(records.values(), others)
+    run = partial(run_isolated, _Check(check, prefix), workers=workers, timeout=timeout)
+    decoded = _complete_records(records, table, recheck, run)
     kept = {OK, DAMAGED} if keep_damaged else {OK}
     cleaned = [_write_clean(*pair, records, kept) for pair in zip(raw, targets, strict=True)]
     _complete_folders(raw, targets)
     seconds = round(time.monotonic() - started, 1)
-    summary = _summarise(records.values(), decoded=len(todo), seconds=seconds, lists=cleaned)
+    summary = _summarise(records.values(), decoded=decoded, seconds=seconds, lists=cleaned)
     with replacing(Path(output) / "summary.json") as file:
         file.write(json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
     _log_summary(summary, records.values(), table.finished)
     return summary
+
+
+def _complete_records(
+    records: dict[str, Record], table: VideoTable, recheck: Collection[str],
+    run: Callable[[Sequence[str]], Generator[Outcome, None, None]],
+) -> int:
+    """Fill in what was found of each video, now or earlier; return how many were decoded now."""
+    reused, others = _sort_known(table.load(), records, recheck)
+    records.update(reused)
+    todo = [path for path, record in records.items() if not record.status]
+    logger.info("%d videos: %d known from before, %d to decode",
+                len(records), len(reused), len(todo))
+    if todo:
+        with table.appending([*others, *reused.values()]) as append:
+            _collect(run(todo), records, len(todo), append)
+    table.finish(records.values(), others)
+    return len(todo)
 
 
 def _check_options(
