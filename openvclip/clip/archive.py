@@ -99,7 +99,7 @@ def read_archive(path: str | Path) -> dict[str, torch.Tensor] | None:
 
 def _declared(archive: zipfile.ZipFile, root: str) -> dict[tuple[str, str], set[str]]:
     """Names of the parameters and buffers of each class, from its source, which is only read."""
-    found = {}
+    declared = {}
     sizes = [member.file_size for member in archive.infolist()
              if member.filename.startswith(f"{root}/code/")]
     if sum(sizes) > MOST_CODE_BYTES:
@@ -110,8 +110,9 @@ def _declared(archive: zipfile.ZipFile, root: str) -> dict[tuple[str, str], set[
             for match in CLASS.finditer(archive.read(name).decode()):
                 lists = LISTS.findall(match[2])
                 if lists:
-                    found[module, match[1]] = {x for text in lists for x in ast.literal_eval(text)}
-    return found
+                    names = {x for text in lists for x in ast.literal_eval(text)}
+                    declared[module, match[1]] = names
+    return declared
 
 
 def _collect(top: Any, declared: dict[tuple[str, str], set[str]]) -> dict[str, torch.Tensor]:

@@ -208,9 +208,9 @@ def _read(path: Path) -> object:
 def _reading_error(path: Path, error: Exception) -> CheckpointError:
     text = str(error)
     if isinstance(error, pickle.UnpicklingError) and "Unsupported global" in text:
-        found = re.search(r"GLOBAL (\S+)", text)
+        named = re.search(r"GLOBAL (\S+)", text)
         return CheckpointError(
-            f"checkpoint {path} holds Python objects{f' ({found[1]})' if found else ''}, which are "
+            f"checkpoint {path} holds Python objects{f' ({named[1]})' if named else ''}, which are "
             "never unpickled because they can run code; save it again with tensors only: "
             "torch.save({'model_state': model.state_dict()}, path)"
         )
@@ -316,7 +316,7 @@ def require_keys(state: Mapping[str, torch.Tensor], where: str) -> None:
 
 def check_keys(
     expected: Mapping[str, tuple[int, ...]],
-    found: Mapping[str, tuple[int, ...]],
+    given: Mapping[str, tuple[int, ...]],
     where: str,
     allow_missing: Callable[[str], bool] | None = None,
 ) -> None:
@@ -324,7 +324,7 @@ def check_keys(
 
     Args:
         expected: the model's names and shapes.
-        found: the checkpoint's.
+        given: the checkpoint's.
         where: what to call the checkpoint in the message.
         allow_missing: says of an expected name whether the checkpoint may lack it.
 
@@ -333,10 +333,10 @@ def check_keys(
             five of each kind named.
     """
     missing = [n for n in expected
-               if n not in found and not (allow_missing and allow_missing(n))]
-    unexpected = [n for n in found if n not in expected]
-    shapes = [f"{n} {tuple(found[n])} instead of {tuple(expected[n])}" for n in expected
-              if n in found and tuple(found[n]) != tuple(expected[n])]
+               if n not in given and not (allow_missing and allow_missing(n))]
+    unexpected = [n for n in given if n not in expected]
+    shapes = [f"{n} {tuple(given[n])} instead of {tuple(expected[n])}" for n in expected
+              if n in given and tuple(given[n]) != tuple(expected[n])]
     problems = [f"{len(names)} {kind}: {_some(names)}" for kind, names in
                 (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
                 if names]

@@ -110,13 +110,13 @@ def _describe_self() -> dict[str, Any]:
 
 def _read(descriptor: int) -> dict[str, Any]:
     try:
-        found = parse_json(os.pread(descriptor, 1000, 0))
+        content = parse_json(os.pread(descriptor, 1000, 0))
     except (OSError, ValueError, RecursionError):  # being written
         return {}
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         return {}
     kinds = {"pid": int, "parent": int, "host": str}
-    return {name: found[name] for name, kind in kinds.items() if type(found.get(name)) is kind}
+    return {name: content[name] for name, kind in kinds.items() if type(content.get(name)) is kind}
 
 
 def _is_well(holder: dict[str, Any]) -> bool:

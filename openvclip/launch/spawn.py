@@ -130,9 +130,9 @@ def forwarding(pids: Sequence[int], stopping: Any = None) -> Iterator[None]:
             except ProcessLookupError:
                 continue
 
-    found = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGINT)}
-    taken = [number for number in SIGNALS if found[number] is signal.SIG_DFL]
-    if stopping is not None and interrupts.is_ours(found[signal.SIGINT]):
+    handlers = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGINT)}
+    taken = [number for number in SIGNALS if handlers[number] is signal.SIG_DFL]
+    if stopping is not None and interrupts.is_ours(handlers[signal.SIGINT]):
         taken.append(signal.SIGINT)
     for number in taken:
         signal.signal(number, forward)
@@ -140,4 +140,4 @@ def forwarding(pids: Sequence[int], stopping: Any = None) -> Iterator[None]:
         yield
     finally:
         for number in taken:
-            signal.signal(number, found[number])
+            signal.signal(number, handlers[number])

@@ -70,10 +70,10 @@ def run_together(work: Callable[[], T]) -> T:
         result = work()
     except OpenVCLIPError as caught:
         error = caught
-    found = all_gather_object(None if error is None else (type(error), str(error)))
+    errors = all_gather_object(None if error is None else (type(error), str(error)))
     if error is not None:
         raise error
-    for number, other in enumerate(found):
+    for number, other in enumerate(errors):
         if other is not None:
             raise other[0](f"process {number}: {other[1]}")
     return result

@@ -53,14 +53,14 @@ def check_replaceable(path: str | Path) -> None:
     That is a device, a pipe, a socket or a folder. A link is replaced, wherever it leads.
     """
     with suppress(FileNotFoundError):
-        found = os.lstat(path)
-        if not stat.S_ISLNK(found.st_mode):
-            _refuse_others(path, found)
+        status = os.lstat(path)
+        if not stat.S_ISLNK(status.st_mode):
+            _refuse_others(path, status)
 
 
-def _refuse_others(path: str | Path, found: os.stat_result) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "no file")
+def _refuse_others(path: str | Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "no file")
         raise UnfitFileError(path, f"is {kind}, not a regular file")
 
 
@@ -79,11 +79,11 @@ def open_regular(path: str | Path, most: int | None = None) -> BinaryIO:
     _refuse_others(path, os.stat(path))  # before it is opened: some devices act on that
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        found = os.fstat(descriptor)
-        _refuse_others(path, found)
-        if most is not None and found.st_size > most:
+        status = os.fstat(descriptor)
+        _refuse_others(path, status)
+        if most is not None and status.st_size > most:
             raise UnfitFileError(
-                path, f"has {found.st_size:,} bytes; at most {most:,} are read of such a file")
+                path, f"has {status.st_size:,} bytes; at most {most:,} are read of such a file")
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)

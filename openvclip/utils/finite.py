@@ -7,19 +7,19 @@ from torch import Tensor
 from openvclip.utils.errors import CheckpointError
 
 
-def require_finite(found: Tensor, what: str) -> Tensor:
+def require_finite(values: Tensor, what: str) -> Tensor:
     """Return what a model computed, if it is all finite.
 
     Args:
-        found: on the CPU, so that asking does not wait for a device.
+        values: on the CPU, so that asking does not wait for a device.
         what: what gives or is that, for the message.
 
     Raises:
         CheckpointError: it holds NaN or infinity, which would count as a wrong answer, or a right
             one, without a word.
     """
-    if found.isfinite().all():
-        return found
+    if values.isfinite().all():
+        return values
     raise CheckpointError(
         f"{what} NaN or infinity, although the weights are finite: numbers overflow on the way. "
         "Use an earlier checkpoint or another patching ratio, or float32 where half precision "

@@ -131,7 +131,7 @@ def leave_signals_to_parent(parent: int) -> None:
 def _obey_parent(parent: int) -> None:
     # torch's own watch misses a parent that was killed before the worker first looked.
     while os.getppid() == parent:
-        found = signal.sigtimedwait({signal.SIGTERM}, 5)
-        if found and found.si_pid == parent:
+        received = signal.sigtimedwait({signal.SIGTERM}, 5)
+        if received and received.si_pid == parent:
             break
     os._exit(0)

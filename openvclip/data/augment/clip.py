@@ -36,13 +36,13 @@ class ClipAugment:
             return self.color(planes, rng).permute(0, 2, 3, 1)
         # Large frames one by one, each with a copy of the draws: operations take several floats
         # a pixel.
-        found = torch.empty_like(frames)
+        changed = torch.empty_like(frames)
         start = copy.deepcopy(rng)
         for number, frame in enumerate(frames):
             own = copy.deepcopy(start) if number else rng
             planes = frame.permute(2, 0, 1)[None].contiguous()
-            found[number] = self.color(planes, own)[0].permute(1, 2, 0)
-        return found
+            changed[number] = self.color(planes, own)[0].permute(1, 2, 0)
+        return changed
 
     def erase(self, clip: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         """Erase in a normalised clip (3, T, H, W)."""

@@ -145,8 +145,8 @@ class CaptionFile:
     def get(self, video_path: str) -> list[str]:
         """Return all captions of a video in the order of their file; none is an empty list."""
         for key in candidate_keys(video_path):
-            if found := self._captions(key):
-                return found
+            if captions := self._captions(key):
+                return captions
         return []
 
     def names(self) -> Iterator[str]:

@@ -76,17 +76,17 @@ def prepare_captions(
     if not collected.captions:
         raise DataError(_nothing_left(captions, collected.problems))
     write_captions(output, collected.captions)
-    found = CaptionFile(output)
+    written = CaptionFile(output)
     result = {
         "output": str(output),
         "bytes": Path(output).stat().st_size,
         "sources": sources,
-        "videos": len(found),
-        "captions": found.count,
+        "videos": len(written),
+        "captions": written.count,
         "longest_tokens": collected.longest,
         "problems": {kind: {"count": len(names), "entries": names}
                      for kind, names in collected.problems.items()},
-        **_compare(found, raw),
+        **_compare(written, raw),
         "seconds": round(time.monotonic() - started, 1),
     }
     if report is not None:
@@ -181,17 +181,17 @@ def _nothing_left(captions: Sequence[str | Path], problems: dict[str, list[str]]
     return f"no caption is left of {files}: {counts or 'there is no entry'}; nothing was written"
 
 
-def _compare(found: CaptionFile, lists: Sequence[RawList]) -> dict[str, Any]:
+def _compare(captions: CaptionFile, lists: Sequence[RawList]) -> dict[str, Any]:
     rows, used = [], set()
     for item in lists:
-        match = found.match(item.paths)
+        match = captions.match(item.paths)
         used |= match.keys
         rows.append({
             "list": str(item.source), "videos": match.videos, "matched": match.matched,
             "rate": round(match.rate, 4), "example": item.paths[0],
             "unmatched": match.unmatched, "shared": match.shared,
         })
-    unused = [key for key in found.names() if key not in used] if lists else []
+    unused = [key for key in captions.names() if key not in used] if lists else []
     return {"lists": rows, "unused": {"count": len(unused), "videos": unused}}
 
 

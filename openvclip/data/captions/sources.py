@@ -140,8 +140,8 @@ class _Object(list):
     """A JSON object as its pairs: a video may stand in it twice."""
 
     def field(self, names: tuple[str, ...]) -> Any:
-        found = dict(self)
-        return next((found[name] for name in names if name in found), None)
+        values = dict(self)
+        return next((values[name] for name in names if name in values), None)
 
 
 def _from_pairs(pairs: Iterable[tuple[object, object]]) -> Iterator[Entry]:
@@ -165,9 +165,9 @@ def _entries(video: object, caption: object, where: str) -> Iterator[Entry]:
         yield Entry(video, caption, where)
 
 
-def _shape_error(path: Path, found: str) -> DataError:
+def _shape_error(path: Path, kind: str) -> DataError:
     return DataError(
-        f"the captions {path} are a {found}; expected a dict from video path to a caption or a "
+        f"the captions {path} are a {kind}; expected a dict from video path to a caption or a "
         "list of captions"
     )
 

@@ -260,8 +260,8 @@ def _collect(
     # However this ends, the processes end with it.
     with closing(outcomes):
         for outcome in outcomes:
-            found = outcome.value or {"status": outcome.failure, "reason": outcome.reason}
-            record = replace(records[outcome.item], **found)
+            fields = outcome.value or {"status": outcome.failure, "reason": outcome.reason}
+            record = replace(records[outcome.item], **fields)
             records[record.path] = record
             append(record)
             bad += record.status != OK

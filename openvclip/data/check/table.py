@@ -60,15 +60,15 @@ class Record:
     def of_file(cls, path: str, prefix: str) -> Record:
         """Look a file up; it gets a status only where there is nothing to decode."""
         try:
-            found = os.stat(os.path.join(prefix, path))
+            status = os.stat(os.path.join(prefix, path))
         except (FileNotFoundError, NotADirectoryError):
             return cls(path, MISSING, reason="no such file")
         except (OSError, ValueError) as error:
             return cls(path, UNREADABLE, reason=getattr(error, "strerror", None) or str(error))
-        if not stat.S_ISREG(found.st_mode):
+        if not stat.S_ISREG(status.st_mode):
             return cls(path, UNREADABLE, reason="is no file but a folder, a pipe or a device")
-        state = {"size_bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
-        if not found.st_size:
+        state = {"size_bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+        if not status.st_size:
             return cls(path, UNREADABLE, reason="the file is empty", **state)
         return cls(path, **state)
 

@@ -54,14 +54,14 @@ def read_draw(folder: str | Path) -> Draw | None:
     """
     path = Path(folder) / FILE
     try:
-        found = parse_draw(parse_json(read_text(path, most=MOST_JSON_BYTES)))
+        draw = parse_draw(parse_json(read_text(path, most=MOST_JSON_BYTES)))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"cannot read {path}: {error}; make the lists again") from error
-    if found is None:
+    if draw is None:
         raise DataError(
             f"{path} does not say what its lists were drawn from; make them again with "
             "tools/prepare_labels.py few-shot or base-to-novel --overwrite"
         )
-    return found
+    return draw

@@ -174,9 +174,9 @@ def _lines(csv: Path) -> list[tuple[int, str]]:
     try:
         text = read_table(csv, "utf-8-sig")
     except FileNotFoundError as error:
-        found = sorted(p.name for p in csv.parent.glob("*.csv")) if csv.parent.is_dir() else None
-        there = "that folder does not exist" if found is None else (
-            f"the folder has {', '.join(found)}" if found else "the folder has no .csv"
+        others = sorted(p.name for p in csv.parent.glob("*.csv")) if csv.parent.is_dir() else None
+        there = "that folder does not exist" if others is None else (
+            f"the folder has {', '.join(others)}" if others else "the folder has no .csv"
         )
         raise DataError(
             f"the list {csv} does not exist ({there}); set DATA.PATH_TO_DATA_DIR"
@@ -192,9 +192,9 @@ def _split_row(line: str, separator: str, where: str) -> tuple[str, str]:
         raise DataError(f"{where}: the line is empty; remove it")
     if "\0" in line:
         raise DataError(f"{where}: the line has a zero byte, which no path has; is this a list?")
-    path, found, label = line.rpartition(separator)
+    path, between, label = line.rpartition(separator)
     path = path.strip()
-    if not found or not path or not label.strip():
+    if not between or not path or not label.strip():
         raise DataError(
             f"{where}: no label in {line!r}; expected 'path{separator}label' "
             f"(DATA.PATH_LABEL_SEPARATOR is {separator!r})"

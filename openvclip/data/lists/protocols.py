@@ -61,18 +61,18 @@ def _video_protocols(
     def one(name: str, kind: str, rows: int | None, of: str | None) -> Protocol:
         return Protocol(name, dataset, kind, f"zs_label_db/{name}", label_map, classes, rows, of)
 
-    found = [] if union is None else [one(union, "union", None, None)]
-    found.append(one(full, "full", full_rows, union))
+    protocols = [] if union is None else [one(union, "union", None, None)]
+    protocols.append(one(full, "full", full_rows, union))
     for number, rows in enumerate(split_rows, 1):
-        found.append(one(f"{stem}_split{number}", "split", rows,
+        protocols.append(one(f"{stem}_split{number}", "split", rows,
                          full if number in full_has else union))
     for draw, rows in enumerate(half_rows):
         folder = f"zs_label_db/{stem}_half_test/{draw}"
-        found.append(
+        protocols.append(
             Protocol(f"{stem}_half{draw}", dataset, "half", folder,
                      f"{folder}/{stem}-index2cls.json", half, rows, full)
         )
-    return found
+    return protocols
 
 
 def _k600_protocols() -> list[Protocol]:
@@ -128,9 +128,9 @@ def draw_halves(classes: int, take: int, draws: int = 10) -> list[list[int]]:
     ``take`` are sorted.
     """
     generator = random.Random(HALF_SEED)
-    found = []
+    halves = []
     for _ in range(draws):
         order = list(range(classes))
         generator.shuffle(order)
-        found.append(sorted(order[:take]))
-    return found
+        halves.append(sorted(order[:take]))
+    return halves

@@ -102,10 +102,10 @@ def read_retrieval_list(
         name = _check_video(name, where)
         if name not in numbers:
             numbers[name] = len(videos)
-            found = find(name, where)
-            if found is None:
+            file = find(name, where)
+            if file is None:
                 missing.append((where, name))
-            videos.append(found or name)
+            videos.append(file or name)
         for text in _check_captions(said, name, where):
             captions.append(text)
             owner.append(numbers[name])
@@ -255,8 +255,8 @@ def _video_finder(prefix: str) -> Callable[[str, str], str | None]:
                 folders[folder] = set(os.listdir(folder or "."))
             except OSError:
                 folders[folder] = set()
-        found = next((end for end in ("", *ENDINGS) if base + end in folders[folder]), None)
-        return None if found is None else path + found
+        ending = next((end for end in ("", *ENDINGS) if base + end in folders[folder]), None)
+        return None if ending is None else path + ending
 
     return find
 

@@ -92,16 +92,16 @@ def _find_splits(tree: VideoTree, layout: str) -> dict[str, str]:
         top, _, rest = path.partition("/")
         if rest:
             tops[top] = min(tops.get(top, 2), 1 + rest.count("/"))
-    found: dict[str, list[str]] = {}
+    candidates: dict[str, list[str]] = {}
     for split, names in SPLIT_FOLDERS.items():
         folders = [top for top, depth in tops.items() if top.lower() in names and depth > 1]
         if folders:
-            found[split] = folders
-    for split, folders in found.items():
+            candidates[split] = folders
+    for split, folders in candidates.items():
         if len(folders) > 1:
             raise DataError(f"{tree.root} has {' and '.join(folders)} for the {split} split; "
                             "leave one of them there, or give --layout classes")
-    splits = {split: folders[0] for split, folders in found.items()}
+    splits = {split: folders[0] for split, folders in candidates.items()}
     others = sorted(tops.keys() - set(splits.values()))
     if splits and others and layout == "auto":
         raise DataError(

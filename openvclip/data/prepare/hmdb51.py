@@ -55,7 +55,7 @@ def _take(rows: _Marked, *marks: str) -> list[Row]:
 def _find_files(annotations: Path, space: LabelSpace) -> dict[int, dict[int, tuple[str, Path]]]:
     """Return the class folder and the file of each label of each split."""
     index = ClassIndex(space)
-    found: dict[int, dict[int, tuple[str, Path]]] = {}
+    splits: dict[int, dict[int, tuple[str, Path]]] = {}
     try:
         paths = sorted(annotations.iterdir())
     except OSError as error:
@@ -72,19 +72,19 @@ def _find_files(annotations: Path, space: LabelSpace) -> dict[int, dict[int, tup
             raise DataError(
                 f"{path}: {match['folder']!r} is none of the {len(space)} classes of HMDB-51"
             )
-        found.setdefault(int(match["number"]), {})[label] = (match["folder"], path)
-    if 1 not in found:
+        splits.setdefault(int(match["number"]), {})[label] = (match["folder"], path)
+    if 1 not in splits:
         raise DataError(
             f"{annotations} has no files such as brush_hair_test_split1.txt; set --annotations "
             "to the folder that has them"
         )
-    for number, files in found.items():
-        for label in sorted(found[1].keys() ^ files.keys()):
+    for number, files in splits.items():
+        for label in sorted(splits[1].keys() ^ files.keys()):
             raise DataError(
                 f"{annotations} has the class {space.names[label]!r} in only one of the splits 1 "
                 f"and {number}; a file is missing"
             )
-    return found
+    return splits
 
 
 def _read_split(files: dict[int, tuple[str, Path]]) -> _Marked:

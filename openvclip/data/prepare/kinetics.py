@@ -49,12 +49,13 @@ def find_split_folder(videos: Path, split: str, given: str | None = None) -> str
                 f"{videos} has no folder {given!r}; it has {', '.join(there[:9]) or 'none'}"
             )
         return given.strip("/")
-    found = [name for name in there if name.lower() in SPLIT_FOLDERS[split]]
-    if len(found) > 1:
+    folders = [name for name in there if name.lower() in SPLIT_FOLDERS[split]]
+    if len(folders) > 1:
         raise DataError(
-            f"{videos} has the folders {' and '.join(found)}; say by --{split}-folder which to take"
+            f"{videos} has the folders {' and '.join(folders)}; say by --{split}-folder which to "
+            "take"
         )
-    return found[0] if found else None
+    return folders[0] if folders else None
 
 
 def require_split_folder(videos: Path, split: str, given: str | None = None) -> str:
@@ -63,15 +64,15 @@ def require_split_folder(videos: Path, split: str, given: str | None = None) -> 
     Raises:
         DataError: there is none, or several could be meant.
     """
-    found = find_split_folder(videos, split, given)
-    if found is None:
+    folder = find_split_folder(videos, split, given)
+    if folder is None:
         there = list_folders(videos)
         raise DataError(
             f"{videos} has no folder {' or '.join(SPLIT_FOLDERS[split])}; it has "
             f"{', '.join(there[:5]) or 'none'}{', ...' if len(there) > 5 else ''}. Set --videos to "
             f"the folder above the splits' folders, or give --{split}-folder"
         )
-    return found
+    return folder
 
 
 def read_annotations(paths: Iterable[Path]) -> dict[str, list[Clip]]:
@@ -111,10 +112,10 @@ def _csv_files(paths: Iterable[Path]) -> Iterator[Path]:
         if not path.is_dir():
             yield path
             continue
-        found = sorted(path.glob("*.csv"))
-        if not found:
+        files = sorted(path.glob("*.csv"))
+        if not files:
             raise DataError(f"the folder of annotations {path} has no .csv")
-        yield from found
+        yield from files
 
 
 def _read_row(
@@ -147,8 +148,8 @@ def _split_named(text: str) -> str | None:
 
 def _split_of_file(path: Path) -> str | None:
     """Find the split in a name such as ``kinetics-400_val.csv``."""
-    found = {_split_named(word) for word in re.split(r"[\W_]+", path.stem)} - {None}
-    return found.pop() if len(found) == 1 else None
+    splits = {_split_named(word) for word in re.split(r"[\W_]+", path.stem)} - {None}
+    return splits.pop() if len(splits) == 1 else None
 
 
 class SplitReader:

@@ -58,7 +58,7 @@ def plan_kinetics400(
     if "val" in rows:
         rows["test"] = rows["val"]
     lists = preparation.add_lists(preparation.folder, rows, space)
-    preparation.counted.append([found for found in lists if found.path.name != "val.csv"])
+    preparation.counted.append([prepared for prepared in lists if prepared.path.name != "val.csv"])
     if "train" not in rows:
         preparation.notes.append("no training videos: train.csv not written")
     preparation.add_extra(tree, reader.known)
@@ -93,7 +93,7 @@ def plan_kinetics600(
         raise DataError(f"{', '.join(map(str, annotations))}: no rows of the validation set")
     tree = scan_videos(videos, [folder])
     reader = SplitReader(tree, ClassIndex(spaces[union.name]), preparation, True)
-    found = (
+    there = (
         reader.by_annotation(folder, clips["val"]) if annotations else reader.by_folder(folder)
     )
     if reader.outside:
@@ -103,7 +103,7 @@ def plan_kinetics600(
     preparation.folder = root / union.folder
     for protocol in protocols:
         space = spaces[protocol.name]
-        rows = _relabel(found, spaces[union.name], space)
+        rows = _relabel(there, spaces[union.name], space)
         prepared = preparation.add_list(root / protocol.folder / "test.csv", rows, space)
         if protocol is union:
             preparation.counted.append([prepared])

@@ -64,10 +64,10 @@ def require_annotation(folder: Path, names: Iterable[str]) -> Path:
         DataError: there is none of them.
     """
     names = list(names)
-    found = find_annotation(folder, names)
-    if found is None:
+    path = find_annotation(folder, names)
+    if path is None:
         raise DataError(
             f"{folder} has no {' or '.join(names)}; set --annotations to the folder with the "
             "dataset's official files"
         )
-    return found
+    return path

@@ -141,15 +141,15 @@ def group_by_label(rows: Iterable[Row]) -> dict[int, list[Row]]:
     return groups
 
 
-def _compare(found: LabelSpace, shipped: LabelSpace, path: Path) -> None:
-    if found == shipped:
+def _compare(other: LabelSpace, shipped: LabelSpace, path: Path) -> None:
+    if other == shipped:
         return
     label = next(
-        (i for i, pair in enumerate(zip(found.names, shipped.names, strict=False))
+        (i for i, pair in enumerate(zip(other.names, shipped.names, strict=False))
          if pair[0] != pair[1]),
-        min(len(found), len(shipped)),
+        min(len(other), len(shipped)),
     )
-    names = [repr(s.names[label]) if label < len(s) else "nothing" for s in (found, shipped)]
+    names = [repr(s.names[label]) if label < len(s) else "nothing" for s in (other, shipped)]
     raise DataError(
         f"the label map {path} is not the one that comes with the project: label {label} is "
         f"{names[0]} there and should be {names[1]}; move it away, or use another --root"

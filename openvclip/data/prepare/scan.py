@@ -23,11 +23,11 @@ class VideoTree:
         unlistable: the others, as Python writes them.
     """
 
-    def __init__(self, root: Path, found: Iterable[str]) -> None:
+    def __init__(self, root: Path, paths: Iterable[str]) -> None:
         self.root = root
         self.paths: list[str] = []
         self.unlistable: list[str] = []
-        for path in sorted(found):
+        for path in sorted(paths):
             if is_listable(path):
                 self.paths.append(path)
             else:
@@ -77,11 +77,11 @@ def scan_videos(root: str | Path, below: Iterable[str] = ("",)) -> VideoTree:
     Raises:
         DataError: a folder is missing or cannot be read.
     """
-    found: list[str] = []
+    paths: list[str] = []
     for folder in below:
-        found.extend(_walk(os.fspath(root), folder))
-    logger.info("%s: %s videos", root, f"{len(found):,}")
-    return VideoTree(Path(root), found)
+        paths.extend(_walk(os.fspath(root), folder))
+    logger.info("%s: %s videos", root, f"{len(paths):,}")
+    return VideoTree(Path(root), paths)
 
 
 def _walk(root: str, below: str) -> Iterator[str]:

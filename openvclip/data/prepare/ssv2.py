@@ -35,7 +35,8 @@ def plan_ssv2(videos: Path, annotations: Path, root: Path) -> Preparation:
     }
     tree = scan_videos(videos)
     known: set[str] = set()
-    rows = {name: _find_videos(tree, found, known, preparation) for name, found in entries.items()}
+    rows = {name: _find_videos(tree, listed, known, preparation)
+            for name, listed in entries.items()}
     preparation.folder = root / protocol.folder
     lists = preparation.add_lists(
         preparation.folder, {**rows, "test": rows["val"]}, space
@@ -60,10 +61,10 @@ def _check_labels(path: Path, space: LabelSpace) -> None:
     except (TypeError, ValueError, KeyError) as error:
         raise DataError(f'{path} is not {{"class": "label", ...}}: {error}') from error
     for place, name in enumerate(space.names):
-        found = names[place] if place < len(names) else None
-        if found != name or labels[place] != place:
+        other = names[place] if place < len(names) else None
+        if other != name or labels[place] != place:
             raise DataError(
-                f"{path}: label {place} is {found!r}, but {name!r} in the label space that comes "
+                f"{path}: label {place} is {other!r}, but {name!r} in the label space that comes "
                 "with the project; these are not the files of Something-Something V2"
             )
     if len(names) > len(space):
@@ -100,10 +101,10 @@ def _find_videos(
 ) -> list[Row]:
     rows = []
     for video, label in entries:
-        found = tree.find_stem(video)
-        if found:
+        files = tree.find_stem(video)
+        if files:
             # Of several the original format.
-            path = next((name for name in found if name.lower().endswith(".webm")), found[0])
+            path = next((name for name in files if name.lower().endswith(".webm")), files[0])
             rows.append((path, label))
             known.add(path)
         else:
@@ -119,6 +120,6 @@ def _leave_out_test(
     if path is None:
         return
     videos = read_json(path, lambda entry: str(entry.get("id")))
-    found = {name for video in videos for name in tree.find_stem(video)} - known
-    preparation.notes.append(f"{len(found):,} videos of {path.name}, without labels: left out")
-    known |= found
+    tested = {name for video in videos for name in tree.find_stem(video)} - known
+    preparation.notes.append(f"{len(tested):,} videos of {path.name}, without labels: left out")
+    known |= tested

@@ -119,9 +119,9 @@ def draw_shots(
             "--allow-fewer to take what there is"
         )
     kept: list[int] = []
-    for label, found in places.items():
-        random.Random(f"{seed}:{label}").shuffle(found)
-        kept.extend(found[:shots])
+    for label, own in places.items():
+        random.Random(f"{seed}:{label}").shuffle(own)
+        kept.extend(own[:shots])
     return [rows[place] for place in sorted(kept)]
 
 

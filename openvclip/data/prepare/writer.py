@@ -58,12 +58,12 @@ def write_preparation(
 
 def _require_complete(preparation: Preparation) -> None:
     faults = [
-        f"{len(found):,} {what}, the first {found[0]}"
-        for found, what in (
+        f"{len(files):,} {what}, the first {files[0]}"
+        for files, what in (
             (preparation.missing, "annotated files are not on disk"),
             (preparation.unplaced, "cannot be placed"),
         )
-        if found
+        if files
     ]
     if faults:
         raise DataError(f"--strict: {'; '.join(faults)}; nothing was written")

@@ -63,8 +63,8 @@ class _Source:
 
     @classmethod
     def of(cls, path: str) -> _Source:
-        found = os.stat(path)
-        return cls(os.path.abspath(path), found.st_size, found.st_mtime_ns)
+        status = os.stat(path)
+        return cls(os.path.abspath(path), status.st_size, status.st_mtime_ns)
 
     def is_stale(self) -> bool:
         """Whether the file was changed or deleted (not: its disk is not there)."""
@@ -204,9 +204,9 @@ class FrameCache:
     def _drop_damaged(self, place: str, inode: int) -> None:
         try:
             with _locked(self.folder) as ledger:
-                found = os.stat(place)
-                if found.st_ino == inode:
-                    _remove(place, found.st_size, ledger)
+                status = os.stat(place)
+                if status.st_ino == inode:
+                    _remove(place, status.st_size, ledger)
         except FileNotFoundError:
             pass
         except OSError as error:

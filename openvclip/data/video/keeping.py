@@ -98,12 +98,12 @@ class DrawnCuts:
         if self.augment is None:
             return [join(kept, clip, crop, [(clip, order)]) for clip, crop in enumerate(self.crops)]
         frames = torch.from_numpy(np.stack([image for (image,) in kept]))
-        found = []
+        cuts = []
         for clip, rng in enumerate(self.generators):
             changed = self.augment.frames(frames, rng).numpy()
             crop = self.draw(changed.shape[1], changed.shape[2], rng)
-            found.append(Cut.of(changed, crop, [(clip, order)]))
-        return found
+            cuts.append(Cut.of(changed, crop, [(clip, order)]))
+        return cuts
 
 
 def whole_frame(image: np.ndarray) -> np.ndarray:

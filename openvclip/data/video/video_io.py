@@ -147,8 +147,8 @@ class _Converter:
     def check_sizes(self, frames: Iterable[_Frame]) -> None:
         sizes = {frame.size for frame in frames}
         if len(sizes) > 1:
-            found = ", ".join(f"{width}x{height}" for width, height in sorted(sizes))
-            raise self.reader.failure(f"the frame size changes within a video ({found})")
+            shown = ", ".join(f"{width}x{height}" for width, height in sorted(sizes))
+            raise self.reader.failure(f"the frame size changes within a video ({shown})")
 
     def convert(self, frame: _Frame) -> Any:
         """Return what is kept of a frame, and let go of the rest."""
@@ -345,14 +345,14 @@ def _fetch(
     frames: Iterable[tuple[int, av.VideoFrame]], wanted: set[int], converter: _Converter
 ) -> dict[int, _Frame]:
     """Decode until all ticks ``wanted`` were seen; return their frames."""
-    found: dict[int, _Frame] = {}
+    fetched: dict[int, _Frame] = {}
     for stamp, raw in frames:
         if stamp in wanted:
-            found[stamp] = _Frame(raw)
-            converter.hold(found[stamp])
-            if len(found) == len(wanted):
+            fetched[stamp] = _Frame(raw)
+            converter.hold(fetched[stamp])
+            if len(fetched) == len(wanted):
                 break
-    return found
+    return fetched
 
 
 def _convert(
