@@ -11,6 +11,7 @@ from typing import Any
 from openvclip.config import load_cfg
 from openvclip.utils.errors import ConfigError, TrainingError
 from openvclip.utils.logging import get_logger
+from openvclip.utils.paths import is_address
 
 logger = get_logger(__name__)
 
@@ -133,7 +134,8 @@ def submit(
         slurm_signal_delay_s=120,
         **{f"slurm_{name}": value for name, value in resources.slurm},
     )
-    job = executor.submit(Job(str(Path(cfg_file).resolve()), opts))
+    named = cfg_file if is_address(cfg_file) else str(Path(cfg_file).resolve())
+    job = executor.submit(Job(named, opts))
     logger.info("submitted job %s on %s; its log: %s", job.job_id, executor.cluster,
                 job.paths.stdout)
     return job

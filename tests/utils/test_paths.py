@@ -17,6 +17,7 @@ from openvclip.checkpoints.files import load_file, save_file
 from openvclip.clip.weights import load_clip
 from openvclip.config import load_cfg
 from openvclip.data.captions.index import CaptionFile, write_captions
+from openvclip.data.captions.sources import read_captions
 from openvclip.data.lists.labels import LabelSpace, read_list
 from openvclip.utils import files, paths
 from openvclip.utils.errors import CheckpointError, ConfigError, DataError
@@ -70,6 +71,7 @@ def test_what_a_config_names_is_fetched_once_and_read(site, tmp_path):
     write_captions(site.folder / "captions.sqlite", {"a": ["a bow"]})
     write_tiny_clip(site.folder / "clip.pt")
     save_file(site.folder / "last.pyth", {"epoch": 4})
+    torch.save({"a.mp4": "a bow"}, site.folder / "texts.pt")
     for _ in range(2):
         cfg = load_cfg(f"{site.url}/run.yaml", ["NUM_GPUS", "0"])
         assert (cfg.TRAIN.BATCH_SIZE, cfg.OUTPUT_DIR) == (3, "output/run")
@@ -78,12 +80,13 @@ def test_what_a_config_names_is_fetched_once_and_read(site, tmp_path):
         assert rows.labels.tolist() == [1]
         assert LabelSpace.from_json(f"{site.url}/map.json").names == ("archery", "bowling")
         assert CaptionFile(f"{site.url}/captions.sqlite").get("a.mp4") == ["a bow"]
+        assert [entry.caption for entry in read_captions(f"{site.url}/texts.pt")] == ["a bow"]
         assert load_file(f"{site.url}/last.pyth") == {"epoch": 4}
         found, expected = load_clip(f"{site.url}/clip.pt"), load_clip(site.folder / "clip.pt")
         assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
     assert sorted(site.asked) == [
         f"/{name}" for name in ("base.yaml", "captions.sqlite", "clip.pt", "last.pyth",
-                                "map.json", "run.yaml", "val.csv")]
+                                "map.json", "run.yaml", "texts.pt", "val.csv")]
 
 
 def test_processes_that_ask_at_once_fetch_once(site):

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from openvclip.utils.errors import DataError, first_line
 from openvclip.utils.files import iterate_lines, open_regular, read_json_text, read_table
 from openvclip.utils.json_text import parse_json
+from openvclip.utils.paths import local
 from openvclip.utils.torch_files import load_torch
 
 # Names of fields and columns, the first being ours.
@@ -54,7 +55,7 @@ def read_captions(path: str | Path) -> list[Entry]:
             "rename the file or convert it"
         )
     try:
-        return list(reader(path))
+        return list(reader(Path(local(path))))
     except FileNotFoundError as error:
         raise DataError(f"the captions {path} do not exist; check --captions") from error
     except UnicodeDecodeError as error:
