@@ -80,10 +80,10 @@ def build_retrieval_csv(rows: Sequence[RetrievalRow]) -> Lines:
                      "checkpoint", "temporal_modeling", "patching_ratio", *name_numbers()]]
     for line in rows:
         run, facts = line.result.run, line.row.facts
-        about = run.content.get("captions") or {}
+        about = run.about("captions")
         lines.append(["" if value is None else value for value in (
             run.content["list"], about.get("split"), run.content["videos"], about.get("count"),
-            run.failed, line.row.backbone, line.row.label, run.checkpoint.get("file"),
+            run.failed, line.row.backbone, line.row.label, run.about("checkpoint").get("file"),
             facts["temporal_modeling"], facts["patching_ratio"],
             *(f"{number:.2f}" for number in line.numbers),
         )])

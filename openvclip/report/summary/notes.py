@@ -209,14 +209,14 @@ def _say_training(run: Run) -> str:
     """Point out weights that were not trained on the draw that the test belongs to."""
     if run.weights is None or parse_draw(run.content.get("draw")) is None:
         return ""
-    file = run.checkpoint.get("file")
+    file, trained = run.about("checkpoint").get("file"), run.about("trained_on")
     if not isinstance(run.content.get("trained_on"), dict):
         return f"what {file} was trained on is not known: no config.yaml of a training beside it"
-    draw, wanted = parse_draw(run.trained_on.get("draw")), find_draw(run)
+    draw, wanted = parse_draw(trained.get("draw")), find_draw(run)
     if draw is None or (draw.dataset, draw.shots, draw.seed) != (
             wanted.dataset, wanted.shots, wanted.seed) or (
             (draw.kind == "few-shot") != (wanted.kind == "few-shot")):
-        return f"{file} was trained on {run.trained_on.get('list')}, not on these lists' draw"
+        return f"{file} was trained on {trained.get('list')}, not on these lists' draw"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""The numbers of tests, one result for each patching ratio, and what tells their models apart."""
+"""The numbers of tests, one result for each patching ratio, and the rows that they are put in."""
 
 from __future__ import annotations
 
@@ -16,23 +16,14 @@ CLIP = "CLIP"
 
 @dataclass(frozen=True)
 class Result:
-    """One number of a test at one patching ratio.
-
-    Attributes:
-        run: the test.
-        scores: the row of its ``results`` that the number is in.
-        score: the number's name there.
-        seed: in tables over seeds: that of the draw and, where it is another, of the training.
-        faults: how the test differs from its protocol; empty: it does not.
-        marks: signs to show behind the number.
-    """
+    """One number of a test at one patching ratio."""
 
     run: Run
-    scores: dict[str, Any]
-    score: str = "top1"
-    seed: str = ""
-    faults: tuple[Fault, ...] = ()
-    marks: str = ""
+    scores: dict[str, Any]  # the row of the test's ``results`` that the number is in
+    score: str = "top1"  # the number's name there
+    seed: str = ""  # in tables over seeds: of the draw and, where it is another, of the training
+    faults: tuple[Fault, ...] = ()  # how the test differs from its protocol
+    marks: str = ""  # signs to show behind the number
 
     @property
     def value(self) -> float:
@@ -43,28 +34,24 @@ class Result:
     def ratio(self) -> float | None:
         """Patching ratio; None: not patched. CLIP patched with CLIP, as is published, is CLIP."""
         ratio = self.scores.get("patching_ratio")
-        return None if ratio is None or not self.run.checkpoint else round(ratio, 6)
+        return None if ratio is None or self.run.weights is None else round(ratio, 6)
 
     @property
-    def weights(self) -> tuple:
-        """What tells backbone, weights and prompts from others; with the ratio it makes a row."""
-        run = self.run
-        return (
-            run.backbone,
-            run.clip.get("sha256") or run.clip.get("source"),
-            run.weights,
-            str(run.content.get("temporal_modeling")),
-            run.prompts.get("sha256"),
-        )
+    def model(self) -> tuple[str | None, ...]:
+        """What tells backbone, weights and texts from others; with the ratio it makes a row."""
+        facts, run = self.facts, self.run
+        clip = facts["clip"].get("sha256") or facts["clip"].get("source")
+        return run.backbone, clip, run.weights, str(facts["temporal_modeling"]), facts["prompts"]
 
     @property
     def facts(self) -> dict[str, Any]:
         """The same for people to read."""
+        prompts = self.run.about("prompts")
         return {
-            "clip": self.run.clip, "checkpoint": self.run.checkpoint or None,
+            "clip": self.run.about("clip"), "checkpoint": self.run.about("checkpoint") or None,
             "temporal_modeling": self.run.content.get("temporal_modeling"),
-            "patching_ratio": self.ratio, "prompts": self.run.prompts.get("sha256"),
-            "prompt_set": name_prompts(self.run.prompts),
+            "patching_ratio": self.ratio, "prompts": prompts.get("sha256"),
+            "prompt_set": name_prompts(prompts),
         }
 
 
@@ -87,17 +74,17 @@ def compute_spread(values: Sequence[float]) -> Number | None:
 
 @dataclass
 class Row:
-    """What a row of any table has.
+    """What a row of any table has: results by column, and in a column by list or seed."""
 
-    Attributes:
-        backbone: such as ``B/16``.
-        cells: column -> list or seed -> result.
-        replaced: (shown, left out) where there were several results of a list or seed.
-    """
-
-    backbone: str
+    first: Result  # any of them, to say what the row is of
     cells: dict[str, dict[str, Result]] = field(default_factory=dict, init=False)
+    # (shown, left out) where there were several results of a list or seed
     replaced: list[tuple[Result, Result]] = field(default_factory=list, init=False)
+
+    @property
+    def backbone(self) -> str:
+        """Such as ``B/16``."""
+        return self.first.run.backbone
 
     def wanted(self, column: str) -> Sequence[str]:
         """Name the lists or seeds that a whole cell has."""

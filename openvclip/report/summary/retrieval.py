@@ -10,31 +10,24 @@ from pathlib import Path
 from openvclip.report.checks import MARKS, count_trained, say_trained
 from openvclip.report.retrieval_numbers import name_numbers
 from openvclip.report.summary.results import Number, Result
-from openvclip.report.summary.rows import ModelRow, find_row, sort_and_label
+from openvclip.report.summary.rows import ModelRow, sort_and_label
 from openvclip.report.summary.runs import Run
 
 
 @dataclass(frozen=True)
 class RetrievalRow:
-    """One line of the table: a list of videos and texts, tested with one set of weights.
+    """One line of the table: a list of videos and texts, tested with one set of weights."""
 
-    Attributes:
-        list: name of the list, and its split if it has some.
-        row: the weights, and how they are called.
-        result: the numbers.
-        replaced: folders of older results of the same, which are left out.
-    """
-
-    list: str
-    row: ModelRow
-    result: Result
-    replaced: tuple[str, ...] = ()
+    list: str  # its name, and its split if it has some
+    row: ModelRow  # the weights, and how they are called
+    result: Result  # the numbers
+    replaced: tuple[str, ...] = ()  # folders of older results of the same, which are left out
 
     @property
     def size(self) -> str:
         """How many videos and texts there are, and how many videos failed."""
         run = self.result.run
-        texts = (run.content.get("captions") or {}).get("count")
+        texts = run.about("captions").get("count")
         return (f"{run.content['videos']:,} x " + ("?" if texts is None else f"{texts:,}")
                 + self.result.marks)
 
@@ -63,8 +56,9 @@ def group_retrieval(results: Sequence[Result]) -> list[RetrievalRow]:
     lines: dict[tuple, RetrievalRow] = {}
     names = _name_lists([result.run for result in results])
     for result in sorted(results, key=lambda result: result.run.written):
-        row = find_row(rows, result)
-        place = (_identify_list(result.run), row.weights, result.ratio)
+        model = result.model, result.ratio
+        row = rows.setdefault(model, ModelRow(result))
+        place = _identify_list(result.run), *model
         old = lines.get(place)
         replaced = (*old.replaced, str(old.result.run.folder)) if old else ()
         lines[place] = RetrievalRow(names[place[0]], row, result, replaced)
@@ -74,14 +68,14 @@ def group_retrieval(results: Sequence[Result]) -> list[RetrievalRow]:
 
 def _identify_list(run: Run) -> str:
     """Return the digest of a list's pairs, or its path in results that lack it."""
-    return str((run.content.get("captions") or {}).get("sha256") or run.content["list"])
+    return str(run.about("captions").get("sha256") or run.content["list"])
 
 
 def _name_lists(runs: Sequence[Run]) -> dict[str, str]:
     """Call each list by its file, and by its digest too where two files are called alike."""
     names = {}
     for run in runs:
-        split = (run.content.get("captions") or {}).get("split")
+        split = run.about("captions").get("split")
         name = Path(run.content["list"]).name + (f", {split}" if split else "")
         names[_identify_list(run)] = name
     often = Counter(names.values())

@@ -26,22 +26,19 @@ class Cell(NamedTuple):
 
 @dataclass
 class ModelRow(Row):
-    """One model: everything that was tested with the same weights and prompts.
+    """One model: everything that was tested with the same weights and prompts."""
 
-    Attributes:
-        facts: what tells it from others, see :attr:`Result.facts`.
-        weights: the same but for the ratio, to compare.
-        label: how it is called in the table.
-    """
-
-    facts: dict[str, Any]
-    weights: tuple = ()
-    label: str = field(default="", init=False)
+    label: str = field(default="", init=False)  # how it is called in the table
 
     @property
     def name(self) -> str:
         """Backbone and label, for the notes."""
         return f"{self.backbone} {self.label}"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What tells it from others, see :attr:`Result.facts`."""
+        return self.first.facts
 
     @property
     def results(self) -> dict[str, Result]:
@@ -83,20 +80,26 @@ def group_rows(results: Iterable[Result], shown: set[str], check: SetupCheck) ->
         faults = tuple(check.find_faults(content, protocol))
         result = replace(result, faults=faults, marks=mark_result(content, protocol, faults))
         column = COLUMN_OF[protocol.name].key if protocol.name in COLUMN_OF else protocol.name
-        find_row(rows, result).add(column, protocol.name, result)
+        row = rows.setdefault((result.model, result.ratio), ModelRow(result))
+        row.add(column, protocol.name, result)
     return sort_and_label(rows.values())
 
 
-def find_row(rows: dict[tuple, ModelRow], result: Result) -> ModelRow:
-    """Return the row of a result's model and ratio, a new one if there is none."""
-    weights = result.weights
-    return rows.setdefault(
-        (weights, result.ratio), ModelRow(result.run.backbone, result.facts, weights))
-
-
 def sort_and_label(rows: Iterable[ModelRow]) -> list[ModelRow]:
-    """Return the rows in order, named so that no two of a backbone are called alike."""
-    ordered = sorted(rows, key=_row_place)
+    """Return the rows in order, named so that no two of a backbone are called alike.
+
+    Backbones go by size, and in each untouched CLIP first, then checkpoints and ratios.
+    """
+    def place(row: ModelRow) -> tuple:
+        facts = row.facts
+        ratio = facts["patching_ratio"]
+        return (
+            backbone_place(row.backbone), facts["checkpoint"] is not None, _name_checkpoint(row),
+            str(facts["checkpoint"]), -1.0 if ratio is None else ratio,
+            str(facts["temporal_modeling"]), str(facts["prompts"]),
+        )
+
+    ordered = sorted(rows, key=place)
     label_rows(ordered)
     return ordered
 
@@ -112,23 +115,13 @@ def _name_checkpoint(row: ModelRow) -> str:
     return Path(str(checkpoint.get("file"))).name if checkpoint else CLIP
 
 
-def _row_place(row: ModelRow) -> tuple:
-    """Backbones by size, untouched CLIP first, then by checkpoint and ratio."""
-    ratio = row.facts["patching_ratio"]
-    return (
-        backbone_place(row.backbone), row.facts["checkpoint"] is not None, _name_checkpoint(row),
-        str(row.facts["checkpoint"]), -1.0 if ratio is None else ratio,
-        str(row.facts["temporal_modeling"]), str(row.facts["prompts"]),
-    )
-
-
 def label_rows(rows: Sequence[ModelRow]) -> None:
     """Call each row by its checkpoint and ratio, and by more where two would be called alike."""
     for row in rows:
-        ratio = row.facts["patching_ratio"]
+        ratio, prompts = row.facts["patching_ratio"], row.facts["prompt_set"]
         row.label = _name_checkpoint(row) + ("" if ratio is None else f", ratio {ratio:g}")
-        if row.facts["prompts"] != PUBLISHED_PROMPTS_SHA256 and row.facts["prompt_set"]:
-            row.label += f", prompts {row.facts['prompt_set']}"
+        if row.facts["prompts"] != PUBLISHED_PROMPTS_SHA256 and prompts:
+            row.label += f", prompts {prompts}"
     for place in range(5):
         alike: dict[str, list[ModelRow]] = {}
         for row in rows:
@@ -142,12 +135,10 @@ def label_rows(rows: Sequence[ModelRow]) -> None:
 
 def _tell_apart(row: ModelRow) -> tuple[str, ...]:
     """What is added to the names of rows that would be called alike, as far as it differs."""
-    facts = row.facts
-    checkpoint, clip = facts["checkpoint"] or {}, facts["clip"]
+    checkpoint = row.facts["checkpoint"] or {}
+    _, clip, _, temporal, prompts = row.first.model
     return (
-        str(facts["temporal_modeling"]),
-        Path(str(checkpoint.get("file"))).parent.name,
-        f"weights {str(checkpoint.get('sha256'))[:8]}",
-        f"CLIP {str(clip.get('sha256') or clip.get('source'))[:8]}",
-        f"prompts {str(facts['prompts'])[:8]}",
+        temporal, Path(str(checkpoint.get("file"))).parent.name,
+        f"weights {str(checkpoint.get('sha256'))[:8]}", f"CLIP {str(clip)[:8]}",
+        f"prompts {str(prompts)[:8]}",
     )

@@ -26,19 +26,12 @@ NO_TESTS = {"checkpoints", "text_cache"}
 
 @dataclass(frozen=True)
 class Run:
-    """One test's results.
+    """One test's results."""
 
-    Attributes:
-        folder: where its ``results.json`` is.
-        content: what that holds.
-        written: when it was written, in seconds.
-        backbone: such as ``B/16``, or ``?`` where that cannot be told.
-    """
-
-    folder: Path
-    content: dict[str, Any]
-    written: float
-    backbone: str
+    folder: Path  # where its results.json is
+    content: dict[str, Any]  # what that holds
+    written: float  # when it was written, in seconds
+    backbone: str  # such as B/16, or ? where that cannot be told
 
     @property
     def protocol(self) -> Protocol | None:
@@ -51,31 +44,12 @@ class Run:
         return len(self.content["failed"])
 
     @property
-    def clip(self) -> dict[str, Any]:
-        """What the results say of the CLIP that was tested."""
-        return self._about("clip")
-
-    @property
-    def checkpoint(self) -> dict[str, Any]:
-        """What they say of the weights; {}: the untouched CLIP."""
-        return self._about("checkpoint")
-
-    @property
     def weights(self) -> str | None:
         """What tells the weights from others; None: the untouched CLIP."""
-        return self.checkpoint.get("sha256") or self.checkpoint.get("file")
+        return self.about("checkpoint").get("sha256") or self.about("checkpoint").get("file")
 
-    @property
-    def prompts(self) -> dict[str, Any]:
-        """What they say of the texts."""
-        return self._about("prompts")
-
-    @property
-    def trained_on(self) -> dict[str, Any]:
-        """What they say of the training; {}: it is not known."""
-        return self._about("trained_on")
-
-    def _about(self, name: str) -> dict[str, Any]:
+    def about(self, name: str) -> dict[str, Any]:
+        """Return what the results say of their ``clip``, ``trained_on`` ...; {}: nothing."""
         value = self.content.get(name)
         return value if isinstance(value, dict) else {}
 

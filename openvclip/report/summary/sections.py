@@ -28,19 +28,12 @@ TITLES = {
 
 @dataclass
 class MethodRow(Row):
-    """One method on one dataset.
+    """One method on one dataset."""
 
-    Attributes:
-        method: checkpoint, ratio, and what else differs from the usual.
-        dataset: as shown.
-        setup: how it was tested, as shown.
-        protocol: name of the dataset's lists.
-    """
-
-    method: str
-    dataset: str
-    setup: str
-    protocol: str
+    method: str  # checkpoint, ratio, and what else differs from the usual
+    dataset: str  # as shown
+    setup: str  # how it was tested, as shown
+    protocol: str  # name of the dataset's lists
 
     @property
     def name(self) -> str:
@@ -84,13 +77,7 @@ class MethodRow(Row):
 
 @dataclass(frozen=True)
 class Section:
-    """One table.
-
-    Attributes:
-        key: ``few_shot``, ``base_to_novel``, ``supervised`` or ``own``.
-        columns: column -> heading.
-        lines: its lines, in order.
-    """
+    """One table: a key of :data:`TITLES`, column -> heading, and its lines in order."""
 
     key: str
     columns: dict[str, str]
@@ -143,15 +130,15 @@ def find_section(run: Run) -> str | None:
 
     A list of no known protocol, of other classes than those trained on, is one's own.
     """
-    content = run.content
+    content, trained = run.content, run.about("trained_on")
     if any("top1" not in scores for scores in content["results"]):
         return None
     draw = parse_draw(content.get("draw"))
     if draw is not None:
         return "few_shot" if draw.kind == "few-shot" else "base_to_novel"
-    classes = (content.get("label_set") or {}).get("sha256")
-    same = classes is not None and run.trained_on.get("label_set") == classes
-    if same and parse_draw(run.trained_on.get("draw")) is None:
+    classes = run.about("label_set").get("sha256")
+    same = classes is not None and trained.get("label_set") == classes
+    if same and parse_draw(trained.get("draw")) is None:
         return "supervised"
     return "own" if run.protocol is None else None
 
@@ -162,40 +149,39 @@ def find_draw(run: Run) -> Draw | None:
     Lists of several shots and seeds have the same test videos, so that the list does not tell.
     """
     own = parse_draw(run.content.get("draw"))
-    trained = parse_draw(run.trained_on.get("draw"))
+    trained = parse_draw(run.about("trained_on").get("draw"))
     if own is None or trained is None or trained.dataset != own.dataset:
         return own
     fits = trained.kind == ("few-shot" if own.kind == "few-shot" else "base")
     return Draw(own.kind, own.dataset, trained.shots, trained.seed) if fits else own
 
 
-def _make_line(
-    key: str, result: Result, own: dict[str, str]
-) -> tuple[tuple, MethodRow]:
+def _make_line(key: str, result: Result, own: dict[str, str]) -> tuple[tuple, MethodRow]:
     """Return what tells a result's line from the others of its table, and the line."""
-    run = result.run
-    content, draw = run.content, find_draw(run)
+    run, draw = result.run, find_draw(result.run)
+    content = run.content
     if key == "supervised":
         dataset = run.protocol.name if run.protocol else name_folder(content["list"])
     else:
         dataset = own[content["list"]] if key == "own" else draw.dataset
-    setup = (f"{content.get('views')} x {content.get('crops')} views, "
-             f"{content.get('frames')} frames")
-    shots = f", {draw.shots} shots" if key == "base_to_novel" and run.checkpoint else ""
-    line = MethodRow(run.backbone, _name_method(result), name_dataset(dataset) + shots, setup,
-                     dataset)
-    folder = Path(str(run.checkpoint.get("file", ""))).parent.name
-    weights = f"{folder} {str(run.checkpoint.get('sha256'))[:8]}" if key == "own" else ""
-    clip = str(run.clip.get("sha256") or run.clip.get("source"))[:8]
-    rest = str(content.get("temporal_modeling")), f"CLIP {clip}", weights
-    return (line.backbone, line.dataset, setup, line.method, *rest), line
+    setup = f"{content.get('views')} x {content.get('crops')} views, {content.get('frames')} frames"
+    shots = f", {draw.shots} shots" if key == "base_to_novel" and run.weights else ""
+    line = MethodRow(result, _name_method(result), name_dataset(dataset) + shots, setup, dataset)
+    weights = ""
+    if key == "own":
+        checkpoint = run.about("checkpoint")
+        folder = Path(str(checkpoint.get("file", ""))).parent.name
+        weights = f"{folder} {str(checkpoint.get('sha256'))[:8]}"
+    _, clip, _, temporal, _ = result.model
+    return (line.backbone, line.dataset, setup, line.method, temporal, f"CLIP {str(clip)[:8]}",
+            weights), line
 
 
 def _add(key: str, line: MethodRow, result: Result) -> None:
     """Put a result's accuracies into the cells of its line."""
     run = result.run
-    draw, trained = find_draw(run), run.trained_on
-    if not run.checkpoint:
+    draw, trained = find_draw(run), run.about("trained_on")
+    if run.weights is None:
         seed = CLIP
     elif draw is None:
         seed = str(trained.get("seed", "-" if key == "own" else None))
@@ -204,7 +190,7 @@ def _add(key: str, line: MethodRow, result: Result) -> None:
         seed = f"{draw.seed}/{trained['seed']}" if other else str(draw.seed)
     columns = {"top1": "top1", "top5": "top5"}
     if key == "few_shot":
-        columns = {str(draw.shots if run.checkpoint else 0): "top1"}
+        columns = {str(draw.shots if run.weights else 0): "top1"}
     elif key == "base_to_novel":
         columns = {draw.kind: "top1"}
         if draw.kind == "novel":
@@ -217,17 +203,16 @@ def _add(key: str, line: MethodRow, result: Result) -> None:
 
 def _name_method(result: Result) -> str:
     """Call a result's method by checkpoint, training, ratio and texts."""
-    run, trained = result.run, result.run.trained_on
+    run, trained, texts = result.run, result.run.about("trained_on"), result.run.about("prompts")
     method = CLIP
-    if run.checkpoint:
-        method = Path(str(run.checkpoint.get("file"))).name
+    if run.weights is not None:
+        method = Path(str(run.about("checkpoint").get("file"))).name
         if trained.get("interpolated") is False:
             method += ", plain"
         if trained.get("captions"):
             method += f", captions ({trained['captions']} text tower)"
         if result.ratio is not None:
             method += f", ratio {result.ratio:g}"
-    texts = run.prompts
     if texts.get("sha256") != PUBLISHED_PROMPTS_SHA256:
         # Two halves of the classes have two files of descriptions.
         name = "" if texts.get("descriptions") else name_prompts(texts)

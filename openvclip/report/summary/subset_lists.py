@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,34 +19,22 @@ logger = get_logger(__name__)
 SEPARATOR = ","  # Of the zero-shot lists.
 
 
-@dataclass(frozen=True)
-class WholeList:
-    """A list that was tested, or is going to be.
+class TestedList(NamedTuple):
+    """A list that was tested, or is going to be: its protocol, classes and videos.
 
-    Attributes:
-        protocol: whose list it is.
-        names: its classes, the columns of the scores.
-        rows: (path as listed, class name) -> row.
-        made_with: what to call it in messages.
+    ``rows`` gives the row of (path as listed, class name); ``about`` is for messages.
     """
 
     protocol: Protocol
     names: tuple[str, ...]
     rows: dict[tuple[str, str], int]
-    made_with: str
+    about: str
 
 
-@dataclass(frozen=True)
-class Match:
-    """Where a protocol's list is in a tested one.
+class Match(NamedTuple):
+    """A protocol's list and classes, the (n,) labels of its videos, and where these are tested.
 
-    Attributes:
-        source: the protocol's list.
-        label_map: its label map.
-        space: its classes.
-        labels: (n,) class indices of its videos.
-        rows: of each of its videos, the row of the tested list.
-        columns: of each of its classes, the column of the scores.
+    ``rows`` are those of its videos in the tested list, ``columns`` those of its classes.
     """
 
     source: Path
@@ -81,13 +69,10 @@ def list_subsets(full: Protocol, names: Sequence[str]) -> list[Protocol]:
     return [possible[name] for name in possible if name in names or "all" in names]
 
 
-def match_list(tested: WholeList, protocol: Protocol, root: str | Path) -> Match:
-    """Find the rows and columns of one protocol.
+def match_list(tested: TestedList, protocol: Protocol, root: str | Path) -> Match:
+    """Find the rows and columns of one protocol in a list that contains it.
 
-    Args:
-        tested: the list that contains it.
-        protocol: the protocol.
-        root: folder with ``label_db`` and ``zs_label_db``.
+    ``root`` has ``label_db`` and ``zs_label_db``.
 
     Raises:
         DataError: its list or label map is missing, or has a video or class that ``tested`` lacks.
@@ -99,30 +84,25 @@ def match_list(tested: WholeList, protocol: Protocol, root: str | Path) -> Match
             "tools/prepare_labels.py, or give its folder with --root"
         )
     space = LabelSpace.from_json(label_map)
-    columns = _find_columns(tested, space, label_map)
-    videos = read_list(source, separator=SEPARATOR, num_classes=len(space))
-    keys = index_rows(videos, space.names)
-    foreign = [key for key in keys if key not in tested.rows]
-    if foreign:
-        path, name = foreign[0]
-        raise DataError(
-            f"{source}: {path!r} of the class {name!r} is not in {tested.made_with} "
-            f"({len(foreign):,} of {len(keys):,} videos are not); test {protocol.name} itself"
-        )
-    rows = [tested.rows[path, space.names[label]]
-            for path, label in zip(videos.paths, videos.labels, strict=True)]
-    return Match(source, label_map, space, torch.from_numpy(videos.labels), rows, columns)
-
-
-def _find_columns(tested: WholeList, space: LabelSpace, label_map: Path) -> list[int]:
-    place = {name: column for column, name in enumerate(tested.names)}
-    missing = [name for name in space.names if name not in place]
+    column = {name: place for place, name in enumerate(tested.names)}
+    missing = [name for name in space.names if name not in column]
     if missing:
         raise DataError(
             f"{label_map}: the class {missing[0]!r} is not among the {len(tested.names)} classes "
-            f"of {tested.made_with} ({len(missing)} such classes)"
+            f"of {tested.about} ({len(missing)} such classes)"
         )
-    return [place[name] for name in space.names]
+    videos = read_list(source, separator=SEPARATOR, num_classes=len(space))
+    keys = [(path, space.names[label])
+            for path, label in zip(videos.paths, videos.labels, strict=True)]
+    foreign = list(dict.fromkeys(key for key in keys if key not in tested.rows))
+    if foreign:
+        path, name = foreign[0]
+        raise DataError(
+            f"{source}: {path!r} of the class {name!r} is not in {tested.about} "
+            f"({len(foreign):,} of {len(set(keys)):,} videos are not); test {protocol.name} itself"
+        )
+    return Match(source, label_map, space, torch.from_numpy(videos.labels),
+                 [tested.rows[key] for key in keys], [column[name] for name in space.names])
 
 
 def _list_path(protocol: Protocol, root: str | Path) -> Path:
@@ -159,7 +139,7 @@ def compare_lists(name: str, root: str | Path) -> list[Protocol]:
     names = LabelSpace.from_json(Path(root) / full.label_map).names
     source = _list_path(full, root)
     videos = read_list(source, separator=SEPARATOR, num_classes=len(names))
-    tested = WholeList(full, names, index_rows(videos, names), f"the list {source}")
+    tested = TestedList(full, names, index_rows(videos, names), f"the list {source}")
     problems = {}
     for protocol in protocols:
         try:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,7 +23,8 @@ from openvclip.report.run.results import name_predictions, name_top1, write_per_
 from openvclip.report.summary.runs import RESULTS, find_arch, read_results
 from openvclip.report.summary.subset_lists import (
     SEPARATOR,
-    WholeList,
+    Match,
+    TestedList,
     has_list,
     index_rows,
     list_subsets,
@@ -44,42 +44,26 @@ TOLERANCE = 0.1
 SAME_MODEL = ("clip", "checkpoint", "temporal_modeling", "prompts", "frames", "views", "crops")
 
 
-@dataclass(frozen=True)
-class FullRun:
+class FullRun(NamedTuple):
     """The test of a full list.
 
-    Attributes:
-        path: its ``results.json``.
-        content: what that holds.
-        tested: the list.
-        scores: for each row of ``results``, tensor (N, C).
-        done: bool (N,), False for videos that could not be evaluated.
+    For each row of ``results``, ``scores`` has (N, C); ``done``, bool (N,), is False for videos
+    that could not be evaluated.
     """
 
     path: Path
     content: dict[str, Any]
-    tested: WholeList
+    tested: TestedList
     scores: list[Tensor]
     done: Tensor
 
 
-@dataclass(frozen=True)
-class Subset:
-    """What was derived for one protocol.
-
-    Attributes:
-        protocol: which one.
-        results: the content of its ``results.json``.
-        names: its classes.
-        labels: (n,) class indices of its videos.
-        scores: for each row of ``results``, tensor (n, c).
-        done: bool (n,), False for videos that could not be evaluated.
-    """
+class Subset(NamedTuple):
+    """What was derived for one protocol: its results, and what its table of classes is made of."""
 
     protocol: Protocol
     results: dict[str, Any]
-    names: tuple[str, ...]
-    labels: Tensor
+    match: Match
     scores: list[Tensor]
     done: Tensor
 
@@ -89,48 +73,43 @@ def load_full_run(
 ) -> FullRun:
     """Read a full list's results and predictions, and check that list and files belong together.
 
-    Args:
-        folder: the run's ``OUTPUT_DIR``.
-        root: folder with ``label_db`` and ``zs_label_db``.
-        predictions: the run's ``TEST.SAVE_RESULTS_PATH``.
+    See :func:`derive_all` for the arguments.
 
     Raises:
         DataError: a file is missing or damaged, the list or the label map is not the one that was
             tested, or the predictions are another run's.
     """
-    folder = Path(folder)
-    content = read_results(folder / RESULTS)
+    folder, root = Path(folder), Path(root)
+    path = folder / RESULTS
+    content = read_results(path)
     protocol = find_protocol(content["list"])
     if protocol is None:
-        raise DataError(f"{folder / RESULTS}: {content['list']} is no list of a known protocol")
+        raise DataError(f"{path}: {content['list']} is no list of a known protocol")
     if any("top1" not in row for row in content["results"]):
         raise DataError(
-            f"{folder / RESULTS} has results of several labels a video (DATA.MULTI_LABEL); "
+            f"{path} has results of several labels a video (DATA.MULTI_LABEL); "
             "no subset can be derived from them"
         )
-    names = _find_label_space(content, protocol, Path(root)).names
-    source = _find_list(content, protocol, Path(root))
+    names = _find_label_space(content, protocol, root).names
+    source = _find_list(content, protocol, root)
     videos = read_list(source, separator=SEPARATOR, num_classes=len(names))
     if len(videos) != content["videos"]:
         raise DataError(
-            f"{source} has {len(videos)} rows, but {folder / RESULTS} was made with "
-            f"{content['videos']}: the list has changed since; run the full test again"
+            f"{source} has {len(videos)} rows, but {path} was made with {content['videos']}: the "
+            "list has changed since; run the full test again"
         )
     failed = {failure["row"] for failure in content["failed"]}
     done = torch.tensor([row not in failed for row in range(len(videos))])
-    labels = torch.from_numpy(videos.labels)
+    labels, several = torch.from_numpy(videos.labels), len(content["results"]) > 1
     scores = [
-        _load_scores(
-            name_predictions(folder / predictions, row.get("patching_ratio"),
-                             several=len(content["results"]) > 1),
-            row, labels, done, len(names),
-        )
+        _load_scores(name_predictions(folder / predictions, row.get("patching_ratio"), several),
+                     row, labels, done, len(names))
         for row in content["results"]
     ]
-    tested = WholeList(protocol, names, index_rows(videos, names),
-                        f"the list of {protocol.name} that {folder / RESULTS} was made with")
     content.setdefault("arch", find_arch(folder, content))
-    return FullRun(folder / RESULTS, content, tested, scores, done)
+    about = f"the list of {protocol.name} that {path} was made with"
+    return FullRun(path, content, TestedList(protocol, names, index_rows(videos, names), about),
+                   scores, done)
 
 
 def _find_label_space(content: dict[str, Any], protocol: Protocol, root: Path) -> LabelSpace:
@@ -187,58 +166,42 @@ def _load_scores(
 
 
 def derive_subset(full: FullRun, protocol: Protocol, root: str | Path) -> Subset:
-    """Pick the rows and columns of one protocol and compute its results.
-
-    Args:
-        full: the test of the list that contains it.
-        protocol: the protocol.
-        root: folder with ``label_db`` and ``zs_label_db``.
+    """Pick the rows and columns of one protocol of the test of a list that contains it.
 
     Raises:
         DataError: its list or label map is missing, or has a video or class that was not tested.
     """
     started = time.monotonic()
     match = match_list(full.tested, protocol, root)
-    rows, labels, done = match.rows, match.labels, full.done[match.rows]
-    scores = [each[rows][:, match.columns] for each in full.scores]
+    done = full.done[match.rows]
+    scores = [each[match.rows][:, match.columns] for each in full.scores]
+    content = full.content
+    failures = {failure["row"]: failure for failure in content["failed"]}
     results = {
-        **full.content,
+        **content,
         "list": str(match.source),
         "label_set": {"file": str(match.label_map), "classes": len(match.space),
                       "sha256": match.space.digest()},
-        "videos": len(rows),
-        "failed": _pick_failures(full, rows),
-        **_pick_trained(full, rows),
-        "seconds": 0.0,
+        "videos": len(match.rows),
+        "failed": [{**failures[row], "row": place} for place, row in enumerate(match.rows)
+                   if row in failures],
         "results": [
-            {"patching_ratio": row.get("patching_ratio"), **compute_scores(each, labels, done)}
-            for row, each in zip(full.content["results"], scores, strict=True)
+            {"patching_ratio": row.get("patching_ratio"),
+             **compute_scores(each, match.labels, done)}
+            for row, each in zip(content["results"], scores, strict=True)
         ],
         "derived_from": {
             "protocol": full.tested.protocol.name, "results": str(full.path),
-            "list": full.content["list"], "videos": full.content["videos"],
+            "list": content["list"], "videos": content["videos"],
         },
     }
+    trained = content.get("tested_on_training")
+    if isinstance(trained, dict) and isinstance(trained.get("rows"), list):
+        known = {row for row in trained["rows"] if isinstance(row, int)}
+        places = [place for place, row in enumerate(match.rows) if row in known]
+        results["tested_on_training"] = {"videos": len(places), "rows": places}
     results["seconds"] = round(time.monotonic() - started, 1)
-    return Subset(protocol, results, match.space.names, labels, scores, done)
-
-
-def _pick_failures(full: FullRun, rows: Sequence[int]) -> list[dict[str, Any]]:
-    """Return the failures among ``rows`` of the full list, under their rows in the subset."""
-    failures = {failure["row"]: failure for failure in full.content["failed"]}
-    return [
-        {**failures[row], "row": place} for place, row in enumerate(rows) if row in failures
-    ]
-
-
-def _pick_trained(full: FullRun, rows: Sequence[int]) -> dict[str, Any]:
-    """Say which of ``rows`` of the full list were trained on, as far as its results do."""
-    found = full.content.get("tested_on_training")
-    if not isinstance(found, dict) or not isinstance(found.get("rows"), list):
-        return {}
-    trained = {row for row in found["rows"] if isinstance(row, int)}
-    places = [place for place, row in enumerate(rows) if row in trained]
-    return {"tested_on_training": {"videos": len(places), "rows": places}}
+    return Subset(protocol, results, match, scores, done)
 
 
 def derive_all(
@@ -328,7 +291,8 @@ def _write(subset: Subset, folder: Path) -> Path:
         name_top1(row.get("patching_ratio")): (scores, subset.done)
         for row, scores in zip(rows, subset.scores, strict=True)
     }
-    write_per_class(folder / "per_class.csv", subset.names, subset.labels, columns)
+    write_per_class(
+        folder / "per_class.csv", subset.match.space.names, subset.match.labels, columns)
     shown = ", ".join(
         f"top-1 {row['top1']:.2f} %" + (
             "" if row.get("patching_ratio") is None else f" at ratio {row['patching_ratio']:g}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -125,9 +125,8 @@ def collect_sweeps(
     learned: dict[tuple[tuple, str], bool] = {}
     kinds: dict[tuple, str] = {}
     for result, name, value in (*_of_rows(rows, columns), *_of_others(results)):
-        key, run = result.weights, result.run
-        facts = {**result.facts, "patching_ratio": None}
-        models.setdefault(key, ModelRow(run.backbone, facts))
+        key, run = result.model, result.run
+        models.setdefault(key, ModelRow(replace(result, scores={})))  # of all its ratios
         curves.setdefault(key, {}).setdefault(name, {})[result.ratio] = value
         kinds.setdefault(key, find_kind(run.content))
         if (key, name) not in learned:
@@ -204,11 +203,11 @@ def _of_others(results: Sequence[Result]) -> Iterator[Point]:
 
 def _is_trained_on(run: Run) -> bool:
     """Whether the checkpoint was trained on the classes of this test."""
-    file = Path(str(run.checkpoint.get("file", "")))
+    file = Path(str(run.about("checkpoint").get("file", "")))
     for folder in (file.parent, file.parent.parent):  # an average's, a checkpoint's
         config = read_config(folder) or {}
         if (config.get("TRAIN") or {}).get("ENABLE"):
             theirs = Path(str((config.get("DATA") or {}).get("INDEX_LABEL_MAPPING_FILE"))).name
-            ours = Path(str((run.content.get("label_set") or {}).get("file"))).name
+            ours = Path(str(run.about("label_set").get("file"))).name
             return theirs == ours
     return run.protocol is not None and run.protocol.dataset == "kinetics400"
