@@ -12,6 +12,7 @@ from typing import Any
 from openvclip.data.captions.index import CaptionFile, caption_key, write_captions
 from openvclip.data.captions.sources import Entry, read_captions
 from openvclip.data.check.run import RawList, read_raw_list
+from openvclip.data.lists.labels import is_text
 from openvclip.utils.errors import ConfigError, DataError
 from openvclip.utils.files import replacing
 from openvclip.utils.logging import Progress, get_logger
@@ -124,12 +125,12 @@ class CaptionCollector:
         video, caption, where = entry
         if video is None:
             return UNREADABLE, where
-        key = caption_key(video) if isinstance(video, str) and _is_text(video) else ""
+        key = caption_key(video) if isinstance(video, str) and is_text(video) else ""
         if not key:
             return UNREADABLE, f"{where}: {_short(video)} is no path"
         if caption is None or caption == "":
             return EMPTY, video
-        if not isinstance(caption, str) or not _is_text(caption):
+        if not isinstance(caption, str) or not is_text(caption):
             return NOT_TEXT, f"{video}: {_short(caption)}"
         text = " ".join(caption.split())
         if not text:
@@ -144,15 +145,6 @@ class CaptionCollector:
         tokens = self._count_tokens(text)
         self.longest = max(self.longest, tokens)
         return (OVER_LONG, f"{video}: {tokens} tokens") if tokens > CONTEXT else None
-
-
-def _is_text(text: str) -> bool:
-    """Whether UTF-8 can hold it: JSON can spell half characters, which no text is made of."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _short(value: object) -> str:

@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+from tabulate import tabulate
+
 from openvclip.data.prepare.plan import Preparation, PreparedList
 from openvclip.data.prepare.writer import EXTRA, MISSING
 from openvclip.utils.text import clean
@@ -48,19 +50,9 @@ def _table(lists: Sequence[PreparedList], root: Path | None) -> list[str]:
             f"{sum(map(bool, counts))} of {len(counts)}",
             f"{min(counts):,} / {statistics.median(counts):,g} / {max(counts):,}",
         ))
-    return _align(rows)
-
-
-def _align(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Pad columns to the widest cell; numbers of rows, in the second, to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  " + "  ".join(
-            cell.rjust(width) if place == 1 else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    columns = ("left", "right", "left", "left", "left")
+    text = tabulate(rows, tablefmt="plain", colalign=columns, disable_numparse=True)
+    return [f"  {line.rstrip()}" for line in text.split("\n")]
 
 
 def _published(prepared: PreparedList) -> str:
