@@ -26,6 +26,8 @@ CLONE="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 ROOT="${ROOT:-$CLONE}"
 [ -f "$ROOT/tools/run_net.py" ] || fail "ROOT is $ROOT, which is no clone of openvclip"
 ROOT="$(cd "$ROOT" && pwd)"
+# This clone is run, whichever is installed in the environment.
+export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
 LISTS="${LISTS:-$ROOT}"
 NUM_GPUS="${NUM_GPUS:-8}"
 

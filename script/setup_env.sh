@@ -10,6 +10,8 @@
 source "$(dirname "${BASH_SOURCE[0]}")/start.sh"
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+# This clone is run, whichever is installed in the environment.
+export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
 VENV="${VENV:-$ROOT/.venv}"
 PYTHON="${PYTHON:-python3}"
 CONSTRAINTS="${CONSTRAINTS-$ROOT/constraints.txt}"
@@ -20,13 +22,13 @@ env_fail() {
     exit 1
 }
 
-# One line that changes when what is installed should: the pins, setup.py, the python, the clone.
+# One line that changes when what is installed should: the pins, pyproject.toml, the python, the clone.
 env_fingerprint() {
     "$PY" - "$ROOT" "$CONSTRAINTS" <<'PYTHON'
 import hashlib, pathlib, sys
 root, constraints = sys.argv[1:]
 digest = hashlib.sha256(f"{sys.version} {root} {constraints}".encode())
-for path in (f"{root}/setup.py", constraints):
+for path in (f"{root}/pyproject.toml", constraints):
     if path:
         digest.update(pathlib.Path(path).read_bytes())
 print(digest.hexdigest())
@@ -46,7 +48,7 @@ env_setup() {
             env_fail "python's venv failed (on Debian and Ubuntu: apt install python3-venv)"
     fi
     [ "${SKIP_INSTALL:-}" != 1 ] || return 0
-    wanted="$(env_fingerprint)" || env_fail "cannot read setup.py or $CONSTRAINTS"
+    wanted="$(env_fingerprint)" || env_fail "cannot read pyproject.toml or $CONSTRAINTS"
     if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
         echo "setup_env: $VENV is up to date"
         return 0

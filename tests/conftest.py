@@ -21,6 +21,9 @@ default_signals()
 forget_environment()
 
 ROOT = Path(__file__).resolve().parents[1]
+# Processes that tests start import this clone, whichever is installed.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
 # What hostile files may take at most.
 MOST_MEMORY_KB = 1 << 20  # 1 GiB
 MOST_SECONDS = 20  # of the processor: what else runs on the machine does not count

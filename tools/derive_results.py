@@ -1,63 +1,9 @@
 #!/usr/bin/env python3
-"""Results of splits and halves from the saved predictions of the full list, without a new test.
+"""The same as ``openvclip derive``, see openvclip/commands/derive.py."""
 
-``derive_results.py --from OUT/ucf101_full --protocol all --output OUT`` writes
-OUT/ucf101_split1/results.json and so on. HMDB-51's lists follow from a test of hmdb_union, K600's
-splits from one of k600_union. ``--check-lists hmdb_union`` compares the lists before that test.
-"""
-
-from __future__ import annotations
-
-import argparse
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from openvclip.utils.command_line import Parser, run_tool
-
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--from", dest="source", metavar="DIR",
-                      help="OUTPUT_DIR of the full list's test, with results and predictions")
-    what.add_argument("--check-lists", metavar="NAME",
-                      help="only compare lists: whether that of protocol NAME has all videos and "
-                           "classes of those that follow from it; needs no test")
-    parser.add_argument("--protocol", nargs="+", default=["all"], metavar="NAME",
-                        help="such as ucf101_split1; all (default): whatever follows from it")
-    parser.add_argument("--output", metavar="DIR",
-                        help="folder in which a folder is made for each protocol")
-    parser.add_argument("--root", default=str(ROOT), metavar="DIR",
-                        help="folder with label_db and zs_label_db; default: this clone")
-    parser.add_argument("--predictions", default="predictions.pth", metavar="NAME",
-                        help="TEST.SAVE_RESULTS_PATH of that test (default: %(default)s)")
-    args = parser.parse_args(argv)
-    if args.source and not args.output:
-        parser.error("--from needs --output")
-    return args
-
-
-def derive(argv: list[str] | None) -> None:
-    args = parse_args(argv)
-    from openvclip.report.summary.subset_lists import compare_lists
-    from openvclip.report.summary.subsets import derive_all
-
-    if args.check_lists:
-        compare_lists(args.check_lists, args.root)
-        return
-    derive_all(
-        args.source, args.protocol, root=args.root, output=args.output,
-        predictions=args.predictions,
-    )
-
-
-def main(argv: list[str] | None = None) -> int:
-    return run_tool(lambda: derive(argv), "protocols that were written are whole")
-
+from openvclip.commands.derive import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -13,8 +13,6 @@ import re
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from openvclip.utils.command_line import Parser, run_tool
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -1,53 +1,9 @@
 #!/usr/bin/env python3
-"""Make one indexed caption file of captions in .pt, .json, .jsonl or .csv files.
+"""The same as ``openvclip captions``, see openvclip/commands/captions.py."""
 
-Training opens the result as TRAIN.CAPTION.FILE. A video's captions are found by its file name
-without folders and extension; spaces count as underscores. What is wrong with entries is counted
-and named, the first few on the terminal, all in --report. The formats, and where the published
-captions go: blip_llama2_caption/README.md.
-"""
-
-from __future__ import annotations
-
-import argparse
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from openvclip.utils.command_line import Parser, run_tool
-from openvclip.utils.text import clean_lines
-
-
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--captions", nargs="+", required=True, metavar="FILE",
-                        help="captions; those that several files have of a video are put together")
-    parser.add_argument("--output", required=True, metavar="FILE",
-                        help="caption file to write; replaces an old one once it is whole")
-    parser.add_argument("--list", nargs="+", default=[], metavar="CSV", dest="lists",
-                        help="lists of 'path,label' rows: which videos have captions?")
-    parser.add_argument("--separator", default=",",
-                        help="text between path and label (DATA.PATH_LABEL_SEPARATOR); "
-                        "the last one of a row counts; default: a comma")
-    parser.add_argument("--report", metavar="JSON", help="file for all that was found")
-    return parser.parse_args(argv)
-
-
-def prepare(args: argparse.Namespace) -> None:
-    """Prepare and print what was found."""
-    from openvclip.clip.tokenizer import count_tokens
-    from openvclip.data.captions.prepare import describe_preparation, prepare_captions
-
-    result = prepare_captions(count_tokens=count_tokens, **vars(args))
-    print(clean_lines("\n".join(describe_preparation(result))))
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the tool; returns the exit code."""
-    return run_tool(lambda: prepare(parse_args(argv)), "nothing was written")
-
+from openvclip.commands.captions import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,43 +1,9 @@
 #!/usr/bin/env python3
-"""Train and test a video classifier: ``run_net.py --cfg configs/X.yaml --opts KEY VALUE ...``."""
+"""The same as ``openvclip run``, see openvclip/commands/run.py."""
 
-from __future__ import annotations
-
-import os
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from openvclip.utils.command_line import run_tool
-from openvclip.utils.logging import get_logger, setup_logging
-
-
-def run_net(argv: list[str] | None) -> None:
-    """Check the config and what it names, which takes no torch and so no time, then run."""
-    from openvclip.config import default_output_dir, load_cfg, parse_args
-    from openvclip.launch.early import check_early
-
-    args = parse_args(argv)
-    cfg = load_cfg(args.cfg_file, args.opts)
-    setup_logging(rank=int(os.environ.get("RANK", cfg.SHARD_ID)))
-    check_early(cfg)
-    named = cfg.OUTPUT_DIR == default_output_dir(args.cfg_file)
-    get_logger().info(
-        "read %s; results go to %s%s; loading torch", args.cfg_file, cfg.OUTPUT_DIR,
-        ", named after the config (OUTPUT_DIR changes it)" if named else "",
-    )
-    from openvclip.launch.processes import launch
-    from openvclip.launch.run import run
-
-    launch(run, cfg, args.init_method)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the tool; returns the exit code."""
-    return run_tool(lambda: run_net(argv),
-                    "what was saved is kept, and the same command goes on from there", log=False)
-
+from openvclip.commands.run import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,80 +1,9 @@
 #!/usr/bin/env python3
-"""Run on Slurm: ``run_with_submitit.py --cfg X.yaml --num_shards 2 ... --opts KEY VALUE``.
+"""The same as ``openvclip submit``, see openvclip/commands/submit.py."""
 
-Each node runs what ``tools/run_net.py`` runs with its SHARD_ID; NUM_GPUS and NUM_SHARDS are set
-from the options. A job that is preempted or out of time queues itself again and resumes.
-"""
-
-from __future__ import annotations
-
-import argparse
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from openvclip.utils.command_line import Parser, run_tool
-
-# Options that Slurm knows by the same name.
-SLURM = {
-    "partition": "partition to queue in",
-    "account": "account to charge",
-    "qos": "quality of service",
-    "constraint": "feature that nodes must have",
-    "comment": "comment for the scheduler",
-    "mail_user": "address that is told of the job's end",
-}
-
-
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = Parser(
-        description=__doc__.replace("``", ""), formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--cfg", required=True, help="config file")
-    parser.add_argument("--num_gpus", type=int, default=8, help="GPUs of each node (8); 0: CPU")
-    parser.add_argument("--num_shards", type=int, default=1, help="nodes (1)")
-    parser.add_argument("--job_dir", required=True,
-                        help="folder for logs, shared by the nodes; %%j becomes the job's number")
-    parser.add_argument("--timeout", type=int, default=48 * 60, help="minutes (2880)")
-    parser.add_argument("--cpus_per_gpu", type=int, default=10, help="CPU cores a GPU (10)")
-    parser.add_argument("--mem_per_gpu", type=int, default=60, help="GB of memory a GPU (60)")
-    parser.add_argument("--name", default="openvclip", help="name of the job (openvclip)")
-    for name, text in SLURM.items():
-        parser.add_argument(f"--{name}", help=text)
-    parser.add_argument("--cluster", choices=("slurm", "local", "debug"),
-                        help="local: a process of this machine; debug: this very process "
-                        "(default: Slurm where there is one, else local unless an option "
-                        "of Slurm is given)")
-    parser.add_argument("--wait", action="store_true", help="wait for the job's end")
-    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[],
-                        help="KEY VALUE pairs that override the config; they come last")
-    return parser.parse_args(argv)
-
-
-def start(argv: list[str] | None) -> None:
-    """Submit and, with ``--wait``, wait for the job."""
-    args = parse_args(argv)
-    from openvclip.launch.slurm import Resources, submit, wait_for
-
-    slurm = {name: getattr(args, name) for name in SLURM if getattr(args, name)}
-    if "mail_user" in slurm:
-        slurm["mail_type"] = "END,FAIL"
-    resources = Resources(
-        gpus=args.num_gpus, nodes=args.num_shards, timeout=args.timeout,
-        cpus_per_gpu=args.cpus_per_gpu, memory_per_gpu=args.mem_per_gpu, name=args.name,
-        slurm=tuple(slurm.items()),
-    )
-    job = submit(args.cfg, args.opts, job_dir=args.job_dir, resources=resources,
-                 cluster=args.cluster)
-    if args.wait:
-        wait_for(job)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the tool; returns the exit code."""
-    return run_tool(lambda: start(argv), "a job that was submitted runs on")
-
+from openvclip.commands.submit import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,72 +1,9 @@
 #!/usr/bin/env python3
-"""The tables of tests on disk: ``summarize.py DIR [DIR ...]``.
+"""The same as ``openvclip summarize``, see openvclip/commands/summarize.py."""
 
-Prints the zero-shot table beside published numbers, those of few-shot, base-to-novel, supervised
-and retrieval tests, and notes on what is missing, failed or was tested otherwise. Saves them as
-summary.md, summary.csv (with summary_protocols.csv and retrieval.csv) and summary.json, with --html
-as summary.html, too. What was tested at several patching ratios is drawn in
-accuracy_vs_ratio.png: every set against the ratio, and trained against zero-shot sets. Exit code:
-0, or 2 where there are no results at all.
-"""
-
-from __future__ import annotations
-
-import argparse
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from openvclip.utils.command_line import Parser, run_tool
-from openvclip.utils.text import clean_lines
-
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="+", metavar="DIR",
-                        help="folder with tests' results, at any depth")
-    parser.add_argument("--output", metavar="DIR", help="where to save; default: the first DIR")
-    parser.add_argument("--html", action="store_true",
-                        help="save summary.html, too: the same for a browser")
-    parser.add_argument(
-        "--protocols", nargs="+", metavar="NAME",
-        help="show only these: protocols (ucf101_split1), columns (ucf101_split) or datasets "
-        "(ucf101, hmdb51, kinetics600, kinetics400, ssv2)",
-    )
-    parser.add_argument(
-        "--trained", nargs="+", metavar="SET",
-        help="sets in the picture whose classes the checkpoints were trained on, by their names "
-        "there; default: those with the label map of the training beside the checkpoint, else K400",
-    )
-    parser.add_argument("--root", default=str(ROOT), metavar="DIR",
-                        help="folder with label_db and zs_label_db; default: this clone")
-    return parser.parse_args(argv)
-
-
-def summarize(argv: list[str] | None) -> None:
-    args = parse_args(argv)
-    from openvclip.report.summary import collect as summary
-    from openvclip.report.summary.files import save_summary
-    from openvclip.report.summary.formats import format_text
-
-    found = summary.summarize(
-        args.folders, root=args.root, protocols=args.protocols, trained=args.trained
-    )
-    try:
-        paths = save_summary(found, args.output or args.folders[0], page=args.html)
-    finally:  # The table is worth seeing even if it cannot be saved.
-        print(clean_lines(format_text(found)))
-    print(clean_lines("\n".join(f"wrote {path}" for path in paths)))
-
-
-def main(argv: list[str] | None = None) -> int:
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # A terminal that lacks a sign shows a question mark.
-            stream.reconfigure(errors="replace")
-    return run_tool(lambda: summarize(argv), "the tests' results are untouched")
-
+from openvclip.commands.summarize import main
 
 if __name__ == "__main__":
     sys.exit(main())

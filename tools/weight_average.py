@@ -1,43 +1,9 @@
 #!/usr/bin/env python3
-"""Average checkpoints: ``weight_average.py --source DIR --start 2 --end 22 --output FILE``."""
+"""The same as ``openvclip average``, see openvclip/commands/average.py."""
 
-from __future__ import annotations
-
-import argparse
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from openvclip.utils.command_line import Parser, run_tool
-
-
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = Parser(description=__doc__)
-    parser.add_argument(
-        "--source", required=True,
-        help="folder with checkpoint_epoch_NNNNN.pyth files, or the OUTPUT_DIR above it",
-    )
-    parser.add_argument("--start", type=int, required=True,
-                        help="first file number; 0 takes the original CLIP in as well")
-    parser.add_argument("--end", type=int, required=True, help="last file number, included")
-    parser.add_argument("--output", required=True, help="file to write, such as swa_2_22.pth")
-    parser.add_argument("--clip", help="weights of the original CLIP, needed with --start 0")
-    return parser.parse_args(argv)
-
-
-def average(argv: list[str] | None) -> None:
-    args = parse_args(argv)
-    from openvclip.checkpoints.averaging import average_checkpoints
-
-    average_checkpoints(
-        args.source, start=args.start, end=args.end, output=args.output, clip=args.clip
-    )
-
-
-def main(argv: list[str] | None = None) -> int:
-    return run_tool(lambda: average(argv), "nothing was written")
-
+from openvclip.commands.average import main
 
 if __name__ == "__main__":
     sys.exit(main())

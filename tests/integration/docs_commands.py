@@ -11,7 +11,7 @@ SHELL = ("bash", "sh", "console", "shell")
 FENCE = re.compile(r"^ *```+ *(\w*) *$")
 SPAN = re.compile(r"`([^`]+)`")
 # A span of code is a command if it starts a program; names of files and options are not.
-STARTS = re.compile(r"^(?:[A-Z_]+=\S* )*(?:python3?|bash|torchrun|pip|apt) \S")
+STARTS = re.compile(r"^(?:[A-Z_]+=\S* )*(?:python3?|openvclip|bash|torchrun|pip|apt) \S")
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,12 @@ from pathlib import Path
 SHELL = """#!/bin/sh
 exec {python} -IS {client} "$@"
 """
+# The program that an installation puts beside its python.
+PROGRAM = """#!/bin/sh
+exec "$(dirname "$0")/python" -c 'import sys
+from openvclip.commands import main
+sys.exit(main())' "$@"
+"""
 CLIENT = """
 import json, os, socket, sys
 link = socket.socket(socket.AF_UNIX)
@@ -46,6 +52,9 @@ def start_server(clone: Path, folder: Path) -> subprocess.Popen:
         file.write_text(SHELL.format(python=shlex.quote(sys.executable),
                                      client=shlex.quote(str(client))), encoding="utf-8")
         file.chmod(0o755)
+    program = folder / "bin" / "openvclip"
+    program.write_text(PROGRAM, encoding="utf-8")
+    program.chmod(0o755)
     env = {**os.environ, "PYTHONPATH": str(clone), "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
     server = subprocess.Popen([sys.executable, __file__, path], env=env, cwd=clone, text=True,
                               stdout=subprocess.PIPE)

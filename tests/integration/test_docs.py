@@ -60,8 +60,10 @@ NOT_RUN = {
     r"^(\w+=\S* )*bash tests/settings\.sh": "these are the tests, six times",
     r"^python -m pytest": "these are the tests",
     r"^(pip|apt|python3 -m venv) ?": "installs",
+    r"^(python tests/lowest_versions|VENV=\.venv_lowest)": "installs, and these are the tests",
     r"(^| )\.\.\.( |$)": "stands for several commands",
     r"DATASET|FOLDER|\w\|\w": "stands for several commands",
+    r"^openvclip [a-z][a-z-]*$": "names a command",
     r"my_clip\.mp4": "stands for somebody's own files",
     r"benchmark\.py data --generate": "measures for minutes; test_benchmark.py runs it",
 }
@@ -155,7 +157,10 @@ def check_command(command: Command, world: World) -> None:
         options = {word for word in after if word.startswith("--")}
         called = after[0] if after and re.match(r"[a-z]", after[0]) else ""
         shown = finish(world.run(f"python {tool} {called} -h"), command)
-        shown += (ROOT / tool).read_text("utf-8")  # options of the subcommand that is not named
+        # Options of the subcommand that is not named.
+        module = re.search(r"from openvclip\.commands\.(\w+)", (ROOT / tool).read_text("utf-8"))
+        if module:
+            shown += (ROOT / f"openvclip/commands/{module[1]}.py").read_text("utf-8")
         unknown = [option for option in options if not re.search(rf"{option}\b", shown)]
         assert not unknown, f"{command}: {tool} has no {', '.join(unknown)}"
 

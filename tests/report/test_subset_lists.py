@@ -10,10 +10,10 @@ import runpy
 import pytest
 import torch
 
+from openvclip.data.lists.label_maps import SHIPPED
 from openvclip.data.lists.labels import LabelSpace, read_list
 from openvclip.data.lists.protocols import PROTOCOLS, find_sources
 from openvclip.data.prepare.hmdb51 import plan_hmdb51
-from openvclip.data.prepare.plan import CLONE
 from openvclip.data.prepare.writer import write_preparation
 from openvclip.metrics.classification import compute_scores
 from openvclip.report.run.predictions_file import save_predictions
@@ -29,7 +29,7 @@ ALL = ["hmdb_full", *(f"hmdb_split{n}" for n in (1, 2, 3)), *(f"hmdb_half{n}" fo
 def lists(tmp_path_factory):
     """Prepared from 6,766 files: of each class 70 for training and 30 for testing, the rest 0."""
     root = tmp_path_factory.mktemp("hmdb")
-    space = LabelSpace.from_json(CLONE / PROTOCOLS["hmdb_full"].label_map)
+    space = LabelSpace.from_json(SHIPPED / PROTOCOLS["hmdb_full"].label_map)
     rng = random.Random(0)
     (root / "splits").mkdir()
     for label, name in enumerate(space.names):

@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from openvclip.data.lists.label_maps import SHIPPED
 from openvclip.data.lists.labels import LabelSpace
 from openvclip.data.lists.protocols import PROTOCOLS
 from openvclip.data.prepare.kinetics import SplitReader
 from openvclip.data.prepare.names import SPLIT_FOLDERS, ClassIndex, class_key, describe_outside
-from openvclip.data.prepare.plan import CLONE, MAP_ENDING, Preparation, Row, group_by_label
+from openvclip.data.prepare.plan import MAP_ENDING, Preparation, Row, group_by_label
 from openvclip.data.prepare.scan import VideoTree, scan_videos
 from openvclip.utils.errors import ConfigError, DataError
 
@@ -136,7 +137,7 @@ def _space_of(tree: VideoTree, splits: bool) -> LabelSpace:
 def _add_map(preparation: Preparation, root: Path, name: str, space: LabelSpace) -> None:
     relative = f"zs_label_db/{name}{MAP_ENDING}"
     shipped = {protocol.label_map for protocol in PROTOCOLS.values()}
-    if relative in shipped and (CLONE / relative).exists():
+    if relative in shipped and (SHIPPED / relative).exists():
         if preparation.add_shipped_map(root, relative) != space:
             raise DataError(f"{relative} comes with the project and has other classes than these; "
                             f"give another --name than {name}, or --map {relative}")

@@ -9,13 +9,12 @@ from pathlib import Path
 
 from openvclip.data.lists.draws import FILE as DRAW
 from openvclip.data.lists.draws import Draw
+from openvclip.data.lists.label_maps import SHIPPED
 from openvclip.data.lists.labels import LabelSpace
 from openvclip.data.lists.protocols import find_protocol
 from openvclip.data.prepare.scan import VideoTree
 from openvclip.utils.errors import DataError
 
-# The folder that has label_db and zs_label_db with the label maps that come with the project.
-CLONE = Path(__file__).resolve().parents[3]
 MAP_ENDING = "-index2cls.json"
 
 # Path of a video, relative to the dataset's folder, and its label.
@@ -106,7 +105,7 @@ class Preparation:
         Raises:
             DataError: ``root`` has another one, whose labels would mean other classes.
         """
-        shipped, path = LabelSpace.from_json(CLONE / relative), root / relative
+        shipped, path = LabelSpace.from_json(SHIPPED / relative), root / relative
         if path.exists():
             _compare(LabelSpace.from_json(path), shipped, path)
         self.add_map(path, shipped, write=not path.exists())

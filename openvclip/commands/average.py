@@ -1,0 +1,34 @@
+"""Average checkpoints: ``openvclip average --source DIR --start 2 --end 22 --output FILE``."""
+
+from __future__ import annotations
+
+import argparse
+
+from openvclip.utils.command_line import Parser, run_tool
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = Parser(description=__doc__)
+    parser.add_argument(
+        "--source", required=True,
+        help="folder with checkpoint_epoch_NNNNN.pyth files, or the OUTPUT_DIR above it",
+    )
+    parser.add_argument("--start", type=int, required=True,
+                        help="first file number; 0 takes the original CLIP in as well")
+    parser.add_argument("--end", type=int, required=True, help="last file number, included")
+    parser.add_argument("--output", required=True, help="file to write, such as swa_2_22.pth")
+    parser.add_argument("--clip", help="weights of the original CLIP, needed with --start 0")
+    return parser.parse_args(argv)
+
+
+def average(argv: list[str] | None) -> None:
+    args = parse_args(argv)
+    from openvclip.checkpoints.averaging import average_checkpoints
+
+    average_checkpoints(
+        args.source, start=args.start, end=args.end, output=args.output, clip=args.clip
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run_tool(lambda: average(argv), "nothing was written")

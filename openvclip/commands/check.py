@@ -1,0 +1,62 @@
+"""Decode every listed video, report the bad ones and write the lists without them.
+
+Written to --output:
+  videos.csv    path, status, codec, frames, size, duration, ... of each file, in list order
+  clean/        each list without the rows of files that are not ok, other rows unchanged; a
+                list lies there as it lies below the folder that all lists share: clean/test.csv
+                for one list, clean/split1/test.csv and clean/split2/test.csv for two. Such a
+                folder can be given to a run: DATA.PATH_TO_DATA_DIR DIR/clean. Lists beside those
+                given that are equal to one of them, label maps and draw.json are there, too
+  summary.json  counts by status and by codec, frames, hours, bytes
+
+Statuses:
+  ok            decodes to the end
+  damaged       gives frames, but decoding breaks off, less than 90 % of the declared frames or
+                time come out, or the frame size changes on the way
+  unreadable    gives no frame
+  missing       is not there
+  crashed       ended the process that decoded it, twice: a crash of the decoder, or no memory
+  timeout       took longer than --timeout
+
+A run that was stopped, by whatever, goes on when it is started again with the same --output.
+Files that were checked before are decoded again only if size or modification time changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from openvclip.utils.command_line import Parser, run_tool
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--list", nargs="+", required=True, metavar="CSV", dest="lists",
+                        help="lists of 'path,label' rows; each file is decoded once")
+    parser.add_argument("--prefix", default="", metavar="DIR",
+                        help="folder that the listed paths start from (DATA.PATH_PREFIX)")
+    parser.add_argument("--separator", default=",",
+                        help="text between path and label (DATA.PATH_LABEL_SEPARATOR); "
+                        "the last one of a row counts; default: a comma")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder to write to")
+    parser.add_argument("--workers", type=int, metavar="N",
+                        help="processes that decode, one thread each; default: one a core")
+    parser.add_argument("--timeout", type=float, default=300.0, metavar="SECONDS",
+                        help="give a file up after this long; default: 300")
+    parser.add_argument("--keep-damaged", action="store_true",
+                        help="leave damaged files in the cleaned lists")
+    parser.add_argument("--recheck", nargs="*", metavar="STATUS",
+                        help="decode files again that were checked before: all, or those of "
+                        "the statuses named, such as: --recheck crashed timeout")
+    return parser.parse_args(argv)
+
+
+def check(argv: list[str] | None) -> None:
+    args = vars(parse_args(argv))
+    from openvclip.data.check.run import check_lists
+
+    check_lists(**args)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run_tool(lambda: check(argv), "what was decoded is kept, start again to go on")
