@@ -63,6 +63,15 @@ def test_imports_point_down(name):
         assert target == room or LEVEL[target] < LEVEL[room], f"{name} imports {module}"
 
 
+def test_the_page_on_the_architecture_has_the_floors_and_no_path_that_is_not_there():
+    text = (ROOT.parent / "docs" / "architecture.md").read_text("utf-8")
+    assert re.findall(r"(?m)^\| `(\w+)` \|", text) == FLOORS[::-1]
+    paths = [name for name in re.findall(r"`([\w/.]+)`", text) if "/" in name]
+    assert len(paths) > 30
+    for name in paths:
+        assert (ROOT / name).exists() or (ROOT.parent / name).exists(), name
+
+
 def test_no_modules_import_each_other_in_a_circle():
     order = TopologicalSorter({name: imports - {"openvclip"} for name, imports in IMPORTS.items()})
     order.prepare()  # raises a CycleError, which names the modules
