@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import http.client
+import logging
 import os
 import re
 import urllib.error
@@ -27,6 +28,8 @@ from openvclip.utils.errors import CheckpointError, describe_os_error, first_lin
 # The largest CLIPs have about 20 GB in fp32.
 MOST_BYTES = 64 << 30
 SILENCE_SECONDS = 60  # A server that sends nothing for so long is given up.
+# That of utils/logging.py, which stands on this file.
+logger = logging.getLogger(__name__)
 # pathlib makes one slash of the two of an address.
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,2}(?=[^/])")
 
@@ -61,6 +64,7 @@ class DownloadHandler(HTTPURLHandler):
 
 def _download(url: str, temporary: Path) -> None:
     """Write what ``url`` holds to a file."""
+    logger.info("downloading %s", _without_secrets(url))
     try:
         with open(temporary, "wb") as file, \
                 urllib.request.urlopen(url, timeout=SILENCE_SECONDS) as answer:

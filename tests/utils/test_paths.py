@@ -89,11 +89,13 @@ def test_what_a_config_names_is_fetched_once_and_read(site, tmp_path):
                                 "map.json", "run.yaml", "texts.pt", "val.csv")]
 
 
-def test_processes_that_ask_at_once_fetch_once(site):
+def test_processes_that_ask_at_once_fetch_once(site, caplog):
+    caplog.set_level("INFO", logger="openvclip")
     (site.folder / "file").write_bytes(bytes(5 << 20))
     with ThreadPoolExecutor(4) as pool:
         found = set(pool.map(paths.local, [f"{site.url}/file"] * 4))
     assert len(found) == 1 and site.asked == ["/file"]
+    assert f"downloading {site.url}/file" in caplog.text
 
 
 def test_files_of_one_name_on_other_servers_or_folders_are_told_apart(site):
