@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,6 @@ from openvclip.utils.errors import DataError
 
 # Kind of note -> sign behind the numbers that it is about, in the order in which they are shown.
 MARKS = {"partial": "†", "failed": "‡", "rows": "§", "setup": "¶", "seen": "‖"}
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One way in which a test differs from its protocol, in words."""
-
-    what: str
 
 
 class SetupCheck:
@@ -39,18 +31,18 @@ class SetupCheck:
         self.unread: dict[str, str] = {}
         self._spaces: dict[str, LabelSpace | None] = {}
 
-    def find_faults(self, content: dict[str, Any], protocol: Protocol) -> Iterator[Fault]:
+    def find_faults(self, content: dict[str, Any], protocol: Protocol) -> Iterator[str]:
         """Give the ways in which results differ from their protocol."""
         labels, wanted = content.get("label_set") or {}, self._label_space(protocol)
         if wanted is not None and labels.get("sha256") != wanted.digest():
-            yield Fault(
+            yield (
                 f"another label set: {labels.get('file')} with {labels.get('classes')} classes; "
                 f"the protocol's is {_name_label_set(protocol)}"
             )
         prompts = content.get("prompts") or {}
         if prompts.get("sha256") != PUBLISHED_PROMPTS_SHA256:
             name = name_prompts(prompts)
-            yield Fault(
+            yield (
                 f"another prompt set{name and f', {name}'} (count {prompts.get('count')}, "
                 f"sha256 {str(prompts.get('sha256'))[:8]})"
             )
@@ -59,7 +51,7 @@ class SetupCheck:
             for name, value in PUBLISHED_SETUP.items() if content.get(name, value) != value
         ]
         if other:
-            yield Fault(", ".join(other))
+            yield ", ".join(other)
 
     def _label_space(self, protocol: Protocol) -> LabelSpace | None:
         """Return the classes that a protocol tests, from the map that ships; None: it is missing.
@@ -117,7 +109,7 @@ def say_trained(content: dict[str, Any]) -> str:
             "weights were trained on")
 
 
-def mark_result(content: dict[str, Any], protocol: Protocol, faults: tuple[Fault, ...]) -> str:
+def mark_result(content: dict[str, Any], protocol: Protocol, faults: tuple[str, ...]) -> str:
     """Return the signs to show behind the numbers of these results."""
     holds = {
         "failed": bool(content["failed"]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from openvclip.data.lists.protocols import find_sources
@@ -22,25 +22,15 @@ from openvclip.utils.errors import DataError
 
 @dataclass(frozen=True)
 class Summary:
-    """The zero-shot table and the others.
+    """The zero-shot table and the others."""
 
-    Attributes:
-        columns: what the zero-shot table shows, in order.
-        rows: this project's rows of it.
-        published: the papers' rows, of the backbones that there are results for.
-        notes: what the reader of the tables must know.
-        sweeps: what was tested at several patching ratios.
-        sections: few-shot, base-to-novel, supervised and own lists' tables that have results.
-        retrieval: the lines of the retrieval table; none where none was tested.
-    """
-
-    columns: list[Column]
-    rows: list[ModelRow]
-    published: list[Published]
-    notes: list[Note]
-    sweeps: Sweeps
-    sections: list[Section] = field(default_factory=list)
-    retrieval: list[RetrievalRow] = field(default_factory=list)
+    columns: list[Column]  # of the zero-shot table, in order
+    rows: list[ModelRow]  # this project's rows of it
+    published: list[Published]  # the papers' rows, of the backbones that there are results for
+    notes: list[Note]  # what the reader of the tables must know
+    sweeps: Sweeps  # what was tested at several patching ratios
+    sections: list[Section]  # few-shot, base-to-novel, supervised and own lists' tables
+    retrieval: list[RetrievalRow]  # the lines of the retrieval table
 
     @property
     def zero_shot(self) -> bool:

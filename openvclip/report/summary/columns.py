@@ -24,19 +24,12 @@ OPTIONAL = {"ssv2_full"}
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a table.
+    """One column of a table."""
 
-    Attributes:
-        key: what rows know it by, such as ``ucf101_split`` or ``t2v_r1``.
-        kind: what it shows: the name of a protocol or of a number.
-        group: what it shows that of, such as a dataset.
-        protocols: those whose results make it; of several, mean and standard deviation are shown.
-    """
-
-    key: str
-    kind: str
-    group: str = ""
-    protocols: tuple[Protocol, ...] = ()
+    key: str  # what rows know it by, such as ucf101_split or t2v_r1
+    kind: str  # what it shows: the name of a protocol or of a number
+    group: str = ""  # what it shows that of, such as a dataset
+    protocols: tuple[Protocol, ...] = ()  # of several, mean and standard deviation are shown
 
     @property
     def title(self) -> str:

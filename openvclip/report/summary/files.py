@@ -141,7 +141,7 @@ def _describe_result(result: Result) -> dict[str, Any]:
     return {
         **scores, "videos": run.content["videos"], "failed": run.failed, "folder": str(run.folder),
         "derived": "derived_from" in run.content,
-        "differences": [fault.what for fault in result.faults],
+        "differences": list(result.faults),
     }
 
 

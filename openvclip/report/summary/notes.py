@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from openvclip.data.lists.draws import parse_draw
-from openvclip.data.lists.protocols import PROTOCOLS, find_sources
-from openvclip.report.checks import MARKS, Fault, SetupCheck, count_trained, say_trained
+from openvclip.data.lists.protocols import PROTOCOLS, Protocol, find_sources
+from openvclip.report.checks import MARKS, SetupCheck, count_trained, say_trained
 from openvclip.report.summary.columns import COLUMN_OF, Column, name_protocols
 from openvclip.report.summary.results import Result
 from openvclip.report.summary.rows import ModelRow
@@ -32,19 +32,15 @@ HEADINGS = {
 }
 
 
-@dataclass(frozen=True)
-class Note:
-    """One note.
-
-    Attributes:
-        kind: the key of its heading.
-        text: what it says.
-        rows: names of the rows that it is about; empty: about none in particular.
-    """
+class Note(NamedTuple):
+    """One note: the key of its heading, what it says, and names of the rows that it is about."""
 
     kind: str
     text: str
     rows: tuple[str, ...] = ()
+
+
+Said = Iterator[tuple[str, str]]  # kind and text
 
 
 def collect_notes(
@@ -55,7 +51,7 @@ def collect_notes(
     columns: Sequence[Column],
     check: SetupCheck,
 ) -> list[Note]:
-    """Gather all notes, in the order of :data:`HEADINGS`.
+    """Gather all notes, in the order of :data:`HEADINGS`; what is said of several rows once.
 
     Args:
         rows: the zero-shot table's rows.
@@ -65,56 +61,53 @@ def collect_notes(
         columns: the zero-shot table's columns.
         check: what the results were held to.
     """
-    notes = [note for row in rows for note in _notes_of_row(row, columns)]
-    notes += [Note("unfinished", f"{p.folder}: {p.what}") for p in problems]
-    notes += [
-        Note("unchecked", f"label sets of {name}: {why}") for name, why in check.unread.items()
-    ]
+    about: dict[tuple[str, str], dict[str, None]] = {}  # kind and text -> rows
+    for row in rows:
+        for said in _notes_of_row(row, columns):
+            about.setdefault(said, {})[row.name] = None
+    others = [("unfinished", f"{p.folder}: {p.what}") for p in problems]
+    others += [("unchecked", f"label sets of {name}: {why}") for name, why in check.unread.items()]
     prompts = {row.facts["prompts"] for row in rows}
     if len(prompts) > 1:
-        notes.append(Note("setup", f"the rows were made with {len(prompts)} different prompt "
-                                   "sets and do not compare"))
-    notes += _derived(rows)
-    notes += collect_section_notes(sections)
-    notes += [Note("other", text) for run in runs if (text := _outside(run))]
+        others.append(("setup", f"the rows were made with {len(prompts)} different prompt sets and "
+                                "do not compare"))
+    others += _derived(rows)
+    for line in (line for section in sections for line in section.lines):
+        of_line = (*_notes_of_seeds(line), *_notes_of_tests(line))
+        others += [(kind, f"{line.name}: {text}") for kind, text in of_line]
+    others += [("other", text) for run in runs if (text := _outside(run))]
+    about |= {said: about.get(said, {}) for said in others}
     order = list(HEADINGS)
-    return sorted(_merge(notes), key=lambda note: order.index(note.kind))
+    notes = [Note(kind, text, tuple(names)) for (kind, text), names in about.items()]
+    return sorted(notes, key=lambda note: order.index(note.kind))
 
 
-def _merge(notes: Iterable[Note]) -> list[Note]:
-    """Make one note of those that say the same of several rows."""
-    found: dict[tuple[str, str], dict[str, None]] = {}
-    for note in notes:
-        found.setdefault((note.kind, note.text), {}).update(dict.fromkeys(note.rows))
-    return [Note(kind, text, tuple(rows)) for (kind, text), rows in found.items()]
-
-
-def _notes_of_row(row: ModelRow, columns: Sequence[Column]) -> Iterator[Note]:
-    about = (row.name,)
+def _notes_of_row(row: ModelRow, columns: Sequence[Column]) -> Said:
+    results = row.results
     untested = [p for column in columns if column.key not in row.cells for p in column.protocols]
     if untested:
-        yield Note("missing", name_protocols(untested) + _say_derivable(row, untested), about)
+        yield "missing", name_protocols(untested) + _say_derivable(row, untested)
     for column in columns:
-        lacking = [p.name for p in column.protocols if p.name not in row.results]
+        lacking = [p.name for p in column.protocols if p.name not in results]
         if column.key in row.cells and lacking:
-            yield Note("partial", f"{column.title}: {len(column.protocols) - len(lacking)} of "
-                                  f"{len(column.protocols)}; missing: {', '.join(lacking)}", about)
+            of = len(column.protocols)
+            yield "partial", (f"{column.title}: {of - len(lacking)} of {of}; "
+                              f"missing: {', '.join(lacking)}")
     for kind, say in (("failed", _say_failed), ("rows", _say_rows), ("seen", _say_seen)):
-        marked = [say(name, result) for name, result in row.results.items()
+        marked = [f"{name}: {say(result.run)}" for name, result in results.items()
                   if MARKS[kind] in result.marks]
         if marked:
-            yield Note(kind, "; ".join(marked), about)
-    faults: dict[Fault, list] = {}
-    for name, result in row.results.items():
+            yield kind, "; ".join(marked)
+    faults: dict[str, list[Protocol]] = {}
+    for name, result in results.items():
         for fault in result.faults:
             faults.setdefault(fault, []).append(PROTOCOLS[name])
     for fault, protocols in faults.items():
-        yield Note("setup", f"{name_protocols(protocols)}: {fault.what}", about)
+        yield "setup", f"{name_protocols(protocols)}: {fault}"
     for shown, left_out in row.replaced:
         better = left_out.faults and not shown.faults
         why = "tested as the protocol says" if better else "newer"
-        yield Note("replaced", f"{shown.run.protocol.name}: {_say_replaced(shown, left_out, why)}",
-                   about)
+        yield "replaced", f"{shown.run.protocol.name}: {_say_replaced(shown, left_out, why)}"
 
 
 def _say_derivable(row: ModelRow, missing: Sequence) -> str:
@@ -133,43 +126,33 @@ def _say_replaced(shown: Result, left_out: Result, why: str = "newer") -> str:
             f"left out {left_out.run.folder} ({left_out.value:.1f})")
 
 
-def _say_failed(name: str, result: Result) -> str:
-    return f"{name}: {result.run.failed:,} of {result.run.content['videos']:,}"
+def _say_failed(run: Run) -> str:
+    return f"{run.failed:,} of {run.content['videos']:,}"
 
 
-def _say_seen(name: str, result: Result) -> str:
-    return f"{name}: {say_trained(result.run.content)}"
+def _say_seen(run: Run) -> str:
+    return say_trained(run.content)
 
 
-def _say_rows(name: str, result: Result) -> str:
-    videos, published = result.run.content["videos"], PROTOCOLS[name].rows
+def _say_rows(run: Run) -> str:
+    videos, published = run.content["videos"], run.protocol.rows
     if videos < published:
-        return f"{name}: {videos:,} of the {published:,} videos of the published list"
-    return f"{name}: {videos:,} videos, the published list has {published:,}"
+        return f"{videos:,} of the {published:,} videos of the published list"
+    return f"{videos:,} videos, the published list has {published:,}"
 
 
-def _derived(rows: Sequence[ModelRow]) -> Iterator[Note]:
+def _derived(rows: Sequence[ModelRow]) -> Said:
     """Say once which results were not run but follow from others."""
-    names = {
-        name for row in rows for name, result in row.results.items()
-        if "derived_from" in result.run.content
-    }
+    names = {name for row in rows for name, result in row.results.items()
+             if "derived_from" in result.run.content}
     if names:
-        listed = name_protocols([PROTOCOLS[name] for name in PROTOCOLS if name in names])
-        yield Note("derived", f"{listed}: from the saved predictions of the full lists; the same "
-                              "as a test of their own")
+        listed = name_protocols([p for p in PROTOCOLS.values() if p.name in names])
+        yield "derived", (f"{listed}: from the saved predictions of the full lists; the same as a "
+                          "test of their own")
 
 
-# ---- Of the tables over seeds ------------------------------------------------------------------
-def collect_section_notes(sections: Sequence[Section]) -> Iterator[Note]:
-    """Say what is missing, what failed, and what was trained on something else."""
-    for section in sections:
-        for line in section.lines:
-            notes = [*_notes_of_seeds(section.key, line), *_notes_of_tests(line)]
-            yield from (Note(kind, f"{line.name}: {text}") for kind, text in notes)
-
-
-def _notes_of_seeds(key: str, line: MethodRow) -> Iterator[tuple[str, str]]:
+def _notes_of_seeds(line: MethodRow) -> Said:
+    key = find_section(line.first.run)
     if key == "few_shot" and list(line.cells) != ["0"]:
         missing = [str(shots) for shots in SHOTS if str(shots) not in line.cells]
         if missing:
@@ -188,14 +171,14 @@ def _notes_of_seeds(key: str, line: MethodRow) -> Iterator[tuple[str, str]]:
                 )
 
 
-def _notes_of_tests(line: MethodRow) -> Iterator[tuple[str, str]]:
+def _notes_of_tests(line: MethodRow) -> Said:
     runs = {str(result.run.folder): result.run for cell in line.cells.values()
             for result in cell.values()}
     for folder, run in runs.items():
         if run.failed:
-            yield "failed", f"{folder}: {run.failed:,} of {run.content['videos']:,}"
+            yield "failed", f"{folder}: {_say_failed(run)}"
         if count_trained(run.content):
-            yield "seen", f"{folder}: {say_trained(run.content)}"
+            yield "seen", f"{folder}: {_say_seen(run)}"
         training = _say_training(run)
         if training:
             yield "training", f"{folder}: {training}"
@@ -220,7 +203,6 @@ def _say_training(run: Run) -> str:
     return ""
 
 
-# ---- Of other results --------------------------------------------------------------------------
 def _outside(run: Run) -> str:
     """Describe results that have no place in the table; nothing if they have one."""
     protocol = run.protocol

@@ -19,19 +19,12 @@ Number = tuple[float, float | None]
 
 @dataclass(frozen=True)
 class Published:
-    """One method's numbers.
+    """One method's numbers."""
 
-    Attributes:
-        backbone: CLIP's image tower, such as ``B/16``.
-        method: the method's name.
-        source: where the numbers stand.
-        numbers: column of the table, such as ``ucf101_split`` -> top-1 accuracy in percent.
-    """
-
-    backbone: str
+    backbone: str  # CLIP's image tower, such as B/16
     method: str
-    source: str
-    numbers: dict[str, Number]
+    source: str  # where the numbers stand
+    numbers: dict[str, Number]  # column of the table -> top-1 accuracy in percent
 
     def number(self, column: str) -> Number | None:
         """Return the number of a column; None: none was published."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from openvclip.report.checks import MARKS, Fault, count_trained, name_prompts
+from openvclip.report.checks import MARKS, count_trained, name_prompts
 from openvclip.report.summary.published import Number
 from openvclip.report.summary.runs import Run
 
@@ -22,7 +22,7 @@ class Result:
     scores: dict[str, Any]  # the row of the test's ``results`` that the number is in
     score: str = "top1"  # the number's name there
     seed: str = ""  # in tables over seeds: of the draw and, where it is another, of the training
-    faults: tuple[Fault, ...] = ()  # how the test differs from its protocol
+    faults: tuple[str, ...] = ()  # how the test differs from its protocol
     marks: str = ""  # signs to show behind the number
 
     @property

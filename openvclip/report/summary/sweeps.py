@@ -19,22 +19,14 @@ CLEAN = "clean"  # Folder that tools/check_videos.py writes lists to.
 Curve = dict[float, float]  # patching ratio -> top-1 accuracy in percent
 
 
-@dataclass
+@dataclass(frozen=True)
 class Sweeps:
-    """What was tested at several ratios.
+    """What was tested at several ratios."""
 
-    Attributes:
-        curves: checkpoint -> test set -> its curve.
-        trained: the sets whose classes the checkpoints were trained on.
-        zero_shot: the others. Both only name sets that every checkpoint with a trained set has.
-        kinds: checkpoint -> how it was trained, where that is known: ``plain``, ``interpolated``
-            or ``captions``.
-    """
-
-    curves: dict[str, dict[str, Curve]] = field(default_factory=dict)
-    trained: list[str] = field(default_factory=list)
-    zero_shot: list[str] = field(default_factory=list)
-    kinds: dict[str, str] = field(default_factory=dict)
+    curves: dict[str, dict[str, Curve]]  # by checkpoint and test set
+    trained: list[str]  # the sets whose classes the checkpoints were trained on
+    zero_shot: list[str]  # the others; both only name what all checkpoints with a trained set have
+    kinds: dict[str, str]  # checkpoint -> how it was trained, where known: see find_kind
 
 
 def write_test_sweep(output_dir: str | Path, results: dict[str, Any]) -> Path | None:
@@ -120,37 +112,38 @@ def collect_sweeps(
     Raises:
         ConfigError: ``trained`` names a set that was not swept.
     """
-    models: dict[tuple, ModelRow] = {}
-    curves: dict[tuple, dict[str, Curve]] = {}
-    learned: dict[tuple[tuple, str], bool] = {}
-    kinds: dict[tuple, str] = {}
+    models: dict[tuple, _Swept] = {}
     for result, name, value in (*_of_rows(rows, columns), *_of_others(results)):
-        key, run = result.model, result.run
-        models.setdefault(key, ModelRow(replace(result, scores={})))  # of all its ratios
-        curves.setdefault(key, {}).setdefault(name, {})[result.ratio] = value
-        kinds.setdefault(key, find_kind(run.content))
-        if (key, name) not in learned:
-            learned[key, name] = name in trained if trained else _is_trained_on(run)
-    for key, tested in curves.items():
-        curves[key] = {name: points for name, points in tested.items() if len(points) > 1}
-    swept = [key for key in models if curves[key]]
-    label_rows([models[key] for key in swept])
-    swept.sort(key=lambda key: models[key].name)
-    several = len({models[key].backbone for key in swept}) > 1
-    names = {key: models[key].name if several else models[key].label for key in swept}
-    found = Sweeps({names[key]: curves[key] for key in swept},
-                   kinds={names[key]: kinds[key] for key in swept if kinds[key]})
-    sets: dict[str, set[bool]] = {}
-    for key in swept:
-        for name in sorted(curves[key]):
-            sets.setdefault(name, set()).add(learned[key, name])
+        model = models.setdefault(result.model, _Swept(replace(result, scores={})))
+        model.curves.setdefault(name, {})[result.ratio] = value
+        if name not in model.learned:
+            model.learned[name] = name in trained if trained else _is_trained_on(result.run)
+    for model in models.values():
+        model.curves = {name: curve for name, curve in model.curves.items() if len(curve) > 1}
+    swept = [model for model in models.values() if model.curves]
+    label_rows(swept)
+    swept.sort(key=lambda model: model.name)
+    if len({model.backbone for model in swept}) > 1:
+        for model in swept:
+            model.label = model.name
+    sets: dict[str, set[bool]] = {}  # whether their classes were trained on, by checkpoint
+    for model in swept:
+        for name in sorted(model.curves):
+            sets.setdefault(name, set()).add(model.learned[name])
     if unknown := [name for name in trained or () if name not in sets]:
         raise ConfigError(
             f"--trained {' '.join(unknown)}: not tested at several patching ratios; what was: "
             f"{', '.join(sets) or 'nothing'}"
         )
-    _choose_axes(found, sets)
-    return found
+    return _choose_axes(swept, sets)
+
+
+@dataclass
+class _Swept(ModelRow):
+    """A model at all its ratios: its curves, and whether each set's classes were trained on."""
+
+    curves: dict[str, Curve] = field(default_factory=dict, init=False)
+    learned: dict[str, bool] = field(default_factory=dict, init=False)
 
 
 def find_kind(content: dict[str, Any]) -> str:
@@ -163,19 +156,23 @@ def find_kind(content: dict[str, Any]) -> str:
     return "interpolated" if trained["interpolated"] else "plain"
 
 
-def _choose_axes(found: Sweeps, is_trained: dict[str, set[bool]]) -> None:
-    """Fill ``trained`` and ``zero_shot`` with what all checkpoints that can be compared have.
+def _choose_axes(swept: Sequence[_Swept], is_trained: dict[str, set[bool]]) -> Sweeps:
+    """Set what all checkpoints that can be compared were tested on against each other.
 
     Trained sets come first among the curves.
     """
     learned = [name for name, kinds in is_trained.items() if kinds == {True}]
-    fit = [tested for tested in found.curves.values() if any(name in tested for name in learned)]
-    common = [name for name in is_trained if fit and all(name in tested for tested in fit)]
-    found.trained = [name for name in common if is_trained[name] == {True}]
-    found.zero_shot = [name for name in common if is_trained[name] == {False}]
-    order = sorted(is_trained, key=lambda name: is_trained[name] != {True})
-    for run, tested in found.curves.items():
-        found.curves[run] = {name: tested[name] for name in order if name in tested}
+    order = sorted(is_trained, key=lambda name: name not in learned)
+    fit = [model.curves for model in swept if any(name in model.curves for name in learned)]
+    common = [name for name in is_trained if fit and all(name in curves for curves in fit)]
+    kinds = {model.label: find_kind(model.first.run.content) for model in swept}
+    return Sweeps(
+        curves={model.label: {name: model.curves[name] for name in order if name in model.curves}
+                for model in swept},
+        trained=[name for name in common if name in learned],
+        zero_shot=[name for name in common if is_trained[name] == {False}],
+        kinds={label: kind for label, kind in kinds.items() if kind},
+    )
 
 
 Point = tuple[Result, str, float]  # a result, the test set and the accuracy in percent

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from openvclip.report.retrieval_numbers import COLUMNS, DIRECTIONS, TITLES
 from openvclip.report.summary.collect import Summary
@@ -39,50 +40,29 @@ RETRIEVAL_COLUMNS = [
 LABEL_WIDTH = 40  # Longer names are cut in the terminal; the files have them whole.
 
 
-@dataclass(frozen=True)
-class TableRow:
-    """One row of a table.
+class TableRow(NamedTuple):
+    """One row of a table."""
 
-    Attributes:
-        about: what a file has before the numbers.
-        label: what the terminal has there.
-        heading: what stands above the row in the terminal, once for all rows of the same.
-        cells: a text for each column.
-    """
-
-    about: Sequence[str]
-    label: Sequence[str]
-    heading: str
-    cells: Sequence[str]
+    about: Sequence[str]  # what a file has before the numbers
+    label: Sequence[str]  # what the terminal has there
+    heading: str  # what stands above it in the terminal, once for all rows of the same
+    cells: Sequence[str]  # a text for each column
 
 
 @dataclass(frozen=True)
 class Table:
-    """One table.
-
-    Attributes:
-        title: what stands above it.
-        about: headings of what a file has before the numbers.
-        label: headings of what the terminal has there.
-        columns: the columns after these.
-        rows: the rows.
-        footer: what stands below it, whatever the results are.
-        side: where the numbers of a column are aligned: all have the same decimals.
-        legend: what its columns are.
-        sources: what numbers in brackets stand for in the terminal; files have them in the rows.
-        notes: what the reader must know of these results.
-    """
+    """One table."""
 
     title: str
-    about: Sequence[str]
-    label: Sequence[str]
+    about: Sequence[str]  # headings of what a file has before the numbers
+    label: Sequence[str]  # headings of what the terminal has there
     columns: Sequence[Column]
     rows: Sequence[TableRow]
-    footer: str
-    side: str = "left"
-    legend: Sequence[str] = ()
-    sources: Sequence[str] = ()
-    notes: Sequence[str] = ()
+    footer: str  # what stands below it, whatever the results are
+    side: str = "left"  # where numbers are aligned: all of a column have the same decimals
+    legend: Sequence[str] = ()  # what the columns are
+    sources: Sequence[str] = ()  # what numbers in brackets are; files have it in the rows
+    notes: Sequence[str] = ()  # what the reader must know of these results
 
     @property
     def header(self) -> list[str]:
