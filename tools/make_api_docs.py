@@ -54,7 +54,7 @@ MODULES: dict[str, dict[str, str]] = {
         "training.objectives.contrastive": "contrastive_loss gather_rows",
     },
     "Evaluation": {
-        "evaluation.runner": "", "metrics.classification": "",
+        "evaluation.runner": "", "evaluation.tasks.task": "", "metrics.classification": "",
         "metrics.retrieval": "compute_ranks compute_retrieval_scores",
     },
 }

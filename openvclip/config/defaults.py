@@ -2,7 +2,8 @@
 
 Names and defaults are PySlowFast's and Open-VCLIP's unless the comment says "ours". Keys of
 theirs that nothing here reads are in ``upstream.py``: accepted at their off value only. The keys of
-an objective are in training/objectives/keys.py; those of an extension are where it declares them.
+an objective are in training/objectives/keys.py, those of a task in evaluation/tasks/keys.py; those
+of an extension are where it declares them.
 """
 
 from __future__ import annotations
@@ -159,9 +160,6 @@ _C.TEST.DATASET = "kinetics"  # The list format; kinetics is the only one.
 # Ours. classification, or retrieval: videos by their captions and captions by their videos, see
 # docs/retrieval.md.
 _C.TEST.TASK = "classification"
-_C.TEST.RETRIEVAL_FILE = ""  # Ours. Videos and their captions for TASK retrieval: csv, json, jsonl.
-# Ours. Of a RETRIEVAL_FILE whose videos name their split (MSR-VTT's own), take this one; "": all.
-_C.TEST.RETRIEVAL_SPLIT = "test"
 # Clips that all processes together load at once; a video's clips stay together, and each process
 # loads one group at least. A forward pass takes a group: whole videos, at most 8 clips unless one
 # video has more, cut from the list in one way for any number of processes.

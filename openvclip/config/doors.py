@@ -20,9 +20,9 @@ TEMPORAL = Registry("MODEL.TEMPORAL_MODELING_TYPE", {
 })
 
 TASKS = Registry("TEST.TASK", {
-    "classification": "openvclip.evaluation.tasks.classification:build_tester",
-    "retrieval": "openvclip.evaluation.tasks.retrieval:build_retrieval",
+    "classification": "openvclip.evaluation.tasks.classification:Classification",
+    "retrieval": "openvclip.evaluation.tasks.retrieval:Retrieval",
 })
 
 # Modules that declare the keys of entries; they import no torch.
-KEYS = ("openvclip.training.objectives.keys",)
+KEYS = ("openvclip.training.objectives.keys", "openvclip.evaluation.tasks.keys")

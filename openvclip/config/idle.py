@@ -63,7 +63,7 @@ def is_on(switch: str, keys: tuple[str, ...], kind: int = DETAIL) -> Pair:
     return Pair(keys, (switch,), f"{switch} True", lambda flat: bool(flat[switch]), kind)
 
 
-def _equals(
+def equals(
     switch: str, values: tuple[Any, ...], keys: tuple[str, ...], kind: int = DETAIL
 ) -> Pair:
     words = " or ".join(str(value) for value in values)
@@ -78,7 +78,7 @@ def _patches(flat: Flat) -> bool:
     return bool(flat["TEST.PATCHING_MODEL"] or flat["TEST.PATCHING_RATIOS"])
 
 
-def _trains(flat: Flat) -> bool:
+def trains(flat: Flat) -> bool:
     return bool(flat["TRAIN.ENABLE"] or flat["VAL_MODE"])
 
 
@@ -97,7 +97,7 @@ PAIRS: list[Pair] = [
          lambda flat: not flat["TRAIN.CHECKPOINT_FILE_PATH"], WEIGHTS),
     Pair(("TRAIN.CUSTOM_LOAD_FILE", "TRAIN.CHECKPOINT_FILE_PATH"), ("TRAIN.ENABLE", "VAL_MODE"),
          "TRAIN.ENABLE or VAL_MODE True (a test reads TEST.CUSTOM_LOAD_FILE with TEST.CUSTOM_LOAD "
-         "True, or TEST.CHECKPOINT_FILE_PATH)", _trains, WEIGHTS),
+         "True, or TEST.CHECKPOINT_FILE_PATH)", trains, WEIGHTS),
     Pair(("TEST.CUSTOM_LOAD_FILE", "TEST.CHECKPOINT_FILE_PATH"), ("VAL_MODE",),
          "VAL_MODE False (that validates TRAIN.CUSTOM_LOAD_FILE with TRAIN.CUSTOM_LOAD True, or "
          "TRAIN.CHECKPOINT_FILE_PATH)", lambda flat: not flat["VAL_MODE"], WEIGHTS),
@@ -124,24 +124,18 @@ PAIRS: list[Pair] = [
     Pair(("TRAIN.AMP_DTYPE",), ("TRAIN.MIXED_PRECISION", "TEST.MIXED_PRECISION"),
          "TRAIN.MIXED_PRECISION or TEST.MIXED_PRECISION True",
          lambda flat: bool(flat["TRAIN.MIXED_PRECISION"] or flat["TEST.MIXED_PRECISION"])),
-    _equals("MODEL.TEMPORAL_MODELING_TYPE", ("cross_frame_attend",), ("MODEL.FINETUNE_FACTOR",)),
-    _equals("MODEL.TEMPORAL_MODELING_TYPE", ("stadapt_zeroinit",),
+    equals("MODEL.TEMPORAL_MODELING_TYPE", ("cross_frame_attend",), ("MODEL.FINETUNE_FACTOR",)),
+    equals("MODEL.TEMPORAL_MODELING_TYPE", ("stadapt_zeroinit",),
             ("MODEL.ADAPT_FINETUNE_FACTOR",)),
     # Optimizer and schedule.
-    _equals("SOLVER.LR_POLICY", ("cosine",), under(
+    equals("SOLVER.LR_POLICY", ("cosine",), under(
         "SOLVER", "COSINE_END_LR COSINE_AFTER_WARMUP COSINE_RESTART_EPOCH")),
-    _equals("SOLVER.LR_POLICY", ("steps_with_relative_lrs",), under("SOLVER", "STEPS LRS")),
-    _equals("SOLVER.OPTIMIZING_METHOD", ("sgd",), under("SOLVER", "MOMENTUM DAMPENING NESTEROV")),
-    _equals("SOLVER.OPTIMIZING_METHOD", ("adam", "adamw"), ("SOLVER.BETAS",)),
+    equals("SOLVER.LR_POLICY", ("steps_with_relative_lrs",), under("SOLVER", "STEPS LRS")),
+    equals("SOLVER.OPTIMIZING_METHOD", ("sgd",), under("SOLVER", "MOMENTUM DAMPENING NESTEROV")),
+    equals("SOLVER.OPTIMIZING_METHOD", ("adam", "adamw"), ("SOLVER.BETAS",)),
     Pair(("SOLVER.WARMUP_START_LR",), ("SOLVER.WARMUP_EPOCHS",), "SOLVER.WARMUP_EPOCHS over 0",
          lambda flat: flat["SOLVER.WARMUP_EPOCHS"] > 0, HARMLESS),
     # Testing, files and pictures.
-    _equals("TEST.TASK", ("retrieval",), ("TEST.RETRIEVAL_FILE",), RESULT),
-    _equals("TEST.TASK", ("retrieval",), ("TEST.RETRIEVAL_SPLIT",)),
-    Pair(under("MODEL", "TEXT_TEMPLATES CLASS_DESCRIPTIONS"), ("TEST.TASK",),
-         "classes to tell apart, which TEST.TASK retrieval has none of",
-         lambda flat: flat["TEST.TASK"] != "retrieval" or _trains(flat),
-         instead="set another TEST.TASK"),
     _is_empty("TEST.NUM_TEMPORAL_CLIPS", ("TEST.NUM_ENSEMBLE_VIEWS",)),
     Pair(("DATA.CACHE_MAX_GB",), ("DATA.CACHE_DIR",), "DATA.CACHE_DIR",
          lambda flat: bool(flat["DATA.CACHE_DIR"])),

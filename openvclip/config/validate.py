@@ -252,20 +252,6 @@ def _weights(cfg: CfgNode) -> Iterator[str]:
             yield f"{section}.CUSTOM_LOAD is True; {section}.CUSTOM_LOAD_FILE must name a file"
 
 
-def _retrieval(cfg: CfgNode) -> Iterator[str]:
-    if cfg.TEST.TASK != "retrieval" or not cfg.TEST.ENABLE:
-        return
-    if not cfg.TEST.RETRIEVAL_FILE:
-        yield ("TEST.RETRIEVAL_FILE is empty; TEST.TASK 'retrieval' needs the list of videos and "
-               "captions")
-    if cfg.TEST.OPENSET:
-        yield ("TEST.OPENSET is True, which names a list of classes; TEST.TASK 'retrieval' reads "
-               "TEST.RETRIEVAL_FILE: set OPENSET False")
-    if cfg.DATA.ENSEMBLE_METHOD != "sum":
-        yield (f"DATA.ENSEMBLE_METHOD is {cfg.DATA.ENSEMBLE_METHOD!r}; TEST.TASK 'retrieval' "
-               "averages the embeddings of a video's clips: set it to 'sum'")
-
-
 def _keep(cfg: CfgNode) -> Iterator[str]:
     last, every = cfg.TRAIN.CHECKPOINT_KEEP_LAST, cfg.TRAIN.CHECKPOINT_KEEP_EVERY
     span = cfg.TRAIN.CHECKPOINT_KEEP_RANGE
@@ -314,7 +300,7 @@ def _optimizer(cfg: CfgNode) -> Iterator[str]:
 
 TABLES: tuple[Callable[[dict[str, Any]], Iterator[str]], ...] = (_finite, _choices, _ranges, _sizes)
 RULES: list[Callable[[CfgNode], Iterator[str]]] = [
-    _run, _pixels, _loss, _model, _texts, _weights, _retrieval, _keep, _schedule, _optimizer,
+    _run, _pixels, _loss, _model, _texts, _weights, _keep, _schedule, _optimizer,
 ]
 
 

@@ -1,39 +1,122 @@
-"""One pass over a list of videos: predictions of every video, from all processes."""
+"""One pass over a list of videos at every patching ratio, and a test made of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from openvclip.data.loader import Loader
 from openvclip.evaluation.ensemble import ViewEnsemble
 from openvclip.evaluation.lines import EvaluationLines
 from openvclip.evaluation.resume_log import Journal, Record, open_journal
+from openvclip.evaluation.tasks.task import Predictions, Setup, Task
 from openvclip.interpolation import Weights
+from openvclip.report.writers import write_json
 from openvclip.utils import distributed
 from openvclip.utils.finite import require_finite
-from openvclip.utils.logging import Progress
+from openvclip.utils.logging import Progress, get_logger, log_json_stats
+
+logger = get_logger(__name__)
 
 
-@dataclass
-class Predictions:
-    """Scores of the videos of a list, in the list's order.
+class Runner:
+    """Asks a model one question about every video of a list, each clip exactly once.
 
-    Attributes:
-        scores: (N, C) ensembled logits; undefined where ``complete`` is False.
-        complete: bool (N,), False for videos that could not be evaluated.
-        failures: row -> why it could not be decoded.
+    Args:
+        task: the question.
+        setup: the model, the list's loader, weights, ratios and folders.
+        facts: what else to write into the results: the protocol and what was loaded.
+        journal_key: what the outputs depend on, to keep a journal of them and go on with one that
+            a killed run left; None keeps none.
     """
 
-    scores: Tensor
-    complete: Tensor
-    failures: dict[int, str]
+    def __init__(
+        self,
+        task: Task,
+        setup: Setup,
+        facts: dict[str, Any] | None = None,
+        journal_key: dict[str, Any] | None = None,
+    ) -> None:
+        self.task, self.setup, self.facts = task, setup, facts or {}
+        self.journal_key, self.journal = journal_key, None
+
+    def run(self) -> dict[str, Any]:
+        """Test, log and write the results; returns what ``results.json`` holds.
+
+        The journal stays; whoever needs it no more removes it.
+        """
+        started = time.monotonic()
+        predictions = self._predict()
+        dataset = self.setup.loader.dataset
+        results = {
+            **self.facts,
+            "videos": len(dataset),
+            "failed": describe_failures(next(iter(predictions.values())), dataset.videos.paths),
+            "seconds": 0.0,
+            "results": self.task.score(self.setup, predictions),
+        }
+        results["seconds"] = round(time.monotonic() - started, 1)
+        if distributed.is_main():
+            self._write(results, predictions)
+        distributed.barrier()
+        return results
+
+    def _predict(self) -> dict[float, Predictions]:
+        setup, loader = self.setup, self.setup.loader
+        ratios = list(setup.ratios) or [0.0]
+        model, count = self.task.outputs(setup.model)
+        if self.journal_key is not None:
+            self.journal = open_journal(setup.output_dir, self.journal_key, (len(ratios), count))
+            loader.skip(self.journal.done)
+        return predict(
+            model.eval(), loader, num_videos=len(loader.dataset), own_videos=loader.count_rows(),
+            num_classes=count, num_clips=setup.num_clips, method=self.task.method,
+            weights=setup.weights, ratios=ratios, device=setup.device, autocast=setup.autocast,
+            journal=self.journal, what=self.task.doing,
+            lines=EvaluationLines("test_iter", setup.log_period, setup.device),
+        )
+
+    def _write(
+        self, results: dict[str, Any], predictions: Mapping[float, Predictions]
+    ) -> None:
+        """Log the numbers and write every file of the results."""
+        folder = self.setup.output_dir
+        folder.mkdir(parents=True, exist_ok=True)
+        task = {"task": results["task"]} if "task" in results else {}
+        for row in results["results"]:
+            shown = {k: v for k, v in row.items() if v is not None and not isinstance(v, dict)}
+            log_json_stats({"_type": "test_final", **task, **shown}, folder)
+        if results["failed"]:
+            logger.warning(
+                "%d of %d videos could not be evaluated and count as wrong; see results.json",
+                len(results["failed"]), results["videos"],
+            )
+        write_json(folder / "results.json", results)
+        self.task.write(self.setup, results, predictions)
+        logger.info("wrote %s", folder / "results.json")
+
+
+def run_tests(runners: Iterable[Runner]) -> list[dict[str, Any]]:
+    """Run tests one after another; each is asked for when the one before it is done."""
+    results, journals = [], []
+    for runner in runners:
+        results.append(runner.run())
+        journals.append(runner.journal)
+    # Not before the last one is done: a kill until then costs none of them.
+    for journal in journals:
+        if journal is not None:
+            journal.remove()
+    return results
+
+
+def describe_failures(predictions: Predictions, paths: Sequence[str]) -> list[dict[str, Any]]:
+    """Return row, path and reason of each video that could not be evaluated, for the results."""
+    return [{"row": row, "path": paths[row], "reason": reason}
+            for row, reason in predictions.failures.items()]
 
 
 @torch.no_grad()
@@ -178,46 +261,3 @@ def _gather(ensemble: ViewEnsemble, failures: dict[int, str]) -> Predictions:
         complete[part_rows] = True
         all_failures.update(part_failures)
     return Predictions(scores, complete, dict(sorted(all_failures.items())))
-
-
-def predict_ratios(
-    model: nn.Module,
-    loader: Loader,
-    *,
-    weights: Weights,
-    ratios: Sequence[float],
-    num_outputs: int,
-    output_dir: str | Path,
-    journal_key: dict[str, Any] | None,
-    **options: Any,
-) -> tuple[dict[float, Predictions], Journal | None]:
-    """Run :func:`predict` over a loader's whole list, with a journal.
-
-    Args:
-        model: maps video (M, 3, T, H, W) to (M, ``num_outputs``), the weights already loaded.
-        loader: test batches, see :func:`openvclip.data.loader.build_loader`.
-        weights, ratios: see :func:`predict`.
-        num_outputs: numbers that the model gives of a clip.
-        output_dir: where the journal is kept.
-        journal_key: what the outputs depend on, to keep a journal of them and go on with one that
-            a killed run left; None keeps none.
-        **options: ``num_clips``, ``method``, ``device``, ``autocast``, ``what`` and ``lines``.
-
-    Returns:
-        Predictions by ratio, and the journal, which whoever needs it no more removes.
-    """
-    journal = None
-    if journal_key is not None:
-        journal = open_journal(output_dir, journal_key, (len(ratios), num_outputs))
-        loader.skip(journal.done)
-    predictions = predict(
-        model, loader, num_videos=len(loader.dataset), own_videos=loader.count_rows(),
-        num_classes=num_outputs, weights=weights, ratios=ratios, journal=journal, **options,
-    )
-    return predictions, journal
-
-
-def describe_failures(predictions: Predictions, paths: Sequence[str]) -> list[dict[str, Any]]:
-    """Return row, path and reason of each video that could not be evaluated, for the results."""
-    return [{"row": row, "path": paths[row], "reason": reason}
-            for row, reason in predictions.failures.items()]

@@ -7,8 +7,8 @@ from pathlib import Path
 from openvclip.config import load_extensions
 from openvclip.config.idle import find_idle
 from openvclip.data.loader import explain_dead_worker
-from openvclip.evaluation.tasks.classification import run_test
-from openvclip.evaluation.tasks.retrieval import build_retrieval
+from openvclip.evaluation.build import build_runners
+from openvclip.evaluation.runner import run_tests
 from openvclip.training.build import build_trainer
 from openvclip.utils import distributed
 from openvclip.utils.files import replacing
@@ -58,4 +58,4 @@ def _run(cfg, stop: StopSignals) -> None:
         del trainer
     stop.leave_at_once()
     if cfg.TEST.ENABLE:
-        run_test(cfg, build_retrieval if cfg.TEST.TASK == "retrieval" else None)
+        run_tests(build_runners(cfg))

@@ -25,7 +25,7 @@ from openvclip.config.patching import find_ratios
 from openvclip.data.augment.mixup import build_mixup
 from openvclip.data.lists.labels import build_label_space
 from openvclip.data.loader import build_loader
-from openvclip.evaluation.patching import build_weights
+from openvclip.evaluation.build import build_weights
 from openvclip.interpolation import WeightInterpolator
 from openvclip.models.backbone import CLIP
 from openvclip.models.build import build_classifier, build_model, resolve_clip

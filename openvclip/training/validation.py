@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from openvclip.evaluation.lines import EvaluationLines
-from openvclip.evaluation.runner import Predictions, predict
+from openvclip.evaluation.runner import predict
+from openvclip.evaluation.tasks.task import Predictions
 from openvclip.interpolation import Weights, WeightsAndClassifier
 from openvclip.metrics.classification import compute_accuracy, compute_mean_average_precision
 from openvclip.models.backbone import CLIP

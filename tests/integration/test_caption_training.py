@@ -10,7 +10,7 @@ from conftest_integration import CLASSES, INTERPOLATED, options
 
 from openvclip.config import load_cfg
 from openvclip.data.captions.index import write_captions
-from openvclip.evaluation.tasks.classification import build_tester
+from openvclip.evaluation.build import build_runner
 from openvclip.models.text import class_embeddings
 from openvclip.report.run.predictions_file import load_predictions
 from openvclip.utils.errors import DataError
@@ -64,8 +64,9 @@ def test_train_average_patch_and_test_both_towers(tiny, captions, tmp_path, empt
 
     # Ratio by ratio with towers that are patched by hand.
     pooled_at_0 = None
-    tester = build_tester(load_cfg(None, options(
-        tiny, tmp_path / "by_hand", TEST__PATCHING_RATIOS="[0.0,0.5,1.0]", **weights)), tmp_path)
+    tester = build_runner(load_cfg(None, options(
+        tiny, tmp_path / "by_hand", TEST__PATCHING_RATIOS="[0.0,0.5,1.0]", **weights)),
+        tmp_path).setup
     for ratio, found in scores.items():
         clip = tester.model.model
         with torch.no_grad(), tester.weights.at(ratio):

@@ -113,7 +113,7 @@ def test_one_content_gives_the_same_bytes_whatever_the_file_is_called(tmp_path):
 
 
 def test_metadata_says_where_it_came_from(root, exported):
-    from openvclip.evaluation.tasks.classification import compute_file_hash
+    from openvclip.utils.files import compute_file_hash
 
     with safe_open(exported / FILES[0], "pt") as file:
         facts = file.metadata()

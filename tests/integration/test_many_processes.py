@@ -17,8 +17,8 @@ from conftest_integration import CLASSES, COLOURS, hold_at, options, write_clip
 
 from openvclip.config import load_cfg
 from openvclip.data.loader import build_loader
+from openvclip.evaluation import build as tester
 from openvclip.evaluation.resume_log import FRAME, read_records
-from openvclip.evaluation.tasks import classification as tester
 from openvclip.report.run.predictions_file import load_predictions
 from openvclip.utils.errors import DataError
 
@@ -180,19 +180,19 @@ def test_numbers_of_views_go_on_together(tiny, tmp_path, empty_cfg, in_process, 
     out = tmp_path / "run"
     opts = options(tiny, out, TRAIN__ENABLE=False, TEST__RESUME=True,
                    TEST__NUM_TEMPORAL_CLIPS="[1,2]")
-    build = tester.build_tester
+    build = tester.build_runner
 
     def fail_at_the_second(cfg, output_dir):
         if output_dir.name == "views_2":
             raise DataError("cut off here")
         return build(cfg, output_dir)
 
-    monkeypatch.setattr(tester, "build_tester", fail_at_the_second)
+    monkeypatch.setattr(tester, "build_runner", fail_at_the_second)
     in_process(empty_cfg, opts, check=2)
     wanted = json.loads((out / "views_1" / "results.json").read_text())
     assert list((out / "views_1" / "resume").iterdir())
     monkeypatch.undo()
-    monkeypatch.setattr(tester, "build_tester", build)
+    monkeypatch.setattr(tester, "build_runner", build)
     videos = tiny / "videos" / "test"
     hidden = videos.rename(tiny / "videos" / "hidden")
     try:

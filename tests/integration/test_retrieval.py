@@ -16,7 +16,7 @@ from test_many_processes import run_under_torchrun
 from openvclip.clip.tokenizer import tokenize
 from openvclip.config import load_cfg
 from openvclip.data.loader import build_loader
-from openvclip.evaluation.tasks.retrieval import build_retrieval
+from openvclip.evaluation.build import build_runner
 from openvclip.models.build import build_model
 from openvclip.utils.errors import CheckpointError
 
@@ -114,7 +114,7 @@ def test_embeddings_are_the_models_own(tiny, pairs, tmp_path, in_process, empty_
     """Against one forward pass a clip and a sentence, patched by hand."""
     in_process(empty_cfg, opts(tiny, pairs, tmp_path, weights="both"))
     cfg = load_cfg(None, opts(tiny, pairs, tmp_path, weights="both"))
-    tester = build_retrieval(cfg, tmp_path)
+    tester = build_runner(cfg, tmp_path).setup
     model = tester.model
     for ratio in (0.0, 0.5):
         found = torch.load(tmp_path / f"found_ratio{ratio:.2f}.pt", weights_only=True)
@@ -180,7 +180,7 @@ def test_a_checkpoint_with_a_tuned_head_needs_no_classes(tiny, pairs, tmp_path):
     torch.save({"model_state": {**state, "head": torch.eye(3, 32)}}, tmp_path / "head.pyth")
     cfg = load_cfg(None, opts(tiny, pairs, tmp_path, TUNE_HEAD=True,
                               TEST__CUSTOM_LOAD_FILE=tmp_path / "head.pyth"))
-    model = build_retrieval(cfg, tmp_path).model
+    model = build_runner(cfg, tmp_path).setup.model
     assert model.head is None and model.classifier.shape == (0, 32)
     assert torch.equal(model.state_dict()["model.visual.proj"], state["model.visual.proj"])
     cfg = load_cfg(None, options(tiny, tmp_path))

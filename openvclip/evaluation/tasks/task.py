@@ -1,0 +1,119 @@
+"""What an entry of this folder is: outputs, how views are joined, scores and files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from openvclip.data.lists.labels import VideoList
+from openvclip.data.loader import Loader
+from openvclip.interpolation import Weights
+from openvclip.models.video_clip import VideoCLIP
+from openvclip.report.run.results import name_predictions
+
+
+@dataclass
+class Predictions:
+    """Outputs for the videos of a list, in the list's order.
+
+    Attributes:
+        scores: (N, K) joined over each video's clips; undefined where ``complete`` is False.
+        complete: bool (N,), False for videos that could not be evaluated.
+        failures: row -> why it could not be decoded.
+    """
+
+    scores: Tensor
+    complete: Tensor
+    failures: dict[int, str]
+
+
+@dataclass
+class Setup:
+    """What is tested, how, and where the results go.
+
+    Attributes:
+        model: the weights already loaded.
+        loader: test batches, see :func:`openvclip.data.loader.build_loader`.
+        device: where the model is.
+        output_dir: where ``results.json``, ``report.html`` and other files go.
+        num_clips: clips (views x crops) of a video.
+        weights: the model's, which patching mixes.
+        ratios: patching ratios to report; none: the weights as they are.
+        autocast: makes the context of the forward passes.
+        save_path: file for what is saved of each ratio, or None.
+        log_period: batches from one ``test_iter`` line of the log's file to the next.
+    """
+
+    model: VideoCLIP
+    loader: Loader
+    device: torch.device
+    output_dir: Path
+    num_clips: int = 1
+    weights: Weights = field(default_factory=Weights)
+    ratios: Sequence[float] = ()
+    autocast: Callable = nullcontext
+    save_path: Path | None = None
+    log_period: int = 10
+
+    def name_ratio(self, ratio: float) -> float | None:
+        """Return what the results call a ratio: None where nothing is patched."""
+        return ratio if self.ratios else None
+
+    def name_saved(self, ratio: float) -> Path:
+        """Return ``save_path``; with several ratios each has its own, ``name_ratio0.30.ext``."""
+        return name_predictions(self.save_path, ratio, several=len(self.ratios) > 1)
+
+
+class Task:
+    """What a model is asked about the videos of a list.
+
+    The runner shows the model each clip of each video exactly once, at each patching ratio, and
+    joins what it gives. An entry says what that is and what becomes of it; the least it needs is
+    :meth:`score_videos`.
+
+    Attributes:
+        doing: name of the work in the progress line and in errors.
+        method: how a video's clips are joined: ``sum`` or ``max``.
+        class_names: what the model's classifier tells apart; None: it has no classifier.
+        videos: the list; None: the one that the config names for a test.
+    """
+
+    doing = "testing"
+    method = "sum"
+    class_names: Sequence[str] | None = None
+    videos: VideoList | None = None
+
+    @classmethod
+    def build(cls, cfg: Any) -> Task:
+        """Read and check the lists that the config names, before any weights are loaded."""
+        return cls()
+
+    def prepare(self, model: VideoCLIP) -> dict[str, Any]:
+        """Get ready for a model, and return what the results say of list, classes and texts."""
+        return {}
+
+    def outputs(self, model: VideoCLIP) -> tuple[nn.Module, int]:
+        """Return what maps video (M, 3, T, H, W) to (M, K), and K; by default the logits."""
+        return model, len(self.class_names or ())
+
+    def score(
+        self, setup: Setup, predictions: Mapping[float, Predictions]
+    ) -> list[dict[str, Any]]:
+        """Return what ``results.json`` says of each patching ratio; all processes call it."""
+        return [{"patching_ratio": setup.name_ratio(ratio), **self.score_videos(setup, found)}
+                for ratio, found in predictions.items()]
+
+    def score_videos(self, setup: Setup, predictions: Predictions) -> dict[str, Any]:
+        """Return what ``results.json`` says of one patching ratio."""
+        raise NotImplementedError
+
+    def write(
+        self, setup: Setup, results: dict[str, Any], predictions: Mapping[float, Predictions]
+    ) -> None:
+        """Write further files; the main process calls it when ``results.json`` is there."""
