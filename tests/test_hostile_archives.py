@@ -272,7 +272,7 @@ READ_CONFIGS = """
     from openvclip.checkpoints.averaging import average_checkpoints
     from openvclip.checkpoints.export import read_temporal_settings
     from openvclip.predict.input_spec import find_video_options
-    from openvclip.report.summary.runs import read_config
+    from openvclip.config.stored import read_config
     from openvclip.utils.errors import OpenVCLIPError
 
     lines = ["TRAIN: &a0 [x, x, x, x, x, x, x, x, x]"]

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from openvclip.config import get_cfg
+from openvclip.config.stored import read_config
 from openvclip.data.captions.generate import _read_known
 from openvclip.data.captions.index import CaptionFile
 from openvclip.data.captions.sources import read_captions
@@ -25,7 +26,7 @@ from openvclip.models.text import _load, _save
 from openvclip.models.text_choices import load_descriptions, load_templates
 from openvclip.report.run.curves import write_curves
 from openvclip.report.run.predictions_file import load_predictions, save_predictions
-from openvclip.report.summary.runs import read_config, read_results
+from openvclip.report.summary.runs import read_results
 from openvclip.report.writers import build_tensorboard, read_class_names, write_csv, write_json
 from openvclip.utils.errors import ConfigError, OpenVCLIPError
 from openvclip.utils.logging import log_json_stats, setup_logging

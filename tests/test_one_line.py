@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from openvclip.checkpoints.training_config import TrainingConfig
 from openvclip.config import load_cfg
 from openvclip.config.defaults import flatten, get_cfg
+from openvclip.config.safe_yaml import load_yaml
 from openvclip.config.values import ELEMENTS
 from openvclip.data.check.run import read_raw_list
 from openvclip.data.lists.labels import read_list
@@ -63,7 +66,8 @@ def test_numbers_of_very_many_digits(key, number, tmp_path):
 ])
 def test_a_standard_deviation_that_nothing_can_be_divided_by(values):
     with pytest.raises(CheckpointError) as error:
-        parse_video_options(f"DATA:\n  STD: {values}\n", "x.pth")
+        parse_video_options(TrainingConfig(
+            Path("x.pth"), load_yaml(f"DATA:\n  STD: {values}\n")))
     assert "x.pth" in one_line(error)
     with pytest.raises(ConfigError) as error:
         load_cfg(None, ["DATA.STD", values.replace(".nan", "1e999").replace(".inf", "1e999")])

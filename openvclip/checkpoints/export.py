@@ -17,17 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from openvclip import __version__
-from openvclip.checkpoints.files import load_file, verify_file
+from openvclip.checkpoints.loading import check_finite, load_patched, name_dtype, read_weights
+from openvclip.checkpoints.training_config import find_training_config
 from openvclip.clip.open_clip_names import HEAD_WIDTH, find_name
-from openvclip.clip.weights import (
-    check_keys,
-    find_not_finite,
-    load_clip,
-    load_state_dict_file,
-)
-from openvclip.config.extensions import refuse_stored
-from openvclip.config.safe_yaml import load_yaml
-from openvclip.interpolation import StateDict, WeightPatcher
+from openvclip.interpolation import StateDict
 from openvclip.models.backbone import CLIP, CLIPConfig
 from openvclip.models.build import ARCH_SIZES
 from openvclip.models.layers import num_heads
@@ -37,7 +30,6 @@ from openvclip.utils.errors import CheckpointError, ConfigError, first_line
 from openvclip.utils.files import compute_file_hash, replacing_file
 from openvclip.utils.json_text import parse_json
 from openvclip.utils.logging import get_logger
-from openvclip.utils.paths import is_file
 
 logger = get_logger(__name__)
 
@@ -134,16 +126,15 @@ def load_export(
     if patching_ratio is not None and not 0 <= patching_ratio <= 1:
         raise ConfigError(f"--patching-ratio is {patching_ratio:g}; give the share of the original "
                           "CLIP, from 0 to 1")
-    weights = load_clip(clip)
-    model = CLIP.from_state_dict(weights, where=str(clip)).requires_grad_(False)
-    facts = {"openvclip": __version__, "arch": name_arch(model), **describe_source("clip", clip)}
-    export = Export(model, facts, tuple(labels))
     if checkpoint is not None:
-        load_checkpoint(model, checkpoint)
-        WeightPatcher(dict(model.named_parameters()), weights).set_ratio(patching_ratio or 0.0)
+        check_exportable(checkpoint)
+    model = load_patched(clip, checkpoint, patching_ratio).model.requires_grad_(False)
+    facts = {"openvclip": __version__, "arch": name_arch(model), **describe_source("clip", clip)}
+    if checkpoint is not None:
         facts.update(describe_source("checkpoint", checkpoint))
         facts.update(read_temporal_settings(checkpoint))
         facts["patching_ratio"] = f"{patching_ratio or 0.0:g}"
+    export = Export(model, facts, tuple(labels))
     if labels:
         export.classifier = class_embeddings(model, labels, context_length=model.context_length)
     return export
@@ -162,16 +153,9 @@ def name_arch(model: CLIP) -> str:
     return next((name for name, known in ARCH_SIZES.items() if known == sizes), "auto")
 
 
-def load_checkpoint(model: CLIP, path: str | Path) -> None:
-    """Copy a checkpoint's weights into ``model``.
-
-    Raises:
-        CheckpointError: missing, damaged, of another model, NaN, or with weights that no CLIP has.
-    """
-    if is_file(path):
-        verify_file(path)
-    state = load_state_dict_file(path)
-    own = [name for name in state if is_adapter(name) or name == "head"]
+def check_exportable(path: str | Path) -> None:
+    """Raise a CheckpointError if a checkpoint has weights that no CLIP has."""
+    own = [name for name in read_weights(path) if is_adapter(name) or name == "head"]
     if own:
         what = "a tuned head" if own == ["head"] else "weights of a temporal variant"
         raise CheckpointError(
@@ -179,31 +163,23 @@ def load_checkpoint(model: CLIP, path: str | Path) -> None:
             f"{', ...' if len(own) > 3 else ''}), which neither OpenAI's layout nor open_clip can "
             "hold; only models whose weights are CLIP's can be exported"
         )
-    check_keys({name: tuple(tensor.shape) for name, tensor in model.state_dict().items()},
-               {name: tuple(tensor.shape) for name, tensor in state.items()}, str(path))
-    check_finite(state, str(path))
-    model.load_state_dict(state)
-
-
-def check_finite(state: Mapping[str, torch.Tensor], where: str) -> None:
-    """Raise a CheckpointError, by name, if weights hold NaN or infinity."""
-    broken = find_not_finite(state)
-    if broken:
-        raise CheckpointError(
-            f"{where} holds NaN or infinity in {len(broken)} tensors ({', '.join(broken[:3])}"
-            f"{', ...' if len(broken) > 3 else ''}); it cannot be used"
-        )
 
 
 def read_temporal_settings(path: str | Path) -> dict[str, str]:
-    """Return TEMPORAL_KEYS of the config that our checkpoints carry; files of others carry none."""
+    """Return TEMPORAL_KEYS of the training that a checkpoint is from; {} where that is unknown."""
     try:
-        config = load_yaml(load_file(path, verify=False)["cfg"])
-        refuse_stored(config, path)
-        keys = {key: key.split(".") for key in TEMPORAL_KEYS}
-        return {key: str(config[group][name]) for key, (group, name) in keys.items()}
-    except (CheckpointError, KeyError, TypeError, AttributeError, ValueError):
+        config = find_training_config(path)
+    except CheckpointError:
+        config = None
+    if config is None:
         return {}
+    settings = {}
+    for key in TEMPORAL_KEYS:
+        section, name = key.split(".")
+        if name not in config.section(section):
+            return {}
+        settings[key] = str(config.section(section)[name])
+    return settings
 
 
 def plan_files(output: Path, name: str, layout: str, classifier: bool) -> dict[str, Path]:
@@ -272,7 +248,7 @@ def cast_weights(model: CLIP, dtype: torch.dtype) -> StateDict:
         name: (tensor if ".ln_" in f".{name}" or name == "logit_scale" else tensor.to(dtype))
         .contiguous() for name, tensor in model.state_dict().items()
     }
-    check_finite(state, f"the model in {str(dtype).removeprefix('torch.')}")
+    check_finite(state, f"the model in {name_dtype(dtype)}", "give --dtype fp32")
     return state
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from openvclip.checkpoints.files import load_file, verify_file
-from openvclip.clip.weights import load_clip, load_state_dict_file
+from openvclip.clip.weights import find_not_finite, load_clip, load_state_dict_file
 from openvclip.config.extensions import parse_stored
-from openvclip.interpolation import StateDict
+from openvclip.interpolation import StateDict, WeightPatcher
 from openvclip.models.build import load_model_weights
+from openvclip.models.temporal import build_temporal_clip
 from openvclip.models.video_clip import VideoCLIP
 from openvclip.utils.errors import CheckpointError
 from openvclip.utils.logging import get_logger
@@ -36,9 +37,18 @@ def build_precision(cfg, device: torch.device) -> tuple[Callable, torch.amp.Grad
 
     Gradients are scaled for fp16 only: bf16 has fp32's range.
     """
-    dtype = _amp_dtype(cfg, "TRAIN", device)
-    scaled = dtype == torch.float16
-    return _autocast(dtype, device), torch.amp.GradScaler(device.type, enabled=scaled)
+    dtype = None
+    if cfg.TRAIN.MIXED_PRECISION:
+        dtype = compute_amp_dtype(cfg.TRAIN.AMP_DTYPE, device)
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+    return _autocast(dtype, device, "training"), scaler
+
+
+def build_test_dtype(cfg, device: torch.device) -> torch.dtype | None:
+    """Return what tests compute in where that is safe; None: fp32."""
+    if not cfg.TEST.MIXED_PRECISION:
+        return None
+    return compute_amp_dtype(cfg.TRAIN.AMP_DTYPE, device)
 
 
 def build_test_precision(cfg, device: torch.device) -> Callable:
@@ -46,31 +56,32 @@ def build_test_precision(cfg, device: torch.device) -> Callable:
 
     That is fp32, as published, unless ``TEST.MIXED_PRECISION``; training's has no say in it.
     """
-    return _autocast(_amp_dtype(cfg, "TEST", device), device)
+    return _autocast(build_test_dtype(cfg, device), device, "tests and validation")
 
 
-def name_test_precision(cfg, device: torch.device) -> str:
-    """Return ``float32``, or the dtype that tests compute in where that is safe."""
-    mixed = cfg.TEST.MIXED_PRECISION
-    return _name(compute_amp_dtype(cfg.TRAIN.AMP_DTYPE, device) if mixed else torch.float32)
+def name_dtype(dtype: torch.dtype | None) -> str:
+    """Return such as ``bfloat16``; None is ``float32``."""
+    return str(dtype or torch.float32).removeprefix("torch.")
 
 
-def _amp_dtype(cfg, section: str, device: torch.device) -> torch.dtype | None:
-    """The dtype that ``section`` computes in where that is safe; None: fp32."""
-    if not cfg[section].MIXED_PRECISION:
-        return None
-    dtype = compute_amp_dtype(cfg.TRAIN.AMP_DTYPE, device)
-    logger.info("mixed precision in %s: %s on %s", "training" if section == "TRAIN"
-                else "tests and validation", _name(dtype), device.type)
-    return dtype
+def _autocast(dtype: torch.dtype | None, device: torch.device, what: str) -> Callable:
+    if dtype is None:
+        return nullcontext
+    logger.info("mixed precision in %s: %s on %s", what, name_dtype(dtype), device.type)
+    return partial(torch.autocast, device.type, dtype=dtype)
 
 
-def _autocast(dtype: torch.dtype | None, device: torch.device) -> Callable:
-    return nullcontext if dtype is None else partial(torch.autocast, device.type, dtype=dtype)
+def read_weights(path: str | Path) -> StateDict:
+    """Read the weights of a checkpoint, of whatever origin, under CLIP's names.
 
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+    Raises:
+        CheckpointError: it is missing, damaged, or holds no weights.
+        ConfigError: its config names extensions that the user has not named.
+    """
+    if is_file(Path(path).expanduser()):
+        verify_file(path)
+    _check_extensions(path)
+    return load_state_dict_file(path)
 
 
 def load_weights(model: VideoCLIP, path: str | Path, *, leave_head: bool = False) -> bool:
@@ -84,10 +95,7 @@ def load_weights(model: VideoCLIP, path: str | Path, *, leave_head: bool = False
     Returns:
         Whether the text tower is another one now. A classifier that it made is then outdated.
     """
-    if is_file(path):
-        verify_file(path)
-    _check_extensions(path)
-    state = load_state_dict_file(path)
+    state = read_weights(path)
     if leave_head and state.pop("head", None) is not None:
         logger.warning("%s has a head tuned for its own classes, which is not used", path)
     text = copy_text_tower(model)
@@ -96,6 +104,57 @@ def load_weights(model: VideoCLIP, path: str | Path, *, leave_head: bool = False
     logger.info("loaded the weights of %s%s", path,
                 ", whose text tower is not the original CLIP's" if changed else "")
     return changed
+
+
+def load_finite(model: VideoCLIP, path: str | Path, *, leave_head: bool = False) -> bool:
+    """Load weights that something is to be computed with, see :func:`load_weights`.
+
+    Raises:
+        CheckpointError: one of them is NaN or infinite.
+    """
+    changed = load_weights(model, path, leave_head=leave_head)
+    check_finite(dict(model.named_parameters()), str(path))
+    return changed
+
+
+def check_finite(
+    state: Mapping[str, torch.Tensor], where: str, remedy: str = "use an earlier checkpoint"
+) -> None:
+    """Raise a CheckpointError, by name, if weights hold NaN or infinity."""
+    broken = [name.removeprefix("model.") for name in find_not_finite(state)]
+    if broken:
+        raise CheckpointError(
+            f"{where} holds NaN or infinity in {len(broken)} tensors ({', '.join(broken[:3])}"
+            f"{', ...' if len(broken) > 3 else ''}), with which every score is NaN; {remedy}"
+        )
+
+
+def load_patched(
+    clip: str | Path, checkpoint: str | Path | None, ratio: float | None = None, *,
+    temporal_type: str | None = None, num_frames: int = 8,
+) -> VideoCLIP:
+    """Load CLIP, or a checkpoint patched with it, as a model without classes.
+
+    Args:
+        clip: file, or name of open_clip, of the original CLIP.
+        checkpoint: fine-tuned weights; None: CLIP as it is. A tuned head is not used.
+        ratio: share of CLIP in the weights, 0 to 1; None: the checkpoint as it is.
+        temporal_type, num_frames: see :func:`openvclip.models.temporal.build_temporal_clip`.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, holds NaN or does not fit.
+    """
+    original = load_clip(clip)
+    tower = build_temporal_clip(
+        original, temporal_type=temporal_type, num_frames=num_frames, where=str(clip))
+    model = VideoCLIP(tower, num_frames, torch.zeros(0, tower.embed_dim))
+    if checkpoint is None:
+        return model
+    load_finite(model, checkpoint, leave_head=True)
+    if ratio is not None:
+        names = {f"model.{name}": tensor for name, tensor in original.items()}
+        WeightPatcher(dict(model.named_parameters()), names).set_ratio(ratio)
+    return model
 
 
 def _check_extensions(path: str | Path) -> None:

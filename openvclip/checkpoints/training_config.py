@@ -1,21 +1,22 @@
-"""What a tested checkpoint was trained on, as far as it and the config beside it say."""
+"""What a checkpoint was trained on, and with which settings, as far as it or its folder says."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from openvclip.checkpoints.files import FOLDER, load_file
-from openvclip.config.extensions import parse_stored, refuse_stored
+from openvclip.checkpoints.files import load_file
+from openvclip.config.extensions import refuse_stored
+from openvclip.config.safe_yaml import MOST_BYTES, load_yaml
+from openvclip.config.stored import CONFIG, find_output_dir, has_trained, load_config
 from openvclip.data.lists.draws import read_draw
-from openvclip.data.lists.labels import LabelSpace
+from openvclip.data.lists.labels import find_digest
 from openvclip.data.lists.overlap import find_shared, hash_videos, read_paths
-from openvclip.report.summary.runs import read_config
 from openvclip.utils.errors import CheckpointError, DataError
 from openvclip.utils.logging import get_logger
 
@@ -24,55 +25,121 @@ logger = get_logger(__name__)
 VIDEOS = "train_videos"  # Key of a checkpoint: hashes of the training list's names.
 
 
-def find_training(checkpoint: str | Path | None) -> dict[str, Any] | None:
-    """Read the config of the training that a checkpoint, or an average of its epochs, is from.
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The config of a training.
+
+    Attributes:
+        where: the file that it was found in.
+        tree: section -> key -> value, as the file has them: another program's, or an older
+            version's, may lack any.
+    """
+
+    where: Path
+    tree: dict[str, Any]
+
+    def section(self, name: str) -> dict[str, Any]:
+        """Return the settings of a section; {} if it has none."""
+        section = self.tree.get(name)
+        return section if isinstance(section, dict) else {}
+
+
+def find_training_config(checkpoint: str | Path) -> TrainingConfig | None:
+    """Find the config of the training that a checkpoint, or an average of its epochs, is from.
+
+    Whoever asks what a file was trained on, or how it wants its videos, asks here. The rule: the
+    config that the file carries; where it carries none, ``config.yaml`` in the OUTPUT_DIR that it
+    lies in, if that is of a training.
 
     Args:
-        checkpoint: a file of a training's OUTPUT_DIR or of the folder of checkpoints in it.
+        checkpoint: the file; one that is not there or cannot be read carries nothing.
+
+    Raises:
+        CheckpointError: what was found is not yaml.
+        ConfigError: it names extensions that the user has not named.
+    """
+    checkpoint = Path(checkpoint).expanduser()
+    text = _read(checkpoint).get("cfg")
+    if isinstance(text, str) and text.strip():
+        return TrainingConfig(checkpoint, _parse(text, checkpoint))
+    folder = find_output_dir(checkpoint)
+    try:
+        tree = load_config(folder)
+    except (OSError, UnicodeDecodeError):
+        return None
+    except ValueError as error:
+        raise _not_yaml(folder / CONFIG, error) from error
+    if not has_trained(tree):
+        return None
+    refuse_stored(tree, folder / CONFIG)
+    return TrainingConfig(folder / CONFIG, tree)
+
+
+def _read(checkpoint: Path) -> dict[str, Any]:
+    """Read what a file of ours holds besides tensors; {} of other files and damaged ones."""
+    if checkpoint.suffix == ".safetensors":
+        return {}
+    try:
+        return load_file(checkpoint, verify=False)
+    except CheckpointError:  # an archive; or damaged, which loading its weights will say better
+        return {}
+
+
+def _parse(text: str, where: Path) -> dict[str, Any]:
+    try:
+        if len(text) > MOST_BYTES:
+            raise ValueError(f"it has {len(text)} characters, more than {MOST_BYTES}")
+        tree = load_yaml(text)
+    except ValueError as error:
+        raise _not_yaml(where, error) from error
+    refuse_stored(tree, where)
+    return tree if isinstance(tree, dict) else {}
+
+
+def _not_yaml(where: Path, error: ValueError) -> CheckpointError:
+    return CheckpointError(
+        f"the config in {where} is not yaml: {error}; give another config file")
+
+
+def _find_readable(checkpoint: str | Path) -> TrainingConfig | None:
+    """As :func:`find_training_config`; None where what was found is not yaml."""
+    try:
+        return find_training_config(checkpoint)
+    except CheckpointError as error:
+        logger.warning("what %s was trained on is not known: %s", checkpoint, error)
+        return None
+
+
+def find_training(checkpoint: str | Path | None) -> dict[str, Any] | None:
+    """Say what a checkpoint was trained on, for the results of a test.
+
+    Args:
+        checkpoint: the tested file; None: the untouched CLIP.
 
     Returns:
         The training list, the SHA-256 of its label set, its draw, whether training was
-        interpolated, what the text tower did if there were captions, and its seed; None where no
-        config of a training lies there.
+        interpolated, what the text tower did if there were captions, and its seed; None where
+        :func:`find_training_config` finds no list of a training.
     """
-    if checkpoint is None:
+    config = None if checkpoint is None else _find_readable(checkpoint)
+    if config is None or not config.section("DATA") or not has_trained(config.tree):
         return None
-    config = _read_config_beside(checkpoint)
-    if not _has_trained(config):
-        return None
-    data, train = config["DATA"], config["TRAIN"]
+    data, train = config.section("DATA"), config.section("TRAIN")
     lists = Path(str(data.get("PATH_TO_DATA_DIR")))
     caption = train.get("CAPTION") or {}
-    try:
-        labels = LabelSpace.from_json(str(data.get("INDEX_LABEL_MAPPING_FILE"))).digest()
-    except DataError:  # The map has gone, or is relative to another folder.
-        labels = None
     try:
         draw = read_draw(lists)
     except DataError:
         draw = None
     return {
         "list": str(lists / "train.csv"),
-        "label_set": labels,
+        # None: the map has gone, or is relative to another folder.
+        "label_set": find_digest(data.get("INDEX_LABEL_MAPPING_FILE")),
         "draw": draw and asdict(draw),
         "interpolated": bool(train.get("LINEAR_CONNECT_CLIMB")),
         "captions": caption.get("TEXT_TOWER") if caption.get("ENABLE") else None,
-        "seed": config.get("RNG_SEED"),
+        "seed": config.tree.get("RNG_SEED"),
     }
-
-
-def _read_config_beside(checkpoint: str | Path) -> dict[str, Any]:
-    folder = Path(checkpoint).parent
-    folder = folder.parent if folder.name == FOLDER else folder
-    config = read_config(folder) or {}
-    refuse_stored(config, folder)
-    return config
-
-
-def _has_trained(config: Any) -> bool:
-    """Whether it is the config of a training."""
-    parts = [config.get(name) for name in ("DATA", "TRAIN")] if isinstance(config, dict) else []
-    return bool(parts) and all(isinstance(x, dict) for x in parts) and bool(parts[1].get("ENABLE"))
 
 
 def describe_videos(paths: Sequence[str], prefix: str) -> torch.Tensor:
@@ -141,22 +208,13 @@ def find_overlap(
 
 def _find_videos(checkpoint: Path) -> np.ndarray | None:
     """Read the hashes in a checkpoint, or make them of the training list that its config names."""
-    content: dict[str, Any] = {}
-    if checkpoint.suffix != ".safetensors":
-        try:
-            content = load_file(checkpoint, verify=False)
-        except CheckpointError:  # An archive: weights of others.
-            return None
-    videos = content.get(VIDEOS)
+    videos = _read(checkpoint).get(VIDEOS)
     if isinstance(videos, torch.Tensor) and videos.dtype == torch.int64 and videos.dim() == 1:
         return videos.numpy()
-    for config in (parse_stored(content.get("cfg"), checkpoint), _read_config_beside(checkpoint)):
-        if _has_trained(config):
-            return _hash_list(config["DATA"])
-    return None
-
-
-def _hash_list(data: dict[str, Any]) -> np.ndarray | None:
+    config = _find_readable(checkpoint)
+    if config is None or not config.section("DATA") or not has_trained(config.tree):
+        return None
+    data = config.section("DATA")
     folder, prefix, separator = (str(data.get(name, default)) for name, default in (
         ("PATH_TO_DATA_DIR", ""), ("PATH_PREFIX", ""), ("PATH_LABEL_SEPARATOR", " ")))
     try:

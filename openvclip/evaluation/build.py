@@ -15,13 +15,13 @@ from torch import nn
 from openvclip import __version__
 from openvclip.checkpoints import files as ckpt
 from openvclip.checkpoints.loading import (
+    build_test_dtype,
     build_test_precision,
+    load_finite,
     load_original_clip,
-    load_weights,
-    name_test_precision,
+    name_dtype,
 )
 from openvclip.checkpoints.training_config import find_overlap, find_training
-from openvclip.clip.weights import find_not_finite
 from openvclip.config.defaults import flatten
 from openvclip.config.doors import TASKS
 from openvclip.config.patching import check_patched, find_ratios
@@ -32,7 +32,6 @@ from openvclip.interpolation import WeightPatcher, Weights, WeightsAndClassifier
 from openvclip.models.build import build_classifier, build_model, resolve_clip
 from openvclip.models.video_clip import VideoCLIP
 from openvclip.utils import distributed
-from openvclip.utils.errors import CheckpointError
 from openvclip.utils.files import compute_file_hash
 from openvclip.utils.logging import get_logger
 
@@ -124,13 +123,7 @@ def build_tested(cfg, model: VideoCLIP) -> tuple[str | None, bool]:
     if checkpoint is None:
         logger.info("testing the untouched CLIP: no checkpoint was given")
         return None, False
-    own_text = load_weights(model, checkpoint)
-    if find_not_finite(dict(model.named_parameters())):
-        raise CheckpointError(
-            f"{checkpoint} holds NaN or infinity (named above), with which every score is NaN; "
-            "test an earlier checkpoint"
-        )
-    return checkpoint, own_text
+    return checkpoint, load_finite(model, checkpoint)
 
 
 def _find_trained(output_dir: str, just_now: bool) -> str | None:
@@ -196,7 +189,7 @@ def build_facts(
         "ensemble": cfg.DATA.ENSEMBLE_METHOD,
         "config_sha256": hashlib.sha256(cfg.dump().encode()).hexdigest(),
         "seed": cfg.RNG_SEED,
-        "precision": name_test_precision(cfg, device),
+        "precision": name_dtype(build_test_dtype(cfg, device)),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "versions": {
             "openvclip": __version__,

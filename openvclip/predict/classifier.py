@@ -16,18 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from openvclip.checkpoints.loading import compute_amp_dtype, load_weights
+from openvclip.checkpoints.loading import compute_amp_dtype, load_patched
 from openvclip.clip.weights import (
     ARCH_FILES,
     SUFFIXES,
     default_clip_path,
-    find_not_finite,
-    load_clip,
 )
 from openvclip.data.video.keeping import FixedCuts
 from openvclip.data.video.transport import PackedBatch, PackedClips
-from openvclip.interpolation import WeightPatcher
-from openvclip.models.temporal import build_temporal_clip
 from openvclip.models.text import class_embeddings
 from openvclip.models.video_clip import VideoCLIP
 from openvclip.predict.input_spec import VideoOptions, find_video_options
@@ -151,7 +147,8 @@ def load_model(
              "sampling_rate": sampling_rate}
     options = replace(options, **{k: None if v == "none" else v for k, v in given.items()
                                   if v is not None})
-    model = _load_patched(name, checkpoint, patching_ratio, options)
+    model = load_patched(name, checkpoint, patching_ratio, temporal_type=options.temporal_type,
+                         num_frames=options.num_frames)
     return VideoClassifier(model.to(target).eval(), options, views=views, dtype=dtype,
                            batch_size=batch_size, as_tested=as_tested)
 
@@ -179,26 +176,6 @@ def compute_precision(name: str, device: torch.device) -> torch.dtype | None:
     if name not in ("float32", "auto", "bfloat16", "float16"):
         raise ConfigError(f"the precision is {name!r}; give float32, auto, bfloat16 or float16")
     return None if name == "float32" else compute_amp_dtype(name, device)
-
-
-def _load_patched(
-    clip: str, checkpoint: str | Path | None, ratio: float | None, options: VideoOptions
-) -> VideoCLIP:
-    original = load_clip(clip)
-    built = build_temporal_clip(
-        original, temporal_type=options.temporal_type, num_frames=options.num_frames, where=clip
-    )
-    model = VideoCLIP(built, options.num_frames, torch.zeros(0, built.embed_dim))
-    if checkpoint is None:
-        return model
-    load_weights(model, Path(checkpoint).expanduser(), leave_head=True)
-    if find_not_finite(dict(model.named_parameters())):
-        raise CheckpointError(f"{checkpoint} holds NaN or infinity, with which every score is NaN; "
-                              "use an earlier checkpoint")
-    names = {f"model.{name}": tensor for name, tensor in original.items()}
-    if ratio is not None:
-        WeightPatcher(dict(model.named_parameters()), names).set_ratio(ratio)
-    return model
 
 
 class VideoClassifier:

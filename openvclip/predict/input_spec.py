@@ -7,15 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openvclip.checkpoints.files import load_file
+from openvclip.checkpoints.training_config import TrainingConfig, find_training_config
 from openvclip.config import get_cfg, load_cfg
-from openvclip.config.extensions import refuse_stored
 from openvclip.config.parser import merge
-from openvclip.config.safe_yaml import MOST_BYTES, load_yaml
 from openvclip.data.dataset import Pixels
 from openvclip.data.video.sampling import PUBLISHED, Sampling
 from openvclip.utils.errors import CheckpointError, ConfigError
-from openvclip.utils.files import read_text
 from openvclip.utils.logging import get_logger
 
 logger = get_logger(__name__)
@@ -106,9 +103,9 @@ def find_video_options(
 ) -> VideoOptions:
     """Return the options of ``config``, or find those that the checkpoint was trained with.
 
-    Checkpoints of a training and averages of them carry its config. For weights of others
-    ``config.yaml`` beside them is taken if it is of a training, else the defaults are. The original
-    CLIP, without checkpoint and config, has frames that do not see each other.
+    See :func:`openvclip.checkpoints.training_config.find_training_config`; where that finds
+    nothing, as of weights of others, the defaults are taken. The original CLIP, without checkpoint
+    and config, has frames that do not see each other.
 
     Raises:
         ConfigError: the config file cannot be used.
@@ -118,12 +115,8 @@ def find_video_options(
         return build_video_options(load_cfg(config))
     if checkpoint is None:
         return VideoOptions(temporal_type=None)
-    checkpoint = Path(checkpoint).expanduser()
-    where, text = str(checkpoint), _read_config_text(checkpoint)
-    if text is None:
-        beside = checkpoint.parent / "config.yaml"
-        where, text = str(beside), _read_training_config(beside)
-    if text is None:
+    found = find_training_config(checkpoint)
+    if found is None:
         options = VideoOptions()
         logger.warning(
             "%s carries no config (published weights have none) and no config.yaml of a training "
@@ -131,62 +124,30 @@ def find_video_options(
             options.temporal_type, options.num_frames, options.sampling_rate,
         )
         return options
-    options = parse_video_options(text, where)
+    options = parse_video_options(found)
     logger.info("%s, %d frames, sampling rate %g at %g frames a second, as %s says",
                 options.temporal_type, options.num_frames, options.sampling_rate,
-                options.target_fps, where)
+                options.target_fps, found.where)
     return options
 
 
-def _read_config_text(checkpoint: Path) -> str | None:
-    if checkpoint.suffix == ".safetensors":
-        return None
-    try:
-        text = load_file(checkpoint, verify=False).get("cfg")
-    except CheckpointError:  # an archive; or damaged, which loading its weights will say better
-        return None
-    return text if isinstance(text, str) and text.strip() else None
-
-
-def _read_training_config(path: Path) -> str | None:
-    """Return the text of a config file if it is there and of a run that trained."""
-    try:
-        text = read_text(path, most=MOST_BYTES)
-    except (OSError, UnicodeDecodeError):
-        return None
-    train = _parse(text, str(path)).get("TRAIN")
-    return text if isinstance(train, dict) and train.get("ENABLE") is True else None
-
-
-def _parse(text: str, where: str) -> dict:
-    try:
-        tree = load_yaml(text)
-    except ValueError as error:
-        raise CheckpointError(
-            f"the config in {where} is not yaml: {error}; give another config file"
-        ) from error
-    refuse_stored(tree, where)
-    return tree if isinstance(tree, dict) else {}
-
-
-def parse_video_options(text: str, where: str) -> VideoOptions:
-    """Read the options from the text of a config.
+def parse_video_options(config: TrainingConfig) -> VideoOptions:
+    """Take the options from the config of a training.
 
     Raises:
-        CheckpointError: it is not a config, or a value in it cannot be used.
+        CheckpointError: a value in it cannot be used.
     """
-    tree = _parse(text, where)
     settings = {}
     for key in KEYS:
         section, name = key.split(".")
-        values = tree.get(section)
-        if isinstance(values, dict) and name in values:
+        values = config.section(section)
+        if name in values:
             settings[key] = values[name]
     cfg = get_cfg()
-    problems = merge(cfg, settings, f"the config in {where}")
+    problems = merge(cfg, settings, f"the config in {config.where}")
     if problems:
-        raise CheckpointError(f"{problems[0]}; give a config file that says it right")
+        raise CheckpointError(f"{problems[0]}; give a config file that has a right value")
     try:
         return build_video_options(cfg)
     except ConfigError as error:
-        raise CheckpointError(f"the config in {where}: {error}") from error
+        raise CheckpointError(f"the config in {config.where}: {error}") from error

@@ -9,6 +9,7 @@ import os
 import pytest
 import yaml
 
+from openvclip.data.lists.labels import find_digest
 from openvclip.data.lists.protocols import PROTOCOLS
 from openvclip.demo.table import SETS
 from openvclip.report import plots
@@ -105,6 +106,30 @@ def test_the_trained_set_is_that_of_the_config_beside_the_checkpoint(write, swee
     config["TRAIN"]["ENABLE"] = False
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     assert sweeps().trained == ["K400 val"]
+
+
+def test_classes_that_were_trained_on_are_told_by_their_sha256(write, sweeps, tmp_path):
+    labels = {"run": ["x", "y"], "same": ["x", "y"], "other": ["x", "z"]}
+    digests = {}
+    for name, classes in labels.items():
+        (tmp_path / name).mkdir()
+        path = tmp_path / name / "labels.json"  # one name for different classes
+        path.write_text(json.dumps(dict(enumerate(classes))))
+        digests[name] = find_digest(path)
+
+    def tests(trained_on, checkpoint):
+        for name, points in (("same", FALLING), ("other", RISING)):
+            write(f"data/{name}/test.csv", points, checkpoint, label_map=digests[name],
+                  trained_on=trained_on)
+
+    tests({"label_set": digests["run"]}, "/gone/swa.pth")
+    assert (sweeps().trained, sweeps().zero_shot) == (["same"], ["other"])
+    # Results of older versions: by the label map that the training's config names.
+    config = {"TRAIN": {"ENABLE": True},
+              "DATA": {"INDEX_LABEL_MAPPING_FILE": str(tmp_path / "run" / "labels.json")}}
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(config))
+    tests(None, tmp_path / "run" / "old.pth")
+    assert (sweeps().trained, sweeps().zero_shot) == (["same"], ["other"])
 
 
 def test_one_can_say_which_sets_are_trained(write, sweeps):

@@ -52,6 +52,14 @@ class LabelSpace:
         return cls(_names_in_order(pairs, f"the label map {path}", hint))
 
 
+def find_digest(path: object) -> str | None:
+    """Return the SHA-256 of the label set in a file; None where there is no such file."""
+    try:
+        return LabelSpace.from_json(str(path)).digest()
+    except DataError:
+        return None
+
+
 def build_label_space(cfg) -> LabelSpace:
     """Read the class names of ``DATA.INDEX_LABEL_MAPPING_FILE`` and check their number.
 

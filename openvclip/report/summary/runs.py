@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openvclip.config.safe_yaml import MOST_BYTES, load_yaml
+from openvclip.config.stored import CONFIG, read_config
 from openvclip.data.lists.protocols import Protocol, find_protocol
 from openvclip.report.retrieval_numbers import name_numbers
 from openvclip.utils.errors import DataError
@@ -18,7 +18,6 @@ from openvclip.utils.files import MOST_JSON_BYTES, compute_file_hash, open_regul
 from openvclip.utils.json_text import parse_json
 
 RESULTS = "results.json"
-CONFIG = "config.yaml"
 BACKBONES = {"vitb32": "B/32", "vitb16": "B/16", "vitl14": "L/14", "vitl14_336": "L/14@336"}
 # Folders of a run that hold no tests, and may hold very many files.
 NO_TESTS = {"checkpoints", "text_cache"}
@@ -153,19 +152,6 @@ def _walk(folders: Sequence[str | Path]) -> Iterator[tuple[Path, set[str]]]:
                 continue
             seen.add(resolved)
             yield Path(where), set(files)
-
-
-def read_config(folder: Path) -> dict[str, Any] | None:
-    """Read a run's ``config.yaml``; {} if there is none, None if it cannot be read."""
-    try:
-        content = load_yaml(read_text(folder / CONFIG, most=MOST_BYTES))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError):
-        return None
-    if not isinstance(content, dict) or not isinstance(content.get("TEST", {}), dict):
-        return None
-    return content
 
 
 def _is_outdated(folder: Path, content: dict[str, Any]) -> bool:

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from openvclip.config.stored import find_output_dir, has_trained, read_config
+from openvclip.data.lists.labels import find_digest
 from openvclip.report.summary.columns import COLUMN_OF, Column
 from openvclip.report.summary.results import Result
 from openvclip.report.summary.rows import ModelRow, label_rows
-from openvclip.report.summary.runs import Run, read_config
+from openvclip.report.summary.runs import Run
 from openvclip.utils.errors import ConfigError
 
 PICTURE = "accuracy_vs_ratio.png"
@@ -199,12 +201,20 @@ def _of_others(results: Sequence[Result]) -> Iterator[Point]:
 
 
 def _is_trained_on(run: Run) -> bool:
-    """Whether the checkpoint was trained on the classes of this test."""
-    file = Path(str(run.about("checkpoint").get("file", "")))
-    for folder in (file.parent, file.parent.parent):  # an average's, a checkpoint's
-        config = read_config(folder) or {}
-        if (config.get("TRAIN") or {}).get("ENABLE"):
-            theirs = Path(str((config.get("DATA") or {}).get("INDEX_LABEL_MAPPING_FILE"))).name
-            ours = Path(str(run.about("label_set").get("file"))).name
-            return theirs == ours
-    return run.protocol is not None and run.protocol.dataset == "kinetics400"
+    """Whether the checkpoint was trained on the classes of this test.
+
+    Told from the SHA-256 of the two label sets. Results of older versions do not have that of the
+    training, which is then taken from the label map that its config beside the checkpoint names,
+    or, where that map has gone, from the map's file name. Without such a config: Kinetics-400.
+    """
+    tested, trained = run.about("label_set"), run.about("trained_on").get("label_set")
+    if trained and tested.get("sha256"):
+        return trained == tested["sha256"]
+    config = read_config(find_output_dir(str(run.about("checkpoint").get("file", "")))) or {}
+    if not has_trained(config):
+        return run.protocol is not None and run.protocol.dataset == "kinetics400"
+    label_map = str((config.get("DATA") or {}).get("INDEX_LABEL_MAPPING_FILE"))
+    digest = find_digest(label_map)
+    if digest and tested.get("sha256"):
+        return digest == tested["sha256"]
+    return Path(label_map).name == Path(str(tested.get("file"))).name
