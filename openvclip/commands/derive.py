@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import argparse
 
-from openvclip.data.lists.label_maps import default_root
 from openvclip.utils.command_line import Parser, run_tool
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    from openvclip.data.lists.label_maps import default_root
+
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--from", dest="source", metavar="DIR",

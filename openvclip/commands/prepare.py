@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from openvclip.data.lists.label_maps import default_root
 from openvclip.utils.command_line import Parser, run_tool
 from openvclip.utils.errors import ConfigError
 from openvclip.utils.text import clean_lines
+
+if TYPE_CHECKING:
+    from openvclip.data.prepare.plan import Preparation
 
 DATASETS = {
     "kinetics400": "class folders in train/ and val/, or official csv files",
@@ -52,6 +56,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def _add_dataset_options(command: argparse.ArgumentParser, name: str) -> None:
     command.add_argument("--videos", required=True, type=Path, metavar="DIR",
                          help="the dataset's folder; lists name files relative to it")
+    from openvclip.data.lists.label_maps import default_root
+
     command.add_argument("--root", type=Path, default=default_root(), metavar="DIR",
                          help="folder with label_db and zs_label_db (default: the clone, or the "
                               "current folder)")
@@ -99,13 +105,14 @@ def _add_subset_options(command: argparse.ArgumentParser, name: str) -> None:
                          help="take all videos of a class that has fewer")
 
 
-def plan(args: argparse.Namespace):
+def plan(args: argparse.Namespace) -> Preparation:
     """Read and check everything that the command needs; writes nothing."""
+    function: Callable[..., Preparation]
     if args.command in ("few-shot", "base-to-novel"):
         from openvclip.data.prepare import subsets
 
-        function = {"few-shot": subsets.plan_few_shot,
-                    "base-to-novel": subsets.plan_base_to_novel}[args.command]
+        few_shot = args.command == "few-shot"
+        function = subsets.plan_few_shot if few_shot else subsets.plan_base_to_novel
         return function(args.source, args.map, args.output, shots=args.shots, seed=args.seed,
                         allow_fewer=args.allow_fewer)
     if not args.videos.is_dir():
@@ -127,9 +134,9 @@ def plan(args: argparse.Namespace):
                             val_share=args.val_share, seed=args.seed, layout=args.layout)
     from openvclip.data.prepare import hmdb51, ssv2, ucf101
 
-    function = {"ucf101": ucf101.plan_ucf101, "hmdb51": hmdb51.plan_hmdb51,
-                "ssv2": ssv2.plan_ssv2}[args.command]
-    return function(args.videos, args.annotations, args.root)
+    official: dict[str, Callable[..., Preparation]] = {
+        "ucf101": ucf101.plan_ucf101, "hmdb51": hmdb51.plan_hmdb51, "ssv2": ssv2.plan_ssv2}
+    return official[args.command](args.videos, args.annotations, args.root)
 
 
 def prepare(args: argparse.Namespace) -> None:

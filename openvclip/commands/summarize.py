@@ -13,12 +13,13 @@ from __future__ import annotations
 import argparse
 import sys
 
-from openvclip.data.lists.label_maps import SHIPPED
 from openvclip.utils.command_line import Parser, run_tool
 from openvclip.utils.text import clean_lines
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    from openvclip.data.lists.label_maps import SHIPPED
+
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", metavar="DIR",
                         help="folder with tests' results, at any depth")
