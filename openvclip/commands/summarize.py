@@ -34,7 +34,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--trained", nargs="+", metavar="SET",
         help="sets in the picture whose classes the checkpoints were trained on, by their names "
-        "there; default: those with the label map of the training beside the checkpoint, else K400",
+        "there; default: as the results say, else the config beside the checkpoint, else K400",
     )
     parser.add_argument("--root", default=str(SHIPPED), metavar="DIR",
                         help="folder with label_db and zs_label_db, whose label maps results are "

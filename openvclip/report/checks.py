@@ -107,14 +107,3 @@ def say_trained(content: dict[str, Any]) -> str:
     """Say how many of the tested videos were trained on."""
     return (f"{count_trained(content):,} of {content['videos']:,} videos are in the list that the "
             "weights were trained on")
-
-
-def mark_result(content: dict[str, Any], protocol: Protocol, faults: tuple[str, ...]) -> str:
-    """Return the signs to show behind the numbers of these results."""
-    holds = {
-        "failed": bool(content["failed"]),
-        "rows": protocol.rows is not None and content["videos"] != protocol.rows,
-        "setup": bool(faults),
-        "seen": bool(count_trained(content)),
-    }
-    return "".join(mark for kind, mark in MARKS.items() if holds.get(kind))

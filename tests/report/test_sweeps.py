@@ -248,3 +248,29 @@ def test_every_curve_can_be_told_from_the_others_and_nothing_is_cut(count):
         if axes.get_legend():
             label = axes.xaxis.label.get_window_extent()
             assert axes.get_legend().get_window_extent().y1 <= label.y0
+
+
+def test_tables_and_picture_agree_on_what_was_trained_on(write, tmp_path, repo):
+    known = {"label_set": "ours.json", "interpolated": True, "seed": 3}
+    write("d/ours/test.csv", FALLING, label_map="ours.json", trained_on=known)
+    write("d/new/test.csv", RISING, label_map="new.json", trained_on=known)
+    write(protocol_list("kinetics400"), RISING, label_map="k400.json", trained_on=known)
+    found = summarize([tmp_path / "tests"], root=repo)
+    assert (found.sweeps.trained, found.sweeps.zero_shot) == (["ours"], ["K400 val", "new"])
+    supervised, own = found.sections
+    assert (supervised.key, own.key) == ("supervised", "own")
+    assert {line.dataset for line in supervised.lines} == {"ours"}
+    assert {line.dataset for line in own.lines} == {"new"}
+
+
+def test_a_config_beside_the_checkpoint_makes_a_supervised_table(write, tmp_path, repo):
+    """For results of versions that did not record the training."""
+    (tmp_path / "run").mkdir()
+    config = {"TRAIN": {"ENABLE": True}, "DATA": {"INDEX_LABEL_MAPPING_FILE": "d/ours.json"}}
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(config))
+    for name in ("ours", "new"):
+        write(f"d/{name}/test.csv", RISING, tmp_path / "run/swa.pth", label_map=f"x/{name}.json")
+    supervised, own = summarize([tmp_path / "tests"], root=repo).sections
+    assert [line.dataset for line in supervised.lines] == ["ours"] * 3
+    assert supervised.lines[0].seeds == ["-"]
+    assert [line.dataset for line in own.lines] == ["new"] * 3

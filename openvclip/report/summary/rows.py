@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from openvclip.data.lists.protocols import PROTOCOLS
-from openvclip.report.checks import SetupCheck, mark_result
+from openvclip.report.checks import MARKS, SetupCheck
 from openvclip.report.summary.columns import COLUMN_OF, Column
 from openvclip.report.summary.published import PUBLISHED_PROMPTS_SHA256
 from openvclip.report.summary.results import CLIP, Result, Row
@@ -76,9 +76,11 @@ def group_rows(results: Iterable[Result], shown: set[str], check: SetupCheck) ->
         protocol = result.run.protocol
         if protocol is None or protocol.name not in shown or "top1" not in result.scores:
             continue
-        content = result.run.content
-        faults = tuple(check.find_faults(content, protocol))
-        result = replace(result, faults=faults, marks=mark_result(content, protocol, faults))
+        faults = tuple(check.find_faults(result.run.content, protocol))
+        marks = result.marks + (MARKS["setup"] if faults else "")
+        if protocol.rows not in (None, result.run.content["videos"]):
+            marks += MARKS["rows"]
+        result = replace(result, faults=faults, marks=marks)
         column = COLUMN_OF[protocol.name].key if protocol.name in COLUMN_OF else protocol.name
         row = rows.setdefault((result.model, result.ratio), ModelRow(result))
         row.add(column, protocol.name, result)

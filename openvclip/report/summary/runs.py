@@ -7,10 +7,12 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from openvclip.config.stored import CONFIG, read_config
+from openvclip.config.stored import CONFIG, find_output_dir, has_trained, read_config
+from openvclip.data.lists.labels import find_digest
 from openvclip.data.lists.protocols import Protocol, find_protocol
 from openvclip.report.retrieval_numbers import name_numbers
 from openvclip.utils.errors import DataError
@@ -32,7 +34,7 @@ class Run:
     written: float  # when it was written, in seconds
     backbone: str  # such as B/16, or ? where that cannot be told
 
-    @property
+    @cached_property
     def protocol(self) -> Protocol | None:
         """The protocol of the list that was tested, if it is one."""
         return find_protocol(self.content["list"])
@@ -46,6 +48,26 @@ class Run:
     def weights(self) -> str | None:
         """What tells the weights from others; None: the untouched CLIP."""
         return self.about("checkpoint").get("sha256") or self.about("checkpoint").get("file")
+
+    @cached_property
+    def trained_classes(self) -> bool | None:
+        """Whether the weights were trained on the classes that are tested; None: nobody knows.
+
+        Told from the SHA-256 of the two label sets. Results of older versions do not have that of
+        the training, which is then taken from the label map that its config beside the checkpoint
+        names, or, where that map has gone, from the map's file name.
+        """
+        tested, trained = self.about("label_set"), self.about("trained_on").get("label_set")
+        if trained and tested.get("sha256"):
+            return trained == tested["sha256"]
+        config = read_config(find_output_dir(str(self.about("checkpoint").get("file", "")))) or {}
+        if not has_trained(config):
+            return None
+        label_map = str((config.get("DATA") or {}).get("INDEX_LABEL_MAPPING_FILE"))
+        digest = find_digest(label_map)
+        if digest and tested.get("sha256"):
+            return digest == tested["sha256"]
+        return Path(label_map).name == Path(str(tested.get("file"))).name
 
     def about(self, name: str) -> dict[str, Any]:
         """Return what the results say of their ``clip``, ``trained_on`` ...; {}: nothing."""

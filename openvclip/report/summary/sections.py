@@ -130,15 +130,13 @@ def find_section(run: Run) -> str | None:
 
     A list of no known protocol, of other classes than those trained on, is one's own.
     """
-    content, trained = run.content, run.about("trained_on")
+    content = run.content
     if any("top1" not in scores for scores in content["results"]):
         return None
     draw = parse_draw(content.get("draw"))
     if draw is not None:
         return "few_shot" if draw.kind == "few-shot" else "base_to_novel"
-    classes = run.about("label_set").get("sha256")
-    same = classes is not None and trained.get("label_set") == classes
-    if same and parse_draw(trained.get("draw")) is None:
+    if run.trained_classes and parse_draw(run.about("trained_on").get("draw")) is None:
         return "supervised"
     return "own" if run.protocol is None else None
 
@@ -184,7 +182,7 @@ def _add(key: str, line: MethodRow, result: Result) -> None:
     if run.weights is None:
         seed = CLIP
     elif draw is None:
-        seed = str(trained.get("seed", "-" if key == "own" else None))
+        seed = "-" if trained.get("seed") is None else str(trained["seed"])
     else:
         other = trained.get("seed") not in (None, draw.seed)
         seed = f"{draw.seed}/{trained['seed']}" if other else str(draw.seed)

@@ -7,12 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from openvclip.config.stored import find_output_dir, has_trained, read_config
-from openvclip.data.lists.labels import find_digest
 from openvclip.report.summary.columns import COLUMN_OF, Column
 from openvclip.report.summary.results import Result
 from openvclip.report.summary.rows import ModelRow, label_rows
-from openvclip.report.summary.runs import Run
 from openvclip.utils.errors import ConfigError
 
 PICTURE = "accuracy_vs_ratio.png"
@@ -108,8 +105,8 @@ def collect_sweeps(
         results: what to take lists of no column from.
         rows: the table's rows.
         columns: the table's columns.
-        trained: test sets whose classes were trained on; None: where the checkpoint's training
-            left its config beside it, those with the same label map, else Kinetics-400.
+        trained: test sets whose classes were trained on; None: see :attr:`Run.trained_classes`,
+            and Kinetics-400 where nobody knows.
 
     Raises:
         ConfigError: ``trained`` names a set that was not swept.
@@ -118,8 +115,13 @@ def collect_sweeps(
     for result, name, value in (*_of_rows(rows, columns), *_of_others(results)):
         model = models.setdefault(result.model, _Swept(replace(result, scores={})))
         model.curves.setdefault(name, {})[result.ratio] = value
-        if name not in model.learned:
-            model.learned[name] = name in trained if trained else _is_trained_on(result.run)
+        if trained:
+            model.learned[name] = name in trained
+        elif name not in model.learned:
+            known, protocol = result.run.trained_classes, result.run.protocol
+            if known is None:
+                known = protocol is not None and protocol.dataset == "kinetics400"
+            model.learned[name] = known
     for model in models.values():
         model.curves = {name: curve for name, curve in model.curves.items() if len(curve) > 1}
     swept = [model for model in models.values() if model.curves]
@@ -198,23 +200,3 @@ def _of_others(results: Sequence[Result]) -> Iterator[Point]:
     for result in sorted(others, key=lambda result: result.run.written):
         if result.ratio is not None and "top1" in result.scores:
             yield result, names[result.run.content["list"]], result.value
-
-
-def _is_trained_on(run: Run) -> bool:
-    """Whether the checkpoint was trained on the classes of this test.
-
-    Told from the SHA-256 of the two label sets. Results of older versions do not have that of the
-    training, which is then taken from the label map that its config beside the checkpoint names,
-    or, where that map has gone, from the map's file name. Without such a config: Kinetics-400.
-    """
-    tested, trained = run.about("label_set"), run.about("trained_on").get("label_set")
-    if trained and tested.get("sha256"):
-        return trained == tested["sha256"]
-    config = read_config(find_output_dir(str(run.about("checkpoint").get("file", "")))) or {}
-    if not has_trained(config):
-        return run.protocol is not None and run.protocol.dataset == "kinetics400"
-    label_map = str((config.get("DATA") or {}).get("INDEX_LABEL_MAPPING_FILE"))
-    digest = find_digest(label_map)
-    if digest and tested.get("sha256"):
-        return digest == tested["sha256"]
-    return Path(label_map).name == Path(str(tested.get("file"))).name
