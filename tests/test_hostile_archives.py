@@ -202,8 +202,9 @@ def test_files_that_unpack_to_gigabytes_are_refused(tmp_path, bounded):
 @pytest.mark.parametrize(("name", "said"), [
     ("scripted.pt", "promise 4,000,000,"), ("deflated.pth", "promise 4,000,000,"),
     ("pickle.pyth", "promise 4,000,000,"), ("overlapping.pt", "decompression bomb"),
-    ("bytes.pt", "makes a builtins.bytearray"), ("legacy.pth", "tuples that hold one another"),
-    ("tuples.pt", "tuples that hold one another"), ("header.safetensors", "header of 90,000,000"),
+    ("bytes.pt", "makes a builtins.bytearray"), ("legacy.pth", "tuples that contain one another"),
+    ("tuples.pt", "tuples that contain one another"),
+    ("header.safetensors", "header of 90,000,000"),
 ])
 def test_messages_say_what_is_wrong(name, said, tmp_path):
     HOSTILE[name](tmp_path / name)

@@ -147,7 +147,7 @@ def test_journals_and_the_cache_follow_no_link(tmp_path, caplog):
     (tmp_path / "video").write_text("x")
     assert cache.get(str(tmp_path / "video")) is None
     assert not cache.put(str(tmp_path / "video"), {"a": np.zeros(3)})
-    assert outside.read_text() == "mine" and "nothing more is put" in caplog.text
+    assert outside.read_text() == "mine" and "nothing more is added" in caplog.text
 
 
 LARGE = {

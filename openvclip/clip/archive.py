@@ -1,8 +1,8 @@
 """Reading the tensors of a TorchScript archive, the format of OpenAI's files, and nothing else.
 
-``torch.jit.load`` runs ``__setstate__`` methods that an archive brings along, and TorchScript can
-write files. Here the archive's pickle is read with the handful of names that tensors need; its
-code is never compiled.
+``torch.jit.load`` runs ``__setstate__`` methods from the archive, and TorchScript can write files.
+Here the archive's pickle is read with only the handful of names that tensors need; its code is
+never compiled.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LISTS = re.compile(r"^  __(?:parameters|buffers)__ = (\[.*\])$", re.MULTILINE)
 
 
 class _Object:
-    """Stands for an object of the archive; its attributes are those that were stored."""
+    """Represents an object of the archive; its attributes are the stored ones."""
 
     where = ("", "")
 
@@ -84,7 +84,7 @@ def read_archive(path: str | Path) -> dict[str, torch.Tensor] | None:
     """Return the parameters and buffers of a TorchScript archive, by name, or None for other files.
 
     Raises:
-        pickle.UnpicklingError: it holds something other than modules, tensors and plain values.
+        pickle.UnpicklingError: it contains something other than modules, tensors and plain values.
         Exception: of many kinds, for damaged files.
     """
     with zipfile.ZipFile(path) as archive:
@@ -98,7 +98,7 @@ def read_archive(path: str | Path) -> dict[str, torch.Tensor] | None:
 
 
 def _declared(archive: zipfile.ZipFile, root: str) -> dict[tuple[str, str], set[str]]:
-    """Names of the parameters and buffers of each class, from its source, which is only read."""
+    """Return each class's names of parameters and buffers from its source, which is never run."""
     declared = {}
     sizes = [member.file_size for member in archive.infolist()
              if member.filename.startswith(f"{root}/code/")]
@@ -124,7 +124,7 @@ def _collect(top: Any, declared: dict[tuple[str, str], set[str]]) -> dict[str, t
         nonlocal visits
         visits += 1
         if id(module) in path or visits > MOST_MODULES:
-            raise ValueError("its modules contain themselves, or one another too often")
+            raise ValueError("its modules contain themselves, or contain one another too often")
         path.add(id(module))
         known = declared.get(module.where)
         for name, value in vars(module).items():

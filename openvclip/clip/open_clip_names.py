@@ -1,7 +1,7 @@
-"""Names of open_clip: which are built like OpenAI's ViT, and loading one.
+"""open_clip's model names: which are built like OpenAI's ViT, and loading one.
 
 Heads and activation are not in a state dict, so they are read from open_clip's model configs:
-loading a model whose activation or head width differs would give wrong features without an error.
+a model whose activation or head width differs would load without an error and give wrong features.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from openvclip.utils.errors import CheckpointError
 from openvclip.utils.json_text import parse_json
 from openvclip.utils.torchvision_ops import import_torchvision
 
-# Settings that leave a tower as OpenAI's; any other one changes how it computes.
+# Settings that leave a tower like OpenAI's; any other one changes how it computes.
 VISION_KEYS = frozenset({"image_size", "layers", "width", "patch_size", "head_width", "mlp_ratio"})
 TEXT_KEYS = frozenset({"context_length", "vocab_size", "width", "heads", "layers"})
 TOP_KEYS = frozenset({"embed_dim", "quick_gelu", "vision_cfg", "text_cfg"})
-HEAD_WIDTH = 64  # Channels of an attention head where a config names none.
+HEAD_WIDTH = 64  # Channels of an attention head if a config does not say.
 
 
 def model_configs() -> dict[str, Path]:
-    """Return the names that open_clip lists, with their config files, without importing it."""
+    """Return open_clip's model names with their config files, without importing it."""
     spec = importlib.util.find_spec("open_clip")
     if spec is None or spec.origin is None:
         raise CheckpointError("open_clip is not installed: `pip install open_clip_torch`, "
@@ -55,13 +55,13 @@ def why_refused(config: dict) -> str | None:
 
 
 def find_name(description: dict) -> str | None:
-    """Return the model of open_clip that has exactly this config, such as ViT-B-16-quickgelu."""
+    """Return the open_clip model that has exactly this config, such as ViT-B-16-quickgelu."""
     return next((name for name, path in model_configs().items()
                  if parse_json(path.read_text(encoding="utf-8")) == description), None)
 
 
 def check_name(name: str) -> None:
-    """Raise a CheckpointError unless ``name`` is a model of open_clip built like OpenAI's ViT."""
+    """Raise a CheckpointError unless ``name`` is an open_clip model built like OpenAI's ViT."""
     configs = model_configs()
     if name not in configs:
         lower = {n.lower(): n for n in configs}
@@ -83,13 +83,13 @@ def load(spec: str) -> dict[str, torch.Tensor]:
     """Load the weights of ``name``, ``name/tag`` or ``name:tag``, downloading them if need be.
 
     Args:
-        spec: an open_clip model name; the tag of its weights is ``openai`` where none is given.
+        spec: an open_clip model name; the tag of its weights defaults to ``openai``.
 
     Returns:
         The model's state dict.
 
     Raises:
-        CheckpointError: unknown or unsuitable name or tag, or the download failed.
+        CheckpointError: the name or tag is unknown or unsuitable, or the download failed.
     """
     name, _, tag = spec.replace(":", "/").partition("/")
     check_name(name)
@@ -110,7 +110,7 @@ def load(spec: str) -> dict[str, torch.Tensor]:
         )
     try:
         model = open_clip.create_model(name, pretrained=tag, precision="fp32", device="cpu")
-    except Exception as error:  # whatever the network, the hub or the disk came up with
+    except Exception as error:  # any error of the network, the hub or the disk
         raise CheckpointError(
             f"open_clip could not load {name}/{tag} ({type(error).__name__}: {error}); without a "
             "network, put the file in place and give its path"

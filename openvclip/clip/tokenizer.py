@@ -23,7 +23,7 @@ VOCAB_FILE = "bpe_simple_vocab_16e6.txt.gz"
 VOCAB_SIZE = 49408
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORD_END = "</w>"
-# Typographic quotation marks, and what cleaning makes of them.
+# Typographic quotation marks, and what cleaning turns them into.
 QUOTES = str.maketrans("\u2018\u2019\u201c\u201d", "''\"\"")
 # Contractions, runs of letters, single digits, and runs of anything else that is not a space.
 WORDS = regex.compile(
@@ -34,10 +34,10 @@ WORDS = regex.compile(
 
 
 def clean_text(text: str) -> str:
-    """Mend the encoding, resolve HTML entities (twice), squeeze white space, lower the case."""
+    """Repair the encoding, resolve HTML entities (twice), collapse white space, lower the case."""
     plain = text.translate(QUOTES)
     if plain.isascii() and plain.isprintable() and "&" not in plain:
-        return " ".join(plain.split()).lower()  # Nothing to mend or resolve: a tenth of the time.
+        return " ".join(plain.split()).lower()  # Nothing to repair or resolve: a tenth of the time.
     text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return regex.sub(r"\s+", " ", text).strip().lower()
 
@@ -59,8 +59,8 @@ def find_in_open_clip(name: str, what: str) -> Path:
     """Find a file of the installed open_clip without importing that package.
 
     Args:
-        name: the file, below the package's folder.
-        what: what it holds, for the error.
+        name: the file, relative to the package's folder.
+        what: what it contains, for the error.
 
     Raises:
         DataError: it is not there.
@@ -136,7 +136,7 @@ def _tokenizer() -> Tokenizer:
 
 def count_tokens(text: str) -> int:
     """Return the number of tokens of a text of any length, start and end token included."""
-    # No token spans a space, so that the words that come again and again are counted once.
+    # No token spans a space, so words that occur again and again are counted once.
     return sum(map(_word_tokens, clean_text(text).split(" "))) + 2
 
 
@@ -152,8 +152,8 @@ def tokenize(
 
     Args:
         texts: the texts; a lone string counts as a list of one.
-        context_length: number of columns, CLIP's is 77.
-        truncate: of a longer text keep the first tokens and the end token, as OpenAI's CLIP can.
+        context_length: number of columns; 77 in CLIP.
+        truncate: keep a longer text's first tokens and the end token, as OpenAI's CLIP can.
 
     Returns:
         int64 (len(texts), context_length).

@@ -24,18 +24,18 @@ from openvclip.utils.torch_files import load_torch
 
 logger = get_logger(__name__)
 
-# Numbers that OpenAI's archives carry beside the weights.
+# Numbers that OpenAI's archives contain in addition to the weights.
 NOT_WEIGHTS = frozenset({"input_resolution", "context_length", "vocab_size"})
 PREFIXES = ("module.", "model.")
-# What published code keeps the original CLIP by, beside the trained one (MODEL.KEEP_RAW_MODEL).
+# Names under which published code stores the original CLIP (MODEL.KEEP_RAW_MODEL).
 RAW_MODEL = "raw_model."
 CONTAINERS = ("model_state", "state_dict")
-# Weights are computed with in fp32; nothing else is a weight.
+# Computation with weights is in fp32; nothing else is a weight.
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-# Tied weights are counted twice; more is no model.
+# Tied weights are counted twice; more sharing is not a model.
 MOST_SHARING = 4
 SUFFIXES = frozenset({".pt", ".pth", ".pyth", ".bin", ".ckpt", ".safetensors"})
-# A CLIP with a ViT has these at least; its sizes are read from them.
+# A CLIP with a ViT has at least these; its sizes are read from them.
 SIZE_KEYS = (
     "visual.conv1.weight", "visual.class_embedding", "visual.positional_embedding", "visual.proj",
     "positional_embedding", "token_embedding.weight", "text_projection", "logit_scale",
@@ -48,10 +48,10 @@ ARCH_FILES = {
 
 
 def default_clip_path(arch: str) -> Path:
-    """Return where OpenAI's package keeps the archive of ``arch``: ``~/.cache/clip/ViT-B-16.pt``.
+    """Return where OpenAI's package puts the archive of ``arch``: ``~/.cache/clip/ViT-B-16.pt``.
 
     Raises:
-        CheckpointError: ``arch`` is none of vitb32, vitb16, vitl14, vitl14_336.
+        CheckpointError: ``arch`` is not one of vitb32, vitb16, vitl14, vitl14_336.
     """
     if arch not in ARCH_FILES:
         raise CheckpointError(
@@ -62,7 +62,7 @@ def default_clip_path(arch: str) -> Path:
 
 
 def load_clip(path_or_name: str | Path) -> dict[str, torch.Tensor]:
-    """Load an original CLIP from a file, or by a name that open_clip lists.
+    """Load an original CLIP from a file, or by an open_clip name.
 
     Args:
         path_or_name: a file in any format of :func:`load_state_dict_file`, or a name such as
@@ -72,8 +72,8 @@ def load_clip(path_or_name: str | Path) -> dict[str, torch.Tensor]:
         fp32 tensors on the CPU under OpenAI's names, without prefix.
 
     Raises:
-        CheckpointError: the file is missing, damaged or holds no CLIP with a ViT, or NaN or
-            infinity; or the name is unknown or of a model that is not built like OpenAI's.
+        CheckpointError: the file is missing, damaged, not a CLIP with a ViT, or contains NaN or
+            infinity; or the name is unknown or its model is not built like OpenAI's.
     """
     path = local_weights(path_or_name)
     text = str(path_or_name)
@@ -96,12 +96,12 @@ def load_state_dict_file(path: str | Path) -> dict[str, torch.Tensor]:
 
     Reads OpenAI's TorchScript archives, plain state dicts, checkpoints with ``model_state`` or
     ``state_dict``, and ``.safetensors``. Files in torch's zip format are mapped into memory, not
-    read at once.
+    read whole.
 
     Raises:
-        CheckpointError: missing, a folder, empty, damaged, holding Python objects, no tensors, or
-            tensors that are no weights (integers, complex, sparse, quantised). NaN and infinity
-            are reported in the log, by name.
+        CheckpointError: the file is missing, a folder, empty or damaged, or contains Python
+            objects, no tensors, or tensors that are not weights (integer, complex, sparse,
+            quantised). NaN and infinity are reported in the log, by name.
     """
     path = local_weights(path)
     return find_state_dict(_read_file(path), path)
@@ -111,27 +111,27 @@ def _read_file(path: Path) -> object:
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder; give the checkpoint file in it")
     if path.exists() and not path.is_file():
-        raise CheckpointError(f"checkpoint {path} is a pipe or a device; copy it into a file")
+        raise CheckpointError(f"checkpoint {path} is a pipe or a device; copy it to a file")
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} does not exist; check the path")
     if path.stat().st_size == 0:
         raise CheckpointError(
-            f"checkpoint {path} is empty (0 bytes), as if writing it was cut off; "
+            f"checkpoint {path} is empty (0 bytes), as if writing it had been cut off; "
             "copy or download it again"
         )
     try:
         return _read(path)
-    except Exception as error:  # damaged bytes surface as nearly any exception of the readers
+    except Exception as error:  # damaged bytes make the readers raise nearly any exception
         raise _reading_error(path, error) from error
 
 
 def find_state_dict(content: object, path: str | Path) -> dict[str, torch.Tensor]:
-    """Take the weights, names without prefix, out of what a file at ``path`` holds.
+    """Extract the weights, names without prefix, from the content of a file at ``path``.
 
     NaN and infinity are reported in the log, by name.
 
     Raises:
-        CheckpointError: there are none, or tensors that are no weights.
+        CheckpointError: there are none, or tensors that are not weights.
     """
     state = _find_weights(content, path)
     broken = find_not_finite(state)
@@ -166,28 +166,28 @@ def check_tensors(state: Mapping[str, torch.Tensor], where: str) -> None:
             wrong.append(f"{_show(name)} has less data than its shape {tuple(tensor.shape)} says")
     if wrong:
         raise CheckpointError(
-            f"{where} holds {len(wrong)} entries that are no weights: {'; '.join(wrong[:5])}"
+            f"{where} has {len(wrong)} entries that are not weights: {'; '.join(wrong[:5])}"
             f"{'; ...' if len(wrong) > 5 else ''}. Save it again with floating-point tensors only"
         )
     _check_sharing(state, where)
 
 
 def _check_sharing(state: Mapping[str, torch.Tensor], where: str) -> None:
-    """Refuse many tensors that are one in memory: as copies they may not fit in it."""
+    """Refuse many tensors that share memory: as copies they may not fit in it."""
     held = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
             for tensor in state.values()}
     total = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
     if total > MOST_SHARING * sum(held.values()) + SPARE_BYTES:
         raise CheckpointError(
-            f"{where} holds {len(state)} tensors of {total:,} bytes that share "
+            f"{where} contains {len(state)} tensors of {total:,} bytes that share "
             f"{sum(held.values()):,} bytes; save it again with tensors of their own"
         )
 
 
 def find_not_finite(state: Mapping[str, torch.Tensor]) -> list[str]:
-    """Return the names of the tensors that hold NaN or infinity."""
-    # A sum is not finite if a term is not; only then is it worth looking at each. In fp32, which is
-    # three times as fast as in fp64: a sum that overflows is looked at, too.
+    """Return the names of the tensors that contain NaN or infinity."""
+    # A sum is not finite if a term is not; only then is each one inspected. In fp32, which is
+    # three times as fast as fp64: a sum that overflows is inspected, too.
     return [name for name, tensor in state.items()
             if not tensor.sum(dtype=torch.float32).isfinite() and not tensor.isfinite().all()]
 
@@ -245,12 +245,12 @@ def _report_others(content: Mapping, where: str) -> None:
     others = [str(name) for name, value in content.items()
               if not isinstance(name, str) or not isinstance(value, torch.Tensor)]
     if others:
-        logger.warning("%s: %d entries are no tensors and are left out: %s", where, len(others),
+        logger.warning("%s: %d entries are not tensors and are left out: %s", where, len(others),
                        _some(others))
 
 
 def drop_raw_model(state: Mapping[str, torch.Tensor], where: str) -> dict[str, torch.Tensor]:
-    """Leave out the copy of the original CLIP that published checkpoints may hold, and say so.
+    """Leave out the copy of the original CLIP that published checkpoints may contain, and say so.
 
     Raises:
         CheckpointError: there is nothing else.
@@ -259,8 +259,8 @@ def drop_raw_model(state: Mapping[str, torch.Tensor], where: str) -> dict[str, t
             if not (isinstance(name, str) and name.removeprefix("module.").startswith(RAW_MODEL))}
     if state and not kept:
         raise CheckpointError(
-            f"{where} holds only tensors named {RAW_MODEL}*, a copy of the original CLIP beside a "
-            "model that is missing; give the whole checkpoint"
+            f"{where} has only tensors named {RAW_MODEL}*, a copy of the original CLIP, and not "
+            "the model itself; give the whole checkpoint"
         )
     if len(kept) < len(state):
         logger.info("%s: its copy of the original CLIP, %d tensors named %s*, is not used", where,
@@ -289,7 +289,7 @@ def clean_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def count_layers(state: Mapping[str, torch.Tensor], prefix: str) -> int:
-    """Return one more than the largest block number that follows ``prefix`` in a name."""
+    """Return one more than the largest block number that follows ``prefix`` in the names."""
     numbers = [name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)]
     return 1 + max((int(number) for number in numbers if number.isdigit()), default=-1)
 
@@ -304,8 +304,8 @@ def require_keys(state: Mapping[str, torch.Tensor], where: str) -> None:
     if missing:
         raise CheckpointError(
             f"{where} is not a CLIP with OpenAI's names: {len(missing)} of the {len(SIZE_KEYS)} "
-            f"tensors that tell its sizes are missing ({_some(missing)}), among {len(state)} "
-            f"tensors found ({_some(list(state)) or 'none'})"
+            f"tensors that show its sizes are missing ({_some(missing)}); it has {len(state)} "
+            f"tensors ({_some(list(state)) or 'none'})"
         )
     wrong = [f"{name} {tuple(state[name].shape)}" for name in SIZE_KEYS
              if state[name].ndim != RANKS.get(name, 2)]
@@ -326,10 +326,10 @@ def check_keys(
         expected: the model's names and shapes.
         given: the checkpoint's.
         where: what to call the checkpoint in the message.
-        allow_missing: says of an expected name whether the checkpoint may lack it.
+        allow_missing: whether the checkpoint may lack an expected name.
 
     Raises:
-        CheckpointError: something is missing, unexpected or of another shape; counted, the first
+        CheckpointError: tensors are missing, unexpected or of another shape; counted, the first
             five of each kind named.
     """
     missing = [n for n in expected
@@ -349,7 +349,7 @@ def check_keys(
 
 
 def _show(name: str) -> str:
-    """Return a name fit for a line of the log, whatever a file calls its tensors."""
+    """Return a name fit for a log line, whatever a file calls its tensors."""
     return name if name.isprintable() and len(name) <= 120 else f"{name[:100]!r}..."
 
 

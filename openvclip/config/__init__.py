@@ -1,4 +1,4 @@
-"""The run's settings: defaults, reading of yaml files and command lines, checks."""
+"""The run's settings: defaults, reading yaml files and command lines, checks."""
 
 import importlib
 

@@ -1,6 +1,6 @@
 """What openvclip can be extended by: one registry per door, one line per entry.
 
-Here, and not beside the entries, so that a config is checked without importing torch. An entry
+Here, and not next to the entries, so that a config is checked without importing torch. An entry
 outside the package registers itself, see docs/extending.md.
 """
 

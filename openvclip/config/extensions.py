@@ -1,8 +1,8 @@
 """EXTENSIONS: a user's own modules, which register entries and declare keys when imported.
 
-Only those are imported that the user names, in a file of ``--cfg`` or with ``--opts``. What the
-config inside a checkpoint or another file of weights names is refused until the user names it too:
-opening weights of others must not run code.
+Only modules that the user names, in a ``--cfg`` file or with ``--opts``, are imported. A module
+that is named by the config inside a checkpoint or another file of weights is refused until the user
+names it too: opening other people's weights must not run code.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ def load_extensions(names: Any) -> None:
     """Import modules, each once per process.
 
     Args:
-        names: dotted names of modules, or a text that says a list of them.
+        names: dotted names of modules, or a text of a list of them.
 
     Raises:
-        ConfigError: no list of names, or a module that cannot be imported.
+        ConfigError: not a list of names, or a module cannot be imported.
     """
     names = parse_text(names) if isinstance(names, str) else names
     if names is None:
@@ -57,7 +57,7 @@ def refuse_stored(config: Any, where: Any) -> None:
     """Raise unless the user has named every extension that a stored config names.
 
     Args:
-        config: what was read from the config of a checkpoint, an average or a file beside it.
+        config: the config of a checkpoint, an average or a file next to it.
         where: the file, for the message.
 
     Raises:
@@ -72,7 +72,7 @@ def refuse_stored(config: Any, where: Any) -> None:
 
 
 def parse_stored(text: Any, where: Any) -> Any:
-    """Read the config that a checkpoint holds as text; None where it holds none.
+    """Read the config that a checkpoint holds as text; None if it holds none.
 
     Raises:
         ConfigError: as :func:`refuse_stored`.

@@ -1,13 +1,13 @@
-"""Settings that have no effect, because what would read them is off.
+"""Settings that have no effect, because the feature that would read them is off.
 
-A run that was asked for one thing and does another ends with exit code 0 and a wrong number. So a
-setting without effect is refused, by name, where somebody asked for it, and named in the log where
-it merely came along:
+A run that does something other than requested ends with exit code 0 and a wrong number. So a
+setting without effect is refused, by name, if the user asked for it, and only named in the log if
+it came from elsewhere:
 
-* on the command line it is refused, unless its switch is turned off there, too;
+* on the command line it is refused, unless its switch is also turned off there;
 * in a file (a published one, or the resolved config of another run) it is accepted, unless it says
-  what is tested or trained and the file does not write the switch down at all;
-* weights that nobody would read are refused on the command line even beside their switch.
+  what is tested or trained and the file does not mention the switch at all;
+* weights that would not be read are refused on the command line even together with their switch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from openvclip.config.defaults import flatten, get_cfg
 
 Flat = dict[str, Any]
 
-# What a setting without effect means for the run, the least first.
+# How much a setting without effect matters for the run, least first.
 HARMLESS, DETAIL, RESULT, WEIGHTS = range(4)
 
 
@@ -31,12 +31,12 @@ class Pair:
     """Settings, and what they need to have an effect.
 
     Attributes:
-        keys: the settings.
-        switches: keys that decide.
-        needs: what these must be, in words.
-        met: whether they are, of a flat config.
+        keys: the settings themselves.
+        switches: keys that decide whether they have an effect.
+        needs: what the switches must be, in words.
+        met: whether a flat config satisfies this.
         kind: see the constants; harmless ones are only named in the log.
-        instead: what to do, where "set" and the needs are no sentence.
+        instead: what to do, if "set" and the needs do not make a sentence.
     """
 
     keys: tuple[str, ...]
@@ -93,7 +93,7 @@ PAIRS: list[Pair] = [
          "TEST.CUSTOM_LOAD False (TEST.CUSTOM_LOAD_FILE is tested)",
          lambda flat: not flat["TEST.CUSTOM_LOAD"], WEIGHTS),
     Pair(("TRAIN.CUSTOM_LOAD_FILE",), ("TRAIN.CHECKPOINT_FILE_PATH",),
-         "TRAIN.CHECKPOINT_FILE_PATH left out (training begins with that)",
+         "TRAIN.CHECKPOINT_FILE_PATH left out (training starts from that)",
          lambda flat: not flat["TRAIN.CHECKPOINT_FILE_PATH"], WEIGHTS),
     Pair(("TRAIN.CUSTOM_LOAD_FILE", "TRAIN.CHECKPOINT_FILE_PATH"), ("TRAIN.ENABLE", "VAL_MODE"),
          "TRAIN.ENABLE or VAL_MODE True (a test reads TEST.CUSTOM_LOAD_FILE with TEST.CUSTOM_LOAD "
@@ -143,13 +143,14 @@ PAIRS: list[Pair] = [
         "TENSORBOARD",
         "LOG_DIR CLASS_NAMES_PATH CONFUSION_MATRIX.ENABLE HISTOGRAM.ENABLE WRONG_PRED_VIS.ENABLE")),
     # Read by nothing; published files have them.
-    Pair(("MODEL.DROPOUT_RATE", "SOLVER.GAMMA"), (), "anything that reads it, which is not built",
+    Pair(("MODEL.DROPOUT_RATE", "SOLVER.GAMMA"), (),
+         "anything that reads it, which is not implemented",
          lambda flat: False, HARMLESS),
 ]
 
 
 def find_idle(cfg: CfgNode) -> list[str]:
-    """Return ``KEY value: no effect without ...`` of each setting that is not read, for the log."""
+    """Return ``KEY value: no effect without ...`` for each unread setting, for the log."""
     flat, defaults = flatten(cfg), flatten(get_cfg())
     found = {key: pair for pair in PAIRS for key in pair.keys
              if flat[key] != defaults[key] and not pair.met(flat)}
@@ -159,13 +160,13 @@ def find_idle(cfg: CfgNode) -> list[str]:
 def refuse_idle(
     cfg: CfgNode, in_file: Collection[str], in_opts: Collection[str], file: str = "the file"
 ) -> list[str]:
-    """Return a line for each setting that was asked for and has no effect.
+    """Return a line for each requested setting that has no effect.
 
     Args:
         cfg: the whole config.
         in_file: keys that the file of settings has.
         in_opts: keys on the command line.
-        file: how to call the file.
+        file: what to call the file.
     """
     flat, defaults = flatten(cfg), flatten(get_cfg())
     lines: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Config keys that an entry of a door declares beside itself."""
+"""Config keys that an entry of a door declares in its own module."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ def declare(
     needs: Sequence[idle.Pair] = (),
     rules: Iterable[Callable[[CfgNode], Iterator[str]]] = (),
 ) -> None:
-    """Add keys to the config; call it when the module of an entry is imported.
+    """Add keys to the config; call this when an entry's module is imported.
 
     Args:
         keys: ``{"TRAIN.MY_LOSS.WEIGHT": 1.0}``: full names and defaults, whose types the values
             must have.
         entry: registry and name of the entry that reads the keys; setting one of them without
             that entry is refused then.
-        types: of keys whose default is None (else str), and of the elements of an empty list.
+        types: types of keys whose default is None (else str), and of the elements of an empty list.
         choices: values that a key may have.
-        ranges: least and greatest value, both included; None is open.
+        ranges: smallest and largest value, both included; None: unbounded.
         needs: other settings that keys need to have an effect.
-        rules: give a line for each combination of settings that cannot be used.
+        rules: return a line for each combination of settings that cannot be used.
 
     Raises:
-        ConfigError: a key exists with another default or inside another key, or its default is of
-            a type that no setting has.
+        ConfigError: a key exists with another default or inside another key, or its default has
+            a type that settings cannot have.
     """
     known = defaults.flatten(defaults.get_cfg())
     for key, default in keys.items():

@@ -1,4 +1,4 @@
-"""``--cfg FILE --opts KEY VALUE ...`` to one checked, frozen config."""
+"""From ``--cfg FILE --opts KEY VALUE ...`` to one checked, frozen config."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--cfg", dest="cfg_file", metavar="FILE", help="yaml file of settings")
     parser.add_argument(
         "--opts", nargs="*", default=[], metavar="KEY VALUE",
-        help="settings that replace the file's; KEY=VALUE is understood too",
+        help="settings that replace the file's; KEY=VALUE works too",
     )
     parser.add_argument(
         "--init_method", default="tcp://localhost:9999",
-        help="where the processes of the run meet (default %(default)s)",
+        help="address where the run's processes meet (default %(default)s)",
     )
     parser.add_argument("--shard_id", type=int, help="number of this machine; replaces SHARD_ID")
-    parser.add_argument("--num_shards", type=int, help="machines; replaces NUM_SHARDS")
+    parser.add_argument("--num_shards", type=int, help="number of machines; replaces NUM_SHARDS")
     return parser
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Divide a command line into flags with their values, and KEY VALUE pairs.
+    """Split a command line into flags with their values, and KEY VALUE pairs.
 
     By hand, because a value may begin with a dash (-1e-5), flags may follow the pairs, and
     ``--opts`` may be left out.
@@ -88,12 +88,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line of ``tools/run_net.py``.
 
     Args:
-        argv: the arguments, without the program's name; None: those of this process.
+        argv: the arguments, without the program's name; None: this process's.
 
     Returns:
         ``cfg_file``; ``opts``, the KEY VALUE list for :func:`load_cfg`, in which ``--shard_id``
         and ``--num_shards`` have become SHARD_ID and NUM_SHARDS; ``init_method``; ``shard_id``
-        and ``num_shards`` (None where not given).
+        and ``num_shards`` (None if not given).
 
     Raises:
         ConfigError: a flag is unknown or lacks its value, or ``--cfg`` is missing.
@@ -131,8 +131,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         ``{"TRAIN.BATCH_SIZE": value, ...}``, values as yaml reads them.
 
     Raises:
-        ConfigError: no such file, no regular one, not yaml, not a mapping, or too much of it; a
-            ``_BASE_`` that is no path, a circle of them, or more than MOST_BASES in all.
+        ConfigError: the file is missing, not regular, not yaml, not a mapping, or too large; a
+            ``_BASE_`` is not a path, leads in a circle, or there are more than MOST_BASES in all.
     """
     return _BaseReader().read(str(path), ())
 
@@ -171,7 +171,7 @@ class _BaseReader:
 
 
 def _locate_base(base: str, path: str, file: Path) -> str:
-    """Return the path of a base: relative ones start from the folder, or address, of its user."""
+    """Return the path of a base, relative to the folder or address of the file that names it."""
     if is_address(base):
         return base
     if is_address(path):
@@ -204,7 +204,7 @@ def _list_bases(path: str, bases: Any) -> list[str]:
 
 
 def _pair_up(opts: Sequence[str]) -> dict[str, str]:
-    """Return {key: text} of a KEY VALUE list; the last of equal keys counts."""
+    """Return {key: text} for a KEY VALUE list; the last of equal keys counts."""
     blank = [number for number, key in enumerate(opts[0::2]) if not str(key).strip()]
     if blank:
         raise ConfigError(f"--opts: the key of pair {blank[0] + 1} is blank; does a line of the "
@@ -215,7 +215,7 @@ def _pair_up(opts: Sequence[str]) -> dict[str, str]:
 
 
 def nearest_keys(key: str, known: Sequence[str]) -> list[str]:
-    """Return the names that an unknown key most likely stands for, best first, at most three."""
+    """Return the names that an unknown key most likely means, best first, at most three."""
     wanted = key.upper()
     last = wanted.rsplit(".", 1)[-1]
     whole = difflib.get_close_matches(wanted, known, n=3, cutoff=0.75)
@@ -229,13 +229,13 @@ def nearest_keys(key: str, known: Sequence[str]) -> list[str]:
 
 
 def _show(value: Any) -> str:
-    """A value in a line of a message, however much there is of it."""
+    """Show a value in a message line, however long it is."""
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _upstream_problem(key: str, value: Any) -> str | None:
-    """Check a key that only upstream reads; None if it may be dropped."""
+    """Check a key that only upstream reads; return None if it may be dropped."""
     if key in upstream.INERT:
         default = upstream.INERT[key]
         try:
@@ -253,7 +253,7 @@ def _upstream_problem(key: str, value: Any) -> str | None:
         same = False
     if same:
         return None
-    return f"{key} is {_show(value)}: not built; only {off!r} is accepted"
+    return f"{key} is {_show(value)}: not implemented; only {off!r} is accepted"
 
 
 def _type_problem(key: str, value: Any, default: Any) -> str:
@@ -267,7 +267,7 @@ def _type_problem(key: str, value: Any, default: Any) -> str:
 def _unknown_problem(key: str, value: Any, known: dict[str, Any]) -> str:
     section = key.split(".", 1)[0]
     if section in upstream.MODELS:
-        return f"{key} ({_show(value)}): belongs to a model of PySlowFast that is not built"
+        return f"{key} ({_show(value)}): belongs to a PySlowFast model that is not implemented"
     near = nearest_keys(key, [*known, *upstream.OFF])
     hint = f"nearest: {', '.join(near)}" if near else "see openvclip/config/defaults.py"
     return f"{key} ({_show(value)}) is not a known key; {hint}"
@@ -320,7 +320,7 @@ def _raise(problems: list[str]) -> None:
 
 
 def default_output_dir(cfg_file: str | Path | None) -> str:
-    """Return the OUTPUT_DIR of a run that does not say one: ``output/<name of its config>``.
+    """Return the OUTPUT_DIR of a run that does not set one: ``output/<name of its config>``.
 
     Args:
         cfg_file: the config file, or None for a run without one.
@@ -332,19 +332,19 @@ def default_output_dir(cfg_file: str | Path | None) -> str:
 def load_cfg(cfg_file: str | Path | None = None, opts: Sequence[str] = ()) -> CfgNode:
     """Return the defaults, changed by a yaml file and then by KEY VALUE pairs.
 
-    Where neither sets OUTPUT_DIR, it is :func:`default_output_dir`'s. Modules that EXTENSIONS names
-    are imported first: what they declare and register counts.
+    If neither sets OUTPUT_DIR, it is :func:`default_output_dir`'s. Modules that EXTENSIONS names
+    are imported first: what they declare and register is available.
 
     Args:
         cfg_file: yaml file of settings, or None; it may name files to start from in ``_BASE_``.
         opts: ``["TRAIN.BATCH_SIZE", "8", ...]``; values are Python or yaml literals.
 
     Returns:
-        A frozen config in which every rule of ``validate.py`` holds, and no setting without effect
-        that somebody asked for (``idle.py``).
+        A frozen config in which every rule of ``validate.py`` holds, without settings that have no
+        effect although the user asked for them (``idle.py``).
 
     Raises:
-        ConfigError: names every setting that cannot be used, one a line.
+        ConfigError: names every setting that cannot be used, one per line.
     """
     in_file = read_yaml(str(cfg_file)) if cfg_file is not None else {}
     in_opts = _pair_up(list(opts))
@@ -359,7 +359,7 @@ def load_cfg(cfg_file: str | Path | None = None, opts: Sequence[str] = ()) -> Cf
 
 
 def load_opts(opts: Sequence[str]) -> CfgNode:
-    """Return the config of a tool whose ``--opts`` take EXTENSIONS and the keys that these declare.
+    """Return the config of a tool whose ``--opts`` take EXTENSIONS and the keys these declare.
 
     Raises:
         ConfigError: as :func:`load_cfg`; or a key that the tool does not read.

@@ -1,4 +1,4 @@
-"""Which ratios of patching a config asks for, and that there is something to patch."""
+"""Which patching ratios a config asks for, and whether there is something to patch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from openvclip.utils.errors import ConfigError
 
 
 def find_ratios(cfg) -> list[float]:
-    """Return the ratios that ``TEST.PATCHING_RATIOS``, or else ``TEST.PATCHING_MODEL`` asks for."""
+    """Return the ratios of ``TEST.PATCHING_RATIOS``, or else of ``TEST.PATCHING_MODEL``."""
     ratios = list(cfg.TEST.PATCHING_RATIOS)
     if not ratios and cfg.TEST.PATCHING_MODEL:
         ratios = [cfg.TEST.PATCHING_RATIO]
@@ -14,11 +14,11 @@ def find_ratios(cfg) -> list[float]:
 
 
 def check_patched(cfg, given: bool) -> None:
-    """Check that patching, where it is on, has weights to patch.
+    """Check that patching, if it is on, has weights to patch.
 
     Args:
         cfg: the resolved config.
-        given: whether the weights are any but the original CLIP's.
+        given: whether the weights are other than the original CLIP's.
 
     Raises:
         ConfigError: there is nothing to patch.

@@ -1,7 +1,7 @@
-"""yaml that plain settings need, and no more: read at a bounded cost, whatever a file says.
+"""The yaml that plain settings need, and no more: read at a bounded cost, whatever a file says.
 
-An alias stands for all that its anchor has, and an anchor may have aliases: a few hundred bytes
-can mean more values than any memory holds. So values are counted with aliases written out.
+An alias stands for everything in its anchor, and an anchor may contain aliases: a few hundred bytes
+can mean more values than any memory holds. So values are counted with aliases expanded.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from yaml.constructor import ConstructorError
 MOST_BYTES = 256 << 10
 MOST_VALUES = 10_000
 MOST_DEPTH = 30
-# Longer numbers are none; some ways to write them take the square of their length to read.
+# Longer texts are not numbers; reading some notations takes time quadratic in their length.
 MOST_DIGITS = 400
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
@@ -23,7 +23,7 @@ _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 class SafeYaml(yaml.SafeLoader):
     """yaml's safe loader, refusing a key that is given twice with two values, and bounded.
 
-    Twice with the same value, as in a published file, is no error.
+    Twice with the same value, as in a published file, is not an error.
     """
 
     def __init__(self, stream: Any) -> None:
@@ -32,7 +32,7 @@ class SafeYaml(yaml.SafeLoader):
         self._sizes: dict[str, int] = {}  # of what anchors stand for, aliases written out
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """Compose what comes next, unless it makes too much."""
+        """Compose the next node, unless it makes too many values."""
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent):
             if event.anchor in self.anchors and event.anchor not in self._sizes:
@@ -51,7 +51,7 @@ class SafeYaml(yaml.SafeLoader):
         return node
 
     def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
-        """Compose a single value, unless it is a number of very many digits."""
+        """Compose a single value, unless it is a number with very many digits."""
         node = super().compose_scalar_node(anchor)
         if node.tag in _NUMBERS and len(node.value) > MOST_DIGITS:
             raise ConstructorError(
@@ -91,14 +91,14 @@ SafeYaml.add_constructor("tag:yaml.org,2002:map", _construct_mapping)
 
 
 def load_yaml(text: str) -> Any:
-    """Return what ``text`` says: mappings, lists, texts, numbers, dates, None.
+    """Return the content of ``text``: mappings, lists, texts, numbers, dates, None.
 
     Raises:
         ValueError: it is not yaml, or larger than settings can be; one line that says where.
     """
     size = len(text.encode("utf-8", "surrogatepass"))
     if size > MOST_BYTES:
-        raise ValueError(f"{size:,} bytes are more than the {MOST_BYTES:,} that settings may have")
+        raise ValueError(f"it has {size:,} bytes; settings may have at most {MOST_BYTES:,}")
     try:
         return yaml.load(text, SafeYaml)  # noqa: S506 - a subclass of the safe loader
     except yaml.MarkedYAMLError as error:

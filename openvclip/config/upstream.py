@@ -1,7 +1,7 @@
 """Keys of PySlowFast and Open-VCLIP that nothing here reads.
 
-Published yaml files, scripts and the config stored in published checkpoints set them, so they
-must not stop a run, and a run that *needs* one of them must not start as if it were there. They
+Published yaml files, scripts and the configs stored in published checkpoints set them, so they
+must not stop a run; but a run that *needs* one of them must not start as if it were supported. They
 are therefore checked and then dropped: they never enter the config.
 """
 
@@ -117,7 +117,7 @@ INERT: dict[str, object] = {
     "TENSORBOARD.WRONG_PRED_VIS.TAG": "",
 }
 
-# Sections whose other keys upstream reads only where the switch named here is on. The switches
+# Sections whose other keys upstream reads only if the switch named here is on. The switches
 # are in OFF, or checked in validate.py (TASK, MODEL.ARCH), so the details are dropped unread.
 SECTIONS: dict[str, str] = {
     "MULTIGRID": "MULTIGRID.SHORT_CYCLE or LONG_CYCLE",
@@ -174,5 +174,5 @@ MODEL_KEYS: dict[str, object] = {
 
 
 def section_of(key: str) -> str | None:
-    """Return the entry of ``SECTIONS`` that ``key`` lies in, or None."""
+    """Return the entry of ``SECTIONS`` that ``key`` is in, or None."""
     return next((name for name in SECTIONS if key.startswith(f"{name}.")), None)

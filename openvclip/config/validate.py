@@ -1,6 +1,6 @@
 """What a config must satisfy: tables of ranges and choices, and one function for each other rule.
 
-Nothing here looks at files or devices: whatever needs them is checked where they are opened.
+Nothing here looks at files or devices: rules about them are checked where they are opened.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 }
 # Choices that an extension may add to.
 DOORS = (TEMPORAL, TASKS)
-# What earlier versions took, and what to give instead.
+# Values that earlier versions accepted, and what to give instead.
 REMOVED = {
     ("DATA.DECODING_BACKEND", "torchcodec"): "was removed: it was no faster; give 'pyav', which "
                                              "decodes the same frames",
 }
-# Choices in which capitals do not matter.
+# Choices in which case does not matter.
 DATASETS = {"TRAIN.DATASET": ("kinetics",), "TEST.DATASET": ("kinetics",)}
 
-# Both ends included; None is open. Lists are checked element by element, None values pass.
+# Both ends included; None: unbounded. Lists are checked element by element, None values pass.
 RANGES: dict[str, tuple[float | None, float | None]] = {
     "NUM_GPUS": (0, None),
     "NUM_SHARDS": (1, None),
@@ -146,7 +146,7 @@ def _choices(flat: dict[str, Any]) -> Iterator[str]:
     for key, allowed in DATASETS.items():
         if str(flat[key]).lower() not in allowed:
             yield (f"{not_a_choice(key, flat[key], allowed)} (lists of any dataset can be written "
-                   "in that format: one line a video, path and label)")
+                   "in that format: one line per video, path and label)")
 
 
 def _ranges(flat: dict[str, Any]) -> Iterator[str]:
@@ -219,7 +219,7 @@ def _loss(cfg: CfgNode) -> Iterator[str]:
         yield "MIXUP.ENABLE is True with MIXUP.ALPHA 0 and MIXUP.CUTMIX_ALPHA 0; one must be over 0"
     kind = cfg.AUG.AA_TYPE
     if cfg.AUG.ENABLE and kind and kind.split("-")[0] != "rand":
-        yield f"AUG.AA_TYPE is {kind!r}; only RandAugment (rand-m9-mstd0.5-inc1) and '' are built"
+        yield f"AUG.AA_TYPE is {kind!r}; use RandAugment (rand-m9-mstd0.5-inc1) or ''"
     if cfg.AUG.ENABLE and cfg.AUG.RE_SPLIT:
         yield ("AUG.RE_SPLIT is True, but has no effect on videos, as in published code; set it to "
                "False")
@@ -231,7 +231,7 @@ def _loss(cfg: CfgNode) -> Iterator[str]:
 def _model(cfg: CfgNode) -> Iterator[str]:
     kind = cfg.MODEL.TEMPORAL_MODELING_TYPE
     if cfg.MODEL.MODEL_NAME == "BasicClipVideo" and kind is not None:
-        yield (f"MODEL.TEMPORAL_MODELING_TYPE is {kind!r}; BasicClipVideo sees frames alone: set "
+        yield (f"MODEL.TEMPORAL_MODELING_TYPE is {kind!r}; BasicClipVideo sees single frames: set "
                "it to None, or MODEL.MODEL_NAME to TemporalClipVideo")
 
 
@@ -242,7 +242,7 @@ def _texts(cfg: CfgNode) -> Iterator[str]:
                "named with its folder or ending, such as templates.txt")
     if descriptions and templates != TEMPLATE_SETS[0]:
         yield (f"MODEL.TEXT_TEMPLATES is {templates!r} with MODEL.CLASS_DESCRIPTIONS "
-               f"{descriptions!r}; descriptions are used as they are, in no template: leave "
+               f"{descriptions!r}; descriptions are used without a template: leave "
                f"MODEL.TEXT_TEMPLATES at {TEMPLATE_SETS[0]!r}, or CLASS_DESCRIPTIONS empty")
 
 
@@ -305,7 +305,7 @@ RULES: list[Callable[[CfgNode], Iterator[str]]] = [
 
 
 def find_problems(cfg: CfgNode) -> list[str]:
-    """Return one line for each rule that ``cfg`` breaks; none if it is fit to run."""
+    """Return one line for each rule that ``cfg`` breaks; none if it can run."""
     flat = flatten(cfg)
     problems = [line for table in TABLES for line in table(flat)]
     return problems + [line for rule in RULES for line in rule(cfg)]

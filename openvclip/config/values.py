@@ -1,4 +1,4 @@
-"""From what a file or a command line says to a value of the key's type."""
+"""Converting what a file or a command line says to a value of the key's type."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _KINDS = {bool: "True or False", int: "an int", float: "a number", str: "a strin
 
 
 def parse_text(text: str) -> Any:
-    """Return what ``text`` says as a Python literal, else as yaml, else as itself."""
+    """Return ``text`` read as a Python literal, else as yaml, else unchanged."""
     if len(text) > MOST_BYTES // 4:
         return text  # no setting is that long, and Python's reader takes much memory
     try:
@@ -42,7 +42,7 @@ def parse_text(text: str) -> Any:
 
 
 def _unquote(text: str) -> str:
-    """Take off the quotes that a shell script put inside the argument."""
+    """Remove the quotes that a shell script put inside the argument."""
     if len(text) >= 2 and text[0] == text[-1] and text[0] in "'\"":
         value = parse_text(text)
         return value if isinstance(value, str) else text
@@ -93,8 +93,8 @@ def convert(key: str, value: Any, default: Any) -> Any:
         value: a yaml value, or the text of a command line.
         default: the key's default.
 
-    An int serves for a float and a list for a tuple, and the other way round. Text serves for any
-    type it is a literal of. None clears a string whose default is empty.
+    An int is accepted for a float, and a list for a tuple and vice versa. Text is accepted for any
+    type of which it is a literal. None clears a string whose default is empty.
 
     Raises:
         TypeError: the value is of another type.

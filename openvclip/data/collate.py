@@ -1,4 +1,4 @@
-"""The items of a batch joined, and the batch's way out of the worker that read it."""
+"""Joining the items of a batch, and passing the batch on from the worker that read it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def collate(
     Returns:
         ``video`` float32 (M, 3, T, size, size) or a :class:`PackedBatch` of it, ``label`` (M,) or
         (M, C), ``index`` (M,) and ``clip`` (M,) int64, ``bad`` list of (row, reason). With
-        groups also ``groups`` (G, 2) int64: first row and end of each, bad rows counted.
+        groups also ``groups`` (G, 2) int64: first row and end of each, including bad rows.
     """
     good = [item for item in items if item["video"] is not None]
     counts = torch.tensor([len(item["clip"]) for item in good], dtype=torch.int64)
@@ -56,11 +56,11 @@ def _join(videos: list[torch.Tensor | PackedClips]) -> torch.Tensor | PackedBatc
 def collate_to_hand_over(
     items: list[dict[str, Any]], *, empty: tuple[int, ...], group: int = 0
 ) -> dict[str, Any]:
-    """Join as :func:`collate`, in a worker: the tensors lie in shared memory afterwards.
+    """Join as :func:`collate`, in a worker: the tensors are in shared memory afterwards.
 
-    The loader's queue would move them there, but in a thread of the worker where an error loses
-    the batch and leaves the parent to wait for ever. Here it is caught, and :func:`receive`, in
-    the parent, raises it.
+    The loader's queue would move them there, but in a worker thread in which an error loses the
+    batch and leaves the parent waiting forever. Here it is caught, and :func:`receive` raises it
+    in the parent.
     """
     batch = collate(items, empty=empty, group=group)
     try:
@@ -74,10 +74,10 @@ def collate_to_hand_over(
 
 
 def receive(batch: dict[str, Any]) -> dict[str, Any]:
-    """Return a batch that :func:`collate` made, or that a worker handed over.
+    """Return a batch that :func:`collate` made, or that a worker passed on.
 
     Raises:
-        DataError: there was no shared memory for it.
+        DataError: there was not enough shared memory for it.
     """
     if _NOT_HANDED_OVER in batch:
         raise DataError(

@@ -23,7 +23,7 @@ from openvclip.data.video.video_io import Keep, read_clips
 from openvclip.utils.errors import DataError
 
 MODES = ("train", "val", "test")
-# After so many unreadable videos in a row something else is wrong.
+# After this many unreadable videos in a row, something else is wrong.
 MAX_ATTEMPTS = 10
 
 
@@ -32,14 +32,14 @@ def item_generator(
 ) -> np.random.Generator:
     """Return the generator of all random draws of one sample.
 
-    It depends on nothing else, so that a sample is the same whichever worker or process makes it.
+    It depends only on these, so a sample is the same whichever worker or process makes it.
     """
     return np.random.default_rng((seed % 2**64, epoch, row, sample, attempt))
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Run torch on one thread: which kernel resizes, and so the last bit, depends on how many."""
+    """Run torch on one thread: the resizing kernel, and so the last bit, depends on the number."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -53,15 +53,15 @@ class Pixels:
     """How decoded frames become a clip.
 
     Attributes:
-        scales: least and greatest short side; evaluation with one crop takes the least.
+        scales: smallest and largest short side; evaluation with one crop uses the smallest.
         size: side of the crop.
         mean: subtracted from RGB in 0..1.
-        std: what that is divided by.
+        std: divides the result.
         inverse: draw the inverse of the scale uniformly.
         flip: mirror half of the training clips.
         area: area range of a random resized crop; empty for scale jitter.
         aspect: aspect-ratio range of the random resized crop.
-        reverse_channels: give BGR.
+        reverse_channels: return BGR.
     """
 
     scales: tuple[int, int] = (256, 320)
@@ -75,7 +75,7 @@ class Pixels:
     reverse_channels: bool = False
 
     def draw(self, height: int, width: int, rng: np.random.Generator) -> Crop:
-        """Draw a training crop of a frame."""
+        """Draw a training crop for a frame."""
         if self.area:
             return relative_crop(
                 height, width, area=self.area, aspect=self.aspect or (3 / 4, 4 / 3),
@@ -101,12 +101,12 @@ class Pixels:
 
 @dataclass(frozen=True)
 class RandomClips:
-    """How random clips are drawn, in training and where validation asks for it.
+    """How random clips are drawn, in training and if validation asks for it.
 
     Attributes:
-        seed: of all draws.
+        seed: seed of all draws.
         fps_jitter: add uniform(0, this) to the target frame rate.
-        num_sample: clips made of each training video; they show the same frames.
+        num_sample: clips made from each training video; they show the same frames.
         augment: further augmentation of training clips.
         validation: draw validation clips as in training.
     """
@@ -119,31 +119,31 @@ class RandomClips:
 
 
 class VideoDataset(Dataset):
-    """Clips of the videos of a list, in one of three modes.
+    """Clips of the videos in a list, in one of three modes.
 
     ``train`` draws a random clip and crop, ``val`` takes view 0 of 1 and the centre crop, ``test``
     takes ``views`` x ``crops`` clips of a video that is decoded once for all of them (clip number =
     view x crops + crop).
 
-    An item is asked for by its row, or by (epoch, row), and is a dict of ``video`` float32
-    (clips, 3, T, size, size), ``label``, ``index`` (the row that the clips are of), ``clip``
+    An item is requested by its row, or by (epoch, row), and is a dict of ``video`` float32
+    (clips, 3, T, size, size), ``label``, ``index`` (the row that the clips come from), ``clip``
     (numbers of the clips) and ``bad``: a list of (row, reason). A training video that cannot be
     read is replaced by another row, drawn from the seed; in the other modes ``video`` is then None.
-    With ``finish`` False ``video`` is a :class:`PackedClips`, to be finished where it arrives.
+    With ``finish`` False, ``video`` is a :class:`PackedClips`, to be finished where it arrives.
 
     Args:
         mode: ``train``, ``val`` or ``test``.
         videos: the list.
-        num_classes: how long label vectors are, where videos have several labels.
+        num_classes: length of the label vectors if videos have several labels.
         sampling: which frames a clip takes.
-        pixels: what becomes of them.
+        pixels: how frames become clips.
         views: temporal views of a test video.
         crops: spatial crops of each test view, 1 to 3.
         draws: how random clips are drawn.
         multi_thread: let FFmpeg decode one video with several threads.
-        finish: resize and normalise here. Random erasing needs finished clips, so that with it
-            they are in any case.
-        cache: keeps what evaluation reads of each video, or None.
+        finish: resize and normalise here. Random erasing needs finished clips, so with it
+            this is done in any case.
+        cache: stores what evaluation reads of each video, or None.
     """
 
     def __init__(
@@ -183,11 +183,11 @@ class VideoDataset(Dataset):
 
     @property
     def clips_per_video(self) -> int:
-        """Clips that an item has."""
+        """Number of clips in an item."""
         return self.num_sample if self.mode == "train" else self.views * self.crops
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch of items that are asked for by their row alone."""
+        """Set the epoch for items that are requested by row alone."""
         self.epoch = epoch
 
     def describe(self, rows: Sequence[int]) -> list[str]:
@@ -195,12 +195,12 @@ class VideoDataset(Dataset):
         return [self.videos.paths[row] for row in rows]
 
     def frames(self, row: int) -> np.ndarray:
-        """Return the frames of the first view, large ones made smaller: uint8 RGB (T, H, W, 3)."""
+        """Return the frames of the first view, large ones reduced: uint8 RGB (T, H, W, 3)."""
         frames, (order,) = self._read(row, [ClipRequest(0, self.views)], whole_frame)
         return np.stack([frames[place] for place in order])
 
     def label_tensor(self) -> torch.Tensor:
-        """Return all labels: int64 (rows,), or float (rows, classes) for several a video."""
+        """Return all labels: int64 (rows,), or float (rows, classes) with several per video."""
         if isinstance(self.videos.labels, np.ndarray):
             return torch.from_numpy(self.videos.labels.copy())
         return torch.stack([self._label(row) for row in range(len(self))])
@@ -285,7 +285,7 @@ class VideoDataset(Dataset):
         return self._pack(cuts)
 
     def _load_cuts(self, stored: dict[str, np.ndarray]) -> list[Cut]:
-        """Return the cuts of a video from what the cache has of it."""
+        """Return a video's cuts from the cache's entry for it."""
         crops = self._crops(*stored["size"].tolist())
         orders = stored["orders"].tolist()
         return [Cut(crop, self._clips_of(orders, c), stored[f"crop{c}"])

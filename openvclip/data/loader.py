@@ -1,4 +1,4 @@
-"""cfg -> datasets and loaders, and who reads which rows."""
+"""cfg -> datasets and loaders, and which process reads which rows."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from openvclip.utils.signals import leave_signals_to_parent
 
 logger = get_logger(__name__)
 
-# Clips of a forward pass in evaluation, unless one video has more. Scores depend on it, by
-# rounding: it must not follow from the number of processes or the machine.
+# Clips per forward pass in evaluation, unless one video has more. Scores depend on it, by
+# rounding: it must not depend on the number of processes or the machine.
 CLIPS_PER_FORWARD = 8
 
 
 def _init_worker(_: int) -> None:
-    # Workers share the cores by their number, not by threads of their own.
+    # Workers share the cores by being several, not by having several threads.
     torch.set_num_threads(1)
     leave_signals_to_parent(multiprocessing.parent_process().pid)
 
@@ -47,7 +47,7 @@ class _DataLoader(DataLoader):
 
 @functools.cache
 def warn_of_too_many_workers(workers: int, cores: int) -> None:
-    """Say once, and not for each loader of a run, that workers wait for each other."""
+    """Say once per run, not for each of its loaders, that workers wait for each other."""
     logger.warning("DATA_LOADER.NUM_WORKERS is %d, but this process may use %d cores only; with "
                    "no more workers than cores, loading takes less memory and is as fast",
                    workers, cores)
@@ -61,7 +61,7 @@ class Loader:
         sampler: gives lists of (epoch, row).
         num_workers: processes that decode; 0 decodes in this one.
         pin_memory: page-lock batches, for faster copies to a GPU.
-        device: where clips are resized and normalised, and come out.
+        device: where clips are resized and normalised, and where they end up.
     """
 
     def __init__(
@@ -92,16 +92,16 @@ class Loader:
         )
 
     def set_epoch(self, epoch: int, start_iteration: int = 0) -> None:
-        """Choose the epoch of the next iteration, and at which of its batches that begins."""
+        """Choose the epoch of the next iteration, and the batch at which it begins."""
         self.dataset.set_epoch(epoch)
         self.sampler.set_epoch(epoch, start_iteration)
 
     def skip(self, done: Collection[int]) -> None:
-        """Leave out the evaluation groups that begin at the rows ``done``."""
+        """Skip the evaluation groups that begin at the rows ``done``."""
         self.sampler.skip(done)
 
     def count_rows(self) -> int:
-        """Return how many rows of an evaluation this process visits."""
+        """Return how many rows this process visits in an evaluation."""
         return self.sampler.count_rows()
 
     def __len__(self) -> int:
@@ -112,14 +112,14 @@ class Loader:
         """Yield batches as :func:`collate` gives them, ``video`` finished and on the device.
 
         Raises:
-            DataError: a worker had no shared memory for a batch.
+            DataError: a worker had not enough shared memory for a batch.
         """
         for batch in map(receive, self._loader):
             yield {**batch, "video": finish_video(batch["video"], self.device)}
 
 
 def explain_dead_worker(error: RuntimeError) -> DataError | None:
-    """Say what to do about the error that torch raises, anywhere, when a worker was killed.
+    """Say what to do about the error that torch raises, anywhere, after a worker was killed.
 
     Returns:
         The error to raise instead, or None for any other.
@@ -136,19 +136,19 @@ def explain_dead_worker(error: RuntimeError) -> DataError | None:
 def note_backend(backend: str) -> None:
     """Say once what ``DATA.DECODING_BACKEND torchvision`` of published scripts means here.
 
-    torchvision has no reader any more: PyAV, which its reader was built on, takes its place.
+    torchvision no longer has a reader: PyAV, on which its reader was built, replaces it.
     """
     if backend == "torchvision":
         logger.info("DATA.DECODING_BACKEND torchvision: videos are decoded by PyAV")
 
 
 def build_cache(cfg, split: str) -> FrameCache | None:
-    """Build the cache of ``DATA.CACHE_DIR`` for validation and test videos, or None."""
+    """Build the cache in ``DATA.CACHE_DIR`` for validation and test videos, or None."""
     data = cfg.DATA
     if not data.CACHE_DIR or split == "train":
         return None
     test = split == "test"
-    # Everything that a video's frames depend on, besides the file.
+    # Everything besides the file that a video's frames depend on.
     spec = {
         "backend": "pyav",
         "frames": [data.NUM_FRAMES, data.SAMPLING_RATE, data.TARGET_FPS],
@@ -166,7 +166,7 @@ def _list_name(cfg, split: str) -> str:
 
 
 def build_pixels(cfg, split: str) -> Pixels:
-    """Build what becomes of the frames in ``split``."""
+    """Build the settings for how the frames of ``split`` become clips."""
     data = cfg.DATA
     return Pixels(
         scales=tuple(data.TRAIN_JITTER_SCALES),
@@ -182,7 +182,7 @@ def build_pixels(cfg, split: str) -> Pixels:
 
 
 def build_list(cfg, split: str) -> tuple[VideoList, int]:
-    """Read the list of ``train``, ``val`` or ``test``; returns it and the number of classes.
+    """Read the list of ``train``, ``val`` or ``test``; return it and the number of classes.
 
     Raises:
         DataError: the list, the label map or the video folder cannot be used.
@@ -208,8 +208,8 @@ def build_dataset(cfg, split: str, videos: VideoList | None = None) -> VideoData
 
     Args:
         cfg: the resolved config.
-        split: whose settings count.
-        videos: a list without classes to take instead of the split's.
+        split: the split whose settings apply.
+        videos: a list without classes to use instead of the split's.
 
     Raises:
         DataError: as :func:`build_list`.
@@ -250,10 +250,10 @@ def build_loader(
 ) -> Loader:
     """Build the loader of ``train``, ``val`` or ``test`` for one process, onto ``device``.
 
-    Batch sizes in the config are of all processes together. Training drops the last, partial
+    Batch sizes in the config count all processes together. Training drops the last, partial
     batch; evaluation visits every row exactly once over all processes, in groups that do not
     depend on their number (see :class:`EvalSampler`); a batch holds at least one of them.
-    ``videos`` is a list without classes to take instead of the split's.
+    ``videos`` is a list without classes to use instead of the split's.
 
     Raises:
         ConfigError: a batch size is not a multiple of the number of processes.

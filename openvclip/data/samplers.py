@@ -1,4 +1,4 @@
-"""Who reads which rows of a list, and in which order."""
+"""Which process reads which rows of a list, and in which order."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 import numpy as np
 from torch.utils.data import Sampler
 
-# Keeps the order of rows apart from the draws of items, which are seeded alike.
+# Separates the order of rows from the draws of items, which have the same seed.
 _ORDER = 0x0BDE5
 
 
@@ -16,7 +16,7 @@ class TrainSampler(Sampler):
 
     An epoch's order is a permutation seeded by (seed, epoch). It is cut into global batches, the
     remainder is dropped, and each process takes its contiguous share of every batch. Workers get
-    the epoch with each row, so that they need no state.
+    the epoch with each row, so they need no state.
 
     Args:
         rows: how many there are.
@@ -34,7 +34,7 @@ class TrainSampler(Sampler):
         self.epoch, self.start = 0, 0
 
     def set_epoch(self, epoch: int, start_iteration: int = 0) -> None:
-        """Choose the epoch, and the iteration to begin at when one is continued."""
+        """Choose the epoch, and the iteration to start from when an epoch is resumed."""
         self.epoch, self.start = epoch, start_iteration
 
     def __len__(self) -> int:
@@ -51,14 +51,14 @@ class TrainSampler(Sampler):
 class EvalSampler(Sampler):
     """Batches of (epoch, row) that visit every row once, in groups of consecutive rows.
 
-    The list is cut into groups in one way, however many processes there are; they are dealt to the
-    processes in turn. A forward pass takes one group, so that its shape, and with it the rounding
+    The list is cut into the same groups for any number of processes; they are dealt out to the
+    processes in turn. A forward pass takes one group, so its shape, and with it the rounding
     of every score, does not depend on the number of processes either.
 
     Args:
         rows: how many there are.
-        group: rows of a group; the last one may be smaller.
-        batch: groups of a batch of this process.
+        group: rows per group; the last one may have fewer.
+        batch: groups per batch of this process.
         rank: number of this process.
         world_size: number of processes.
     """
@@ -72,7 +72,7 @@ class EvalSampler(Sampler):
         self.skip(())
 
     def skip(self, done: Collection[int]) -> None:
-        """Leave out the groups that begin at the rows ``done``, the same in all processes."""
+        """Skip the groups that begin at the rows ``done``, the same in all processes."""
         left = [first for first in range(0, self.rows, self.group) if first not in done]
         self.own = left[self.rank::self.world_size]
 
@@ -81,7 +81,7 @@ class EvalSampler(Sampler):
         return sum(min(self.group, self.rows - first) for first in self.own)
 
     def set_epoch(self, epoch: int, start_iteration: int = 0) -> None:
-        """Choose the epoch, which random validation clips depend on."""
+        """Choose the epoch, on which random validation clips depend."""
         self.epoch = epoch
 
     def __len__(self) -> int:

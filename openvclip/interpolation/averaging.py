@@ -17,20 +17,20 @@ def average_state_dicts(
 ) -> StateDict:
     """Average weights: the plain mean in fp32 over ``states``, which are consumed one at a time.
 
-    The mean of equal tensors is equal to them, bit for bit, and a value that is not finite in one
-    state is not finite in the mean.
+    The mean of equal tensors equals them bit for bit, and a value that is not finite in one state
+    is not finite in the mean.
 
     Args:
         states: state dicts with the same tensors.
-        names: how to call the i-th state in an error.
-        clip_first: the first is the original CLIP, which may lack tensors (adapters): their mean
-            is over those that have them.
+        names: returns what to call the i-th state in an error.
+        clip_first: the first state is the original CLIP, which may lack tensors (adapters): their
+            mean is over the states that have them.
 
     Returns:
         The mean of every floating-point tensor in fp32; other tensors from the last state.
 
     Raises:
-        CheckpointError: no states, or one with other tensors or another shape than those before.
+        CheckpointError: there are no states, or one has tensors or shapes unlike those before it.
     """
     mean: StateDict = {}
     counts: dict[str, int] = {}
@@ -51,7 +51,7 @@ def average_state_dicts(
                 )
             else:
                 # mean + (tensor - mean) / count. A sum that is divided at the end rounds even
-                # where all are equal, and errs more.
+                # if all are equal, and has larger errors.
                 mean[name].lerp_(tensor.float(), 1.0 / counts[name])
     if not mean:
         raise CheckpointError("there are no checkpoints to average")
@@ -62,7 +62,7 @@ def _check_same_tensors(
     before: Mapping[str, Tensor], state: Mapping[str, Tensor], name_before: str, name: str,
     *, may_add: bool,
 ) -> None:
-    """Raise unless a state has the tensors of those before it."""
+    """Raise unless a state has the same tensors as those before it."""
     lacks = [key for key in before if key not in state]
     adds = [] if may_add else [key for key in state if key not in before]
     for keys, verb in ((lacks, "lacks"), (adds, "has")):
@@ -71,5 +71,5 @@ def _check_same_tensors(
                 f"cannot average: {name} {verb} {', '.join(keys[:3])}"
                 f"{f' and {len(keys) - 3} more tensors' if len(keys) > 3 else ''}, which "
                 f"{name_before} {'has' if verb == 'lacks' else 'lacks'}; average the checkpoints "
-                "of one training"
+                "of one training run"
             )

@@ -28,7 +28,7 @@ StateDict = dict[str, Tensor]
 def draw_ratio(low: float, high: float, *, seed: int, step: int, rank: int | None = None) -> float:
     """Draw the share of CLIP's weights in one training step, ``r ~ U(low, high)``.
 
-    The draw depends on nothing but its arguments, so a resumed run draws what an undisturbed one
+    The draw depends only on its arguments, so a resumed run draws what an undisturbed one
     would have drawn, and every process of a step draws the same.
 
     Args:
@@ -43,10 +43,10 @@ def draw_ratio(low: float, high: float, *, seed: int, step: int, rank: int | Non
 
 
 class Weights:
-    """Parameters of a model that hold a mixture with the original CLIP for a while.
+    """Parameters of a model that temporarily hold a mixture with the original CLIP.
 
-    This class itself has none: the model is as it is at every ratio. The parameters' own tensors
-    are put aside, not written to, so they come back bit for bit.
+    This base class mixes nothing: the model is the same at every ratio. The parameters' own tensors
+    are set aside, not written to, so they are restored bit for bit.
 
     Attributes:
         names: parameters that change with the ratio.
@@ -80,12 +80,12 @@ class Weights:
 class WeightInterpolator(Weights):
     """Weights that train, mixed with an anchor: ``ratio * anchor + (1 - ratio) * current``.
 
-    Memory: the anchor (the original CLIP; in fp16 where that is exact, as OpenAI's archives are),
+    Memory: the anchor (the original CLIP; in fp16 if that is exact, as for OpenAI's archives),
     and the mixture while it is held.
 
     Args:
         parameters: the parameters that train, by name. Those that the anchor lacks (adapters)
-            stay as they are in the mixture.
+            are unchanged in the mixture.
         anchor: tensors of the original CLIP under the same names.
 
     Raises:
@@ -124,7 +124,7 @@ class WeightInterpolator(Weights):
         torch._foreach_lerp_(mixture, current, 1.0 - ratio)
         return mixture
 
-    mixed = Weights.at  # the name that notebooks may have it by
+    mixed = Weights.at  # the name under which notebooks may use it
 
 
 def patch_state_dict(
@@ -135,7 +135,7 @@ def patch_state_dict(
     Args:
         checkpoint: fine-tuned weights; tensors that CLIP lacks are taken from here unchanged.
         clip: weights of the original CLIP, under the same names.
-        ratio: share of CLIP, 0 (the checkpoint as it is) to 1 (CLIP).
+        ratio: share of CLIP, 0 (the unpatched checkpoint) to 1 (CLIP).
 
     Returns:
         The patched weights, under the checkpoint's names and in its order.
@@ -154,7 +154,7 @@ def patch_state_dict(
                 f"{tuple(clip[name].shape)} in CLIP; patch with the CLIP it was fine-tuned from"
             )
         original = clip[name].to(device=tensor.device, dtype=torch.float32)
-        # checkpoint + ratio * (clip - checkpoint): what is equal in both stays as it is.
+        # checkpoint + ratio * (clip - checkpoint): values equal in both are unchanged.
         patched[name] = torch.lerp(tensor.float(), original, ratio)
     if not any(name in clip for name in checkpoint):
         raise CheckpointError("cannot patch: the checkpoint and CLIP share no parameter name")
@@ -162,7 +162,7 @@ def patch_state_dict(
 
 
 class WeightPatcher(Weights):
-    """Weights of a checkpoint, patched with CLIP's; only what differs from CLIP is touched.
+    """Weights of a checkpoint, patched with CLIP's; only tensors that differ from CLIP are touched.
 
     Args:
         parameters: the model's parameters by name, holding the checkpoint's weights, which are
@@ -176,7 +176,7 @@ class WeightPatcher(Weights):
     def __init__(
         self, parameters: Mapping[str, torch.nn.Parameter], clip: Mapping[str, Tensor]
     ) -> None:
-        patch_state_dict(parameters, clip, 0.0)  # refuses what does not fit, before any work
+        patch_state_dict(parameters, clip, 0.0)  # refuses mismatches, before any work
         anchors = {name: clip[name].to(device=p.device, dtype=torch.float32)
                    for name, p in parameters.items() if name in clip}
         super().__init__({name: parameters[name] for name, tensor in anchors.items()
@@ -199,7 +199,7 @@ class WeightPatcher(Weights):
 
 
 class WeightsAndClassifier(Weights):
-    """Weights, and the class embeddings that belong to them, where the text tower changes too.
+    """Weights, and the class embeddings that belong to them, if the text tower changes too.
 
     Args:
         weights: the weights.
@@ -218,7 +218,7 @@ class WeightsAndClassifier(Weights):
     def embedded(
         cls, weights: Weights, model: Any, embed: Callable[[Any], Tensor], ratios: Iterable[float]
     ) -> WeightsAndClassifier:
-        """Embed the classes at each of ``ratios`` now, by the CLIP that the model has there."""
+        """Embed the classes at each of ``ratios`` now, with the CLIP that the model has there."""
         embeddings = {}
         for ratio in ratios:
             with weights.at(ratio):

@@ -165,7 +165,7 @@ def load_descriptions(path: str | Path, names: Sequence[str]) -> TextChoice:
     found: dict[str, tuple[str, ...]] = {}
     for name, value in content:
         if name in found:
-            raise DataError(f"{path}: the class {name!r} stands there twice; join its texts")
+            raise DataError(f"{path}: the class {name!r} appears twice; join its texts")
         found[name] = _texts(value, f"{path}, class {name!r}")
     _check_classes(found, names, path)
     return TextChoice(DESCRIPTIONS, (), {name: found[name] for name in names}, str(path),
@@ -173,7 +173,7 @@ def load_descriptions(path: str | Path, names: Sequence[str]) -> TextChoice:
 
 
 class _Pairs(list):
-    """A JSON object as its pairs, in which keys that stand there twice can be seen."""
+    """A JSON object as its pairs, in which repeated keys are visible."""
 
 
 def _texts(value: Any, where: str) -> tuple[str, ...]:

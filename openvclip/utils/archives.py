@@ -1,4 +1,4 @@
-"""Looking at files of weights before they are read: nothing may unpack to more than it is.
+"""Inspecting files of weights before they are read: nothing may unpack to more than its size.
 
 Such a file is a zip file whose tensors are stored as they are, so what its directory promises is
 about its size; a pickle in it, or alone, makes objects, up to a hundred times its size. Both are
@@ -30,17 +30,17 @@ MOST_SAFETENSORS_HEADER = 8 << 20
 
 
 def check_weights(file: BinaryIO, most_steps: int = MOST_STEPS) -> bool:
-    """Look through what ``torch.load`` or the reader of TorchScript would read.
+    """Inspect what ``torch.load`` or the TorchScript reader would read.
 
     Args:
-        file: open at any place; is read from its start.
-        most_steps: operations that its pickles may have.
+        file: open at any position; read from its start.
+        most_steps: most operations that its pickles may have.
 
     Returns:
         Whether it is a zip file.
 
     Raises:
-        ArchiveError: it would unpack to far more than it is, or is no whole zip file.
+        ArchiveError: it would unpack to far more than its size, or is not a complete zip file.
     """
     file.seek(0)
     if file.read(len(ZIP_START)) != ZIP_START:
@@ -56,17 +56,17 @@ def check_weights(file: BinaryIO, most_steps: int = MOST_STEPS) -> bool:
 
 
 def check_safetensors(file: BinaryIO) -> None:
-    """Look at the size that a ``.safetensors`` file gives for its header.
+    """Check the size that a ``.safetensors`` file declares for its header.
 
     Raises:
-        ArchiveError: it is more than any model has, or than there is.
+        ArchiveError: it is more than any model needs, or more than the file holds.
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     start = file.read(8)
     length = int.from_bytes(start, "little")
     if len(start) < 8 or length > min(size - 8, MOST_SAFETENSORS_HEADER):
-        raise ArchiveError(f"a header of {length:,} bytes is promised in a file of {size:,}")
+        raise ArchiveError(f"it declares a header of {length:,} bytes in a file of {size:,}")
 
 
 def _check_zip(file: BinaryIO) -> None:
@@ -85,16 +85,16 @@ def _check_zip(file: BinaryIO) -> None:
         end = member.header_offset + _HEADER_BYTES + len(member.filename) + member.compress_size
         if member.compress_type == zipfile.ZIP_STORED and (
                 member.file_size != member.compress_size):
-            raise ArchiveError(f"its member {member.filename[:100]!r} has two sizes")
+            raise ArchiveError(f"its member {member.filename[:100]!r} has two different sizes")
         if member.filename.lower().endswith(".pkl") and member.file_size > MOST_PICKLE_BYTES:
             raise ArchiveError(f"its member {member.filename[:100]!r} has {member.file_size:,} "
                                f"bytes, more than the {MOST_PICKLE_BYTES:,} that are read")
     if end > start:
-        raise ArchiveError("its members reach into its directory")
+        raise ArchiveError("its members overlap its directory")
 
 
 def _find_directory(file: BinaryIO) -> tuple[int, int, int]:
-    """Return the file's size, and its directory's place and count; all readers find the same."""
+    """Return the file's size, its directory's offset and its member count, as every reader does."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - _END.size - 0xFFFF))
     tail = file.read()
@@ -118,7 +118,7 @@ def _find_directory(file: BinaryIO) -> tuple[int, int, int]:
             raise ArchiveError("the two ends of the zip file contradict each other")
         count, length, start = large[3:]
     if start + length != here or count * _ENTRY_BYTES > length:
-        raise ArchiveError("the zip file's directory is not where its end says")
+        raise ArchiveError("the zip file's directory is not where its end record says")
     if length > MOST_DIRECTORY_BYTES or count > MOST_MEMBERS:
         raise ArchiveError(f"its directory has {count:,} members in {length:,} bytes, too many "
                            "for a model")

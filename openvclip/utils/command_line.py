@@ -1,4 +1,4 @@
-"""What every tool's ``main`` goes through: mistakes end in one line, and so does Ctrl-C."""
+"""What every tool's ``main`` runs through: errors end in one line, and so does Ctrl-C."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ def run_tool(
     work: Callable[[], int | None], kept: str | Callable[[], str] = "nothing was lost", *,
     log: bool = True, always: bool = False,
 ) -> int:
-    """Do a tool's work, its command line included, and return its exit code.
+    """Do a tool's work, including its command line, and return its exit code.
 
-    An error that a user can act on, and what the system refuses (a full disk, no permission), is a
-    line of the log, or of standard error while there is no log, and exit code 2. Ctrl-C is a line
-    and exit code 130. Where standard output is closed the work goes on without; where it cannot
-    take what is written (a full disk) that is said, and the exit code is 2.
+    An error that a user can act on, or one from the system (a full disk, no permission), gives one
+    line in the log, or on standard error while there is no log, and exit code 2. Ctrl-C gives one
+    line and exit code 130. If standard output is closed, the work continues without it; if it
+    cannot be written to (a full disk), this is reported, and the exit code is 2.
 
     Args:
         work: returns an exit code; None is 0.
-        kept: what to say of the state after Ctrl-C, or what tells it then.
-        log: begin with a log to the terminal; else ``work`` begins its own.
+        kept: what to say about the state after Ctrl-C, or a function that returns it then.
+        log: start a log to the terminal; else ``work`` starts its own.
         always: see :func:`openvclip.utils.interrupts.raising`.
     """
     with guarded_output() as output, interrupts.raising(always=always):
@@ -72,7 +72,7 @@ def _run(work: Callable[[], int | None], kept: str | Callable[[], str]) -> int:
 
 
 def _say(level: int, text: str) -> None:
-    """Log a line, or print it where the log is not set up; only the run's first process does."""
+    """Log a line, or print it if the log is not set up; only the run's first process does."""
     logger = get_logger()
     quiet = level < logging.ERROR and (
         not interrupts.is_first_process() or logger.level > logging.INFO)
@@ -85,7 +85,7 @@ def _say(level: int, text: str) -> None:
 
 
 def read_int(text: str) -> int:
-    """Read a whole number of an option: at most 19 digits."""
+    """Read an option's whole number: at most 19 digits."""
     try:
         return read_whole(text)
     except ValueError:
@@ -94,7 +94,7 @@ def read_int(text: str) -> int:
 
 
 def read_float(text: str) -> float:
-    """Read a finite number of an option."""
+    """Read an option's finite number."""
     number = float(text) if len(text) <= 400 else math.inf
     if not math.isfinite(number):
         raise argparse.ArgumentTypeError(f"{_shorten(text)} is not a finite number")
@@ -108,9 +108,9 @@ def _shorten(text: str) -> str:
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser without abbreviations that raises :class:`ConfigError`.
 
-    Options that do not exist are named first, with the nearest one that does: what else is wrong,
-    such as a required option that is missing, mostly follows from the misspelling. Options of the
-    types ``int`` and ``float`` are bounded, see :func:`read_int`. Subcommands are such parsers too.
+    Unknown options are reported first, each with the closest known one: other errors, such as a
+    missing required option, mostly follow from the misspelling. Options of the types ``int`` and
+    ``float`` are bounded, see :func:`read_int`. Subcommands are such parsers too.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -121,7 +121,7 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """Parse what is known, after a look for options that do not exist."""
+        """Parse the known options, after checking for unknown ones."""
         args = sys.argv[1:] if args is None else list(args)
         if self._subparsers is None:  # else the subcommand knows its options
             self._check_names(args)

@@ -1,4 +1,4 @@
-"""Errors that a user can act on: each names the key or file, what was found, and what to do."""
+"""Errors that a user can act on: each names the key or file, what is wrong, and what to do."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class CheckpointError(OpenVCLIPError):
 
 
 class TrainingError(OpenVCLIPError):
-    """Training cannot go on: a loss or gradient is not finite."""
+    """Training cannot continue: a loss or gradient is not finite."""
 
 
 def first_line(error: BaseException) -> str:
-    """First line of an error's text, shortened, or its kind where it has none."""
+    """Return the first line of an error's text, shortened, or its type if it has no text."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def describe_os_error(error: OSError) -> str:
-    """Say which file the system refused, and why, as far as it tells."""
+    """Say which file the system refused, and why, as far as the error shows."""
     why = error.strerror or first_line(error)
     return f"{error.filename}: {why}" if error.filename is not None else why

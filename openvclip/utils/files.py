@@ -1,8 +1,8 @@
-"""Files that are either whole or not there, and files that are only read if they are files.
+"""Writing files completely or not at all, and reading only regular files.
 
-What takes a file's place is written under a random name that nobody had: a link or a pipe that
-lies in wait under a name that could be guessed leads nowhere. What is read is a regular file of a
-bounded size: a pipe would never end, nor would some devices.
+A file's replacement is written under a new random name: a link or a pipe planted under a
+predictable name has no effect. Only regular files of a bounded size are read: a pipe would never
+end, nor would some devices.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import BinaryIO, TextIO
 
 from openvclip.utils.paths import DownloadHandler, is_file, local, register_handler
 
-# Lists, label maps and captions are read at once; a list of a million videos has about 100 MB.
+# Lists, label maps and captions are read whole; a list of a million videos has about 100 MB.
 MOST_BYTES = 256 << 20
 # JSON: the shortest objects take about twenty times the memory of their text.
 MOST_JSON_BYTES = 32 << 20
@@ -42,13 +42,13 @@ class UnfitFileError(OSError):
 
 
 def check_regular(path: str | Path) -> None:
-    """Raise an UnfitFileError if there is something of that name that is no regular file."""
+    """Raise an UnfitFileError if something other than a regular file has that name."""
     with suppress(FileNotFoundError):
         _refuse_others(path, os.stat(path))
 
 
 def check_replaceable(path: str | Path) -> None:
-    """Raise an UnfitFileError if a file must not take the place of what has that name.
+    """Raise an UnfitFileError if a file must not replace what has that name.
 
     That is a device, a pipe, a socket or a folder. A link is replaced, wherever it leads.
     """
@@ -65,11 +65,11 @@ def _refuse_others(path: str | Path, status: os.stat_result) -> None:
 
 
 def open_regular(path: str | Path, most: int | None = None) -> BinaryIO:
-    """Open a regular file for reading, without ever waiting for what is none.
+    """Open a regular file for reading, without ever waiting for anything else.
 
     Args:
         path: the file, or its address (:mod:`openvclip.utils.paths`); links are followed.
-        most: bytes that it may have; None: any number.
+        most: the most bytes that it may have; None: any number.
 
     Raises:
         UnfitFileError: it is a pipe, a device or a folder, or larger.
@@ -91,23 +91,23 @@ def open_regular(path: str | Path, most: int | None = None) -> BinaryIO:
 
 
 def read_bytes(path: str | Path, most: int = MOST_BYTES) -> bytes:
-    """Return what a regular file of at most ``most`` bytes holds; errors: see open_regular."""
+    """Return the content of a regular file of at most ``most`` bytes; errors: see open_regular."""
     with open_regular(path, most) as file:
         return file.read(most)  # /proc and the like say 0 and hold more
 
 
 def read_text(path: str | Path, encoding: str = "utf-8", *, most: int = MOST_BYTES) -> str:
-    """Return a regular file's text, its line ends as ``open`` gives them.
+    """Return a regular file's text, with line ends as ``open`` gives them.
 
     Raises:
-        OSError, ValueError: see :func:`open_regular`; also a text of another encoding.
+        OSError, ValueError: see :func:`open_regular`; also if it is not UTF-8.
     """
     text = read_bytes(path, most).decode(encoding)
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
 def read_table(path: str | Path, encoding: str = "utf-8") -> str:
-    """Read a text of lines, such as a list: at most MOST_LINES, of at most LONGEST_LINE each.
+    """Read a text file of lines, such as a list: at most MOST_LINES of at most LONGEST_LINE each.
 
     Raises:
         OSError, ValueError: see :func:`read_text`.
@@ -146,7 +146,7 @@ def iterate_lines(
     """Yield the lines of a text of any size, each of at most LONGEST_LINE bytes.
 
     Raises:
-        OSError, ValueError: see :func:`open_regular`; also a longer line, or another encoding.
+        OSError, ValueError: see :func:`open_regular`; also a longer line, or one not in UTF-8.
     """
     with open_regular(path) as file:
         while line := file.readline(LONGEST_LINE):
@@ -157,10 +157,10 @@ def iterate_lines(
 
 
 def open_append(path: str | Path) -> TextIO:
-    """Open a regular file to append UTF-8 text to, made if there is none.
+    """Open a regular file to append UTF-8 text to; it is created if missing.
 
     Raises:
-        UnfitFileError: there is a pipe, a device or a folder of that name.
+        UnfitFileError: a pipe, a device or a folder has that name.
         OSError, ValueError: as ``open``.
     """
     check_regular(path)
@@ -175,21 +175,21 @@ def open_append(path: str | Path) -> TextIO:
 
 
 def create_new(path: str | Path, buffering: int = -1) -> BinaryIO:
-    """Create a file that was not there and open it for writing, as ``open`` would.
+    """Create a new file and open it for writing, as ``open`` would.
 
     Args:
         path: the file.
         buffering: as of ``open``.
 
     Raises:
-        FileExistsError: there is something of that name, be it a link that leads nowhere.
+        FileExistsError: something has that name, even if it is only a dangling link.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     return os.fdopen(os.open(path, flags, 0o666), "wb", buffering)
 
 
 def temporary_name(path: str | Path) -> Path:
-    """Return a hidden, random name beside ``path``; short, however long that is."""
+    """Return a hidden, random name in the folder of ``path``; short, however long that is."""
     path = Path(path)
     return path.with_name(f".{path.name[:50]}.{secrets.token_hex(8)}.tmp")
 
@@ -197,8 +197,8 @@ def temporary_name(path: str | Path) -> Path:
 def explain_refusal(error: OSError, folder: str | Path | None = None) -> str:
     """Say why nothing could be written, to ``folder`` if given.
 
-    What is wrong is named where it is a file: one that cannot be replaced, or one where the folder
-    or one above it should be.
+    If a file is the cause, it is named: one that cannot be replaced, or one that is in the place
+    of the folder or of one above it.
     """
     if isinstance(error, UnfitFileError):
         return str(error)
@@ -212,13 +212,13 @@ def explain_refusal(error: OSError, folder: str | Path | None = None) -> str:
 
 
 def advise_on_space(error: OSError) -> str:
-    """Return ``free space or ``, for the advice, if what refused was a full disk or a quota."""
+    """Return ``free space or ``, for the advice, if a full disk or a quota was the cause."""
     return "free space or " if error.errno in _FULL else ""
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[TextIO]:
-    """Open a temporary UTF-8 file that takes the place of ``path`` once it is whole."""
+    """Open a temporary UTF-8 file that replaces ``path`` once it is complete."""
     with replacing_file(path) as temporary, \
             open(temporary, "w", newline="", encoding="utf-8") as file:
         yield file
@@ -226,9 +226,9 @@ def replacing(path: str | Path) -> Iterator[TextIO]:
 
 @contextmanager
 def replacing_file(path: str | Path) -> Iterator[Path]:
-    """Give the name of a temporary file that takes the place of ``path`` once it is whole.
+    """Give the name of a temporary file that replaces ``path`` once it is complete.
 
-    The file is there, empty, with the permissions that the umask leaves. It is gone after an
+    The file exists, empty, with the permissions that the umask leaves. It is removed after an
     error.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Scores and embeddings are numbers, or the run stops: finite weights may still overflow."""
+"""Scores and embeddings must be finite, or the run stops: finite weights may still overflow."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ def require_finite(values: Tensor, what: str) -> Tensor:
     """Return what a model computed, if it is all finite.
 
     Args:
-        values: on the CPU, so that asking does not wait for a device.
-        what: what gives or is that, for the message.
+        values: on the CPU, so that checking does not wait for a device.
+        what: what they are or come from, for the message.
 
     Raises:
         CheckpointError: it holds NaN or infinity, which would count as a wrong answer, or a right

@@ -1,10 +1,10 @@
 """Ctrl-C (SIGINT) ends a tool with one line and exit code 130, whatever it is doing.
 
-A tool imports this before anything that takes time. Until its work begins there is nothing to keep
-and the process leaves at once; then SIGINT raises KeyboardInterrupt, as Python does, and whatever
-error that turns into on its way up is told from others by :func:`came`. A second one, a moment
-later, ends the process where it stands. Where SIGINT is ignored, as behind ``nohup ... &``, it
-stays so.
+A tool imports this before anything that takes time. Until its work begins there is nothing to save
+and the process exits immediately; after that SIGINT raises KeyboardInterrupt, as in Python, and
+:func:`came` tells whatever error this turns into on its way up from other errors. A second SIGINT,
+a moment later, ends the process on the spot. If SIGINT is ignored, as after ``nohup ... &``, it
+stays ignored.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-EXIT_CODE = 130  # 128 and the signal's number, as shells have it.
-# torchrun repeats what the terminal has sent already; nobody means it twice that fast.
+EXIT_CODE = 130  # 128 plus the signal's number, as in shells.
+# torchrun repeats what the terminal has already sent; nobody presses it twice that fast.
 SAME_PRESS = 1.0
 
 
 class _State:
-    """What this process knows of interrupts; a forked child is another process."""
+    """What this process knows about interrupts; a forked child is another process."""
 
     owner = os.getpid()
     first: float | None = None
@@ -37,12 +37,12 @@ def came() -> bool:
 
 
 def is_first_process() -> bool:
-    """Whether this one speaks for the others that torchrun started."""
+    """Whether this process speaks for the others that torchrun started."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def note() -> bool:
-    """Note a SIGINT; False where this process is a forked child, which leaves it to its parent.
+    """Note a SIGINT; False if this process is a forked child, which leaves it to its parent.
 
     The second one of two ends the process.
     """
@@ -51,10 +51,10 @@ def note() -> bool:
     now = time.monotonic()
     if _State.first is None:
         _State.first = now
-        # Finalisers that are interrupted would print what nobody needs to know.
+        # Interrupted finalisers would print things that nobody needs to know.
         sys.unraisablehook = lambda _: None
     elif now - _State.first > SAME_PRESS:
-        _leave("stopped at once")
+        _leave("stopped immediately")
     return True
 
 
@@ -83,12 +83,12 @@ def is_ours(handler: Any) -> bool:
 
 @contextmanager
 def raising(*, always: bool = False) -> Iterator[None]:
-    """Let SIGINT raise KeyboardInterrupt inside the block, and :func:`came` tell that it did.
+    """Let SIGINT raise KeyboardInterrupt inside the block, and :func:`came` report that it did.
 
-    Nothing is changed where another handler is there, or outside of the main thread.
+    Nothing changes if there is another handler, or outside the main thread.
 
     Args:
-        always: also where SIGINT is ignored: the parent had it so only while this process started.
+        always: even if SIGINT is ignored: the parent ignored it only while this process started.
     """
     old = signal.getsignal(signal.SIGINT)
     ignored = always and old is signal.SIG_IGN
@@ -101,7 +101,7 @@ def raising(*, always: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
-        # A tool that is about to leave is not interrupted in that.
+    # A tool that is about to exit is not interrupted.
         leaving = came() and old is _leave_at_once
         signal.signal(signal.SIGINT, signal.SIG_IGN if leaving else old)
         if not leaving:
@@ -111,9 +111,9 @@ def raising(*, always: bool = False) -> Iterator[None]:
 
 @contextmanager
 def held_back() -> Iterator[bool]:
-    """Ignore SIGINT inside the block: processes that are started there begin with that.
+    """Ignore SIGINT inside the block: processes that are started there begin by ignoring it.
 
-    The block gets whether they may be interrupted at all: not where it was ignored before.
+    The block gets whether they may be interrupted at all: not if it was ignored before.
     """
     old = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or old is signal.SIG_IGN:

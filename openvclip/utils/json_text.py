@@ -1,23 +1,23 @@
-"""JSON of files that others wrote: whatever is wrong with it is a ValueError of one line."""
+"""JSON from files that others wrote: anything wrong with it is a one-line ValueError."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-# The largest whole numbers that anything here holds have 19; 10**400 is no float and no index.
+# The largest whole numbers used here have 19; 10**400 is neither a float nor an index.
 MOST_DIGITS = 19
 
 
 def parse_json(text: str | bytes, **hooks: Any) -> Any:
-    """Return what JSON says.
+    """Return the value of a JSON text.
 
     Args:
         text: as ``json.loads`` takes it.
         hooks: ``object_hook`` or ``object_pairs_hook`` of ``json.loads``.
 
     Raises:
-        ValueError: it is no JSON, or no UTF-8, nested very deeply, or has a whole number of more
+        ValueError: it is not JSON or not UTF-8, is nested very deeply, or has a number of more
             than 19 digits.
     """
     try:

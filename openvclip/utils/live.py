@@ -15,12 +15,12 @@ PERIOD = 0.1  # Least seconds between two drawings.
 
 
 class Field(NamedTuple):
-    """One piece of the line.
+    """One field of the line.
 
     Attributes:
-        text: what it says.
-        short: the same where there is little room.
-        rank: pieces of a high rank are left out first where even the short ones are too long.
+        text: its text.
+        short: the same for when there is little room.
+        rank: fields of a high rank are left out first if even the short ones are too long.
     """
 
     text: str
@@ -29,9 +29,9 @@ class Field(NamedTuple):
 
 
 def fit(fields: Sequence[Field], width: int) -> str:
-    """Join the fields that fit into ``width`` columns: whole, else short, else the lowest ranks.
+    """Join the fields that fit into ``width`` columns: full, else short, else the lowest ranks.
 
-    Columns are counted by characters, so what is not ASCII becomes a question mark.
+    Columns are counted in characters, so anything outside ASCII becomes a question mark.
     """
     whole, kept = [field.text for field in fields], list(fields)
     short = [field.short for field in fields]
@@ -45,7 +45,7 @@ def fit(fields: Sequence[Field], width: int) -> str:
 
 
 class LiveLine:
-    """The line. Only the process that made it draws; a terminal that is gone ends it quietly.
+    """The line. Only the process that made it draws; if the terminal is gone, it ends quietly.
 
     Args:
         stream: a terminal.
@@ -60,7 +60,7 @@ class LiveLine:
         self._lock = threading.RLock()
 
     def show(self, fields: Sequence[Field]) -> None:
-        """Replace what the line says, unless it was drawn a moment ago."""
+        """Replace the line's text, unless it was drawn a moment ago."""
         with self._lock:
             now = time.monotonic()
             if os.getpid() != self._owner or now - self._drawn < PERIOD:
@@ -69,14 +69,14 @@ class LiveLine:
             self._write(self._line())
 
     def clear(self) -> None:
-        """Take the line away; the cursor stands at the beginning of the empty line."""
+        """Remove the line; the cursor is left at the beginning of the empty line."""
         with self._lock:
             if self._fields and os.getpid() == self._owner:
                 self._fields, self._drawn = (), -PERIOD
                 self._write(ERASE)
 
     def leave(self) -> None:
-        """Let the line stand as it is and go to the next one, for good."""
+        """Leave the line in place and go to the next one, for good."""
         with self._lock:
             if self._fields and os.getpid() == self._owner:
                 self._fields, self._drawn = (), -PERIOD
@@ -133,13 +133,13 @@ def is_terminal(stream: TextIO) -> bool:
 
 
 def set_current(line: LiveLine | None) -> None:
-    """Choose the line that this process's loops show their progress in; None: there is none."""
+    """Set the line in which this process's loops show their progress; None: there is none."""
     global _current
     _current = line
 
 
 def current() -> LiveLine | None:
-    """The line of this process, or None where the log goes to a file, a pipe or a dumb terminal."""
+    """This process's line, or None if the log goes to a file, a pipe or a dumb terminal."""
     return _current
 
 

@@ -37,7 +37,7 @@ def setup_logging(output_dir: str | Path | None = None, rank: int = 0) -> None:
         rank: number of this process in the run.
 
     Raises:
-        ConfigError: the log's file is a pipe or a device, for which a run might wait for ever.
+        ConfigError: the log's file is a pipe or a device, for which a run might wait forever.
     """
     loggers = [logging.getLogger(name) for name in (ROOT, "py.warnings")]
     for logger in loggers:
@@ -74,7 +74,7 @@ def _add_handler(
 
 
 class _CleanFormatter(logging.Formatter):
-    """Formats records so that no name in them can command a terminal, or forge a record."""
+    """Formats records so that no name in them can control a terminal or forge a record."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record's lines."""
@@ -82,22 +82,22 @@ class _CleanFormatter(logging.Formatter):
 
 
 class _LogFile(logging.FileHandler):
-    """The log's file, which must be one.
+    """The log's file, which must be a regular file.
 
-    If it cannot be written any more, that is said once, and the work goes on.
+    If it can no longer be written, this is reported once, and the work continues.
     """
 
     def _open(self):
         return _check_log(self.baseFilename, open_append)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's own name
-        """Say why, on the terminal, and write no more."""
+        """Say why, on the terminal, and stop writing."""
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
             super().handleError(record)
             return
         self.addFilter(lambda _: False)
-        get_logger().warning("%s is written no further: %s", self.baseFilename, error.strerror,
+        get_logger().warning("%s can no longer be written: %s", self.baseFilename, error.strerror,
                              extra={"only": "console"})
 
 
@@ -118,12 +118,12 @@ def log_json_stats(
 ) -> None:
     """Log statistics: for people on the terminal, for programs in the file.
 
-    The log file gets a ``json_stats: {...}`` line with PySlowFast's names beside ours
+    The log file gets a ``json_stats: {...}`` line with PySlowFast's names as well as ours
     (:mod:`openvclip.utils.published_stats`); the terminal gets
     ``train_iter: epoch 1/22, iter 10/100, loss 1.5, ...``.
 
     Args:
-        stats: what to write, ``_type`` first; floats are kept to six significant digits.
+        stats: what to write, ``_type`` first; floats are rounded to six significant digits.
         output_dir: where ``json_stats.jsonl`` is appended to, if given.
         terminal: False keeps it off the terminal, whose live line says the same.
         file_only: more for the log file's line.
@@ -159,15 +159,15 @@ def format_seconds(seconds: float) -> str:
 
 
 class Progress:
-    """Tell how far a long loop is, its rate and the time left: at most once a ``period``.
+    """Log a long loop's progress, its rate and the time left: at most once per ``period``.
 
-    In a terminal the live line tells it instead, more often, and the plain lines go to the log's
-    file only; the last one goes to both.
+    In a terminal the live line shows it instead, more often, and the plain lines go to the log's
+    file only, except for the last one.
 
     Args:
-        total: number of units in all.
-        what: name of the work, for the line's beginning.
-        unit: plural name of what is counted, such as ``"clips"``.
+        total: total number of units.
+        what: name of the work, for the beginning of the line.
+        unit: plural name of the units, such as ``"clips"``.
         period: least seconds between two lines; the last line is always written.
     """
 

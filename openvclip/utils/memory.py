@@ -1,4 +1,4 @@
-"""Memory that a process holds, on the machine and on its GPU."""
+"""Memory that a process uses, on the machine and on its GPU."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import torch
 
 
 def resident_memory() -> float:
-    """Memory that this process holds, in GiB."""
+    """Return the memory that this process uses, in GiB."""
     return psutil.Process().memory_info().rss / 2**30
 
 
 def peak_gpu_memory(device: torch.device) -> float:
-    """The most that this process has held on its GPU, in GiB."""
+    """Return the most memory that this process has used on its GPU, in GiB."""
     return torch.cuda.max_memory_allocated(device) / 2**30
 
 

@@ -1,4 +1,4 @@
-"""Standard output that may be closed, full or read by ``head``: the work goes on without it."""
+"""Standard output that may be closed, full or read by ``head``: the work continues without it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any, TextIO
 
 
 class GuardedStream:
-    """A text stream whose loss is no error of whoever writes to it.
+    """A text stream whose loss is not an error for the code that writes to it.
 
-    What cannot be written goes nowhere from then on. A reader that has gone, such as ``head``, has
-    seen enough; anything else is said once, by ``complain``.
+    Once a write fails, everything is discarded. A reader that has gone, such as ``head``, has
+    seen enough; any other reason is reported once, through ``complain``.
 
     Args:
         stream: what to write to.
-        complain: gets the line to say, or None to keep quiet.
+        complain: gets the line to report; None: report nothing.
 
     Attributes:
-        lost: why nothing reaches the stream any more, "" where nobody reads it; None: it does.
+        lost: why nothing reaches the stream any more, "" if its reader has gone; None: it works.
     """
 
     def __init__(self, stream: TextIO, complain: Any = None) -> None:
@@ -57,7 +57,7 @@ class GuardedStream:
             raise error
         self.lost = "" if isinstance(error, BrokenPipeError) else (
             getattr(error, "strerror", None) or str(error))
-        # What is in the buffer would be tried again at the end, and fail again.
+        # The buffer's content would be written again at the end, and fail again.
         with suppress(OSError, ValueError, AttributeError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())
@@ -71,7 +71,7 @@ class GuardedStream:
 def guarded_output() -> Iterator[GuardedStream]:
     """Guard ``sys.stdout`` and ``sys.stderr`` inside the block, which gets the former.
 
-    Where they are closed, as with ``>&-``, they lead nowhere: a file that the work opens must not
+    If they are closed, as with ``>&-``, they lead nowhere: a file that the work opens must not
     take their place.
     """
     _fill_descriptors()

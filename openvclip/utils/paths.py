@@ -1,8 +1,8 @@
-"""Paths that lead elsewhere: what a config or a tool names may be an address, such as a URL.
+"""Paths that may be addresses: what a config or a tool names may be a URL, for example.
 
 iopath's ``PathManager`` finds the handler of an address by its beginning. ``http://`` and
 ``https://`` are built in: the file is downloaded once to a cache, ``$OPENVCLIP_CACHE`` or
-``~/.cache/openvclip``. Other stores need a handler of the user's, see :func:`register_handler`.
+``~/.cache/openvclip``. Other stores need a handler from the user, see :func:`register_handler`.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from openvclip.utils.errors import CheckpointError, describe_os_error, first_lin
 
 # The largest CLIPs have about 20 GB in fp32.
 MOST_BYTES = 64 << 30
-SILENCE_SECONDS = 60  # A server that sends nothing for so long is given up.
-# That of utils/logging.py, which stands on this file.
+SILENCE_SECONDS = 60  # A server that sends nothing for this long is given up.
+# The logger of utils/logging.py, which is built on this file.
 logger = logging.getLogger(__name__)
 # pathlib makes one slash of the two of an address.
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,2}(?=[^/])")
@@ -38,7 +38,7 @@ class DownloadHandler(HTTPURLHandler):
     """Downloads a URL to the cache: whole or not at all, by one process, with a bounded size.
 
     Args:
-        replacing: gives a temporary file that takes a path's place at the end of its block.
+        replacing: gives a temporary file that replaces a path at the end of its block.
     """
 
     def __init__(self, replacing: Callable[[Path], AbstractContextManager[Path]]) -> None:
@@ -106,13 +106,13 @@ def register_handler(handler: PathHandler) -> None:
 
 
 def is_address(path: str | os.PathLike) -> bool:
-    """Whether a path is written like an address, ``scheme://...``, and no such file is here."""
+    """Whether a path has the form of an address, ``scheme://...``, and is not a local file."""
     text = os.fspath(path)
     return _ADDRESS.match(text) is not None and not os.path.lexists(text)
 
 
 def local(path: str | os.PathLike) -> str | os.PathLike:
-    """Return where a file is on this machine, fetched if it is an address; paths as they are.
+    """Return where a file is on this machine, fetched if it is an address; paths unchanged.
 
     Raises:
         FileNotFoundError: the server has no such file.
@@ -135,7 +135,7 @@ def local(path: str | os.PathLike) -> str | os.PathLike:
 
 
 def local_weights(path: str | os.PathLike) -> Path:
-    """Return where a file of weights is on this machine, as :func:`local`; ``~`` is a home.
+    """Return where a file of weights is on this machine, as :func:`local`; ``~`` is expanded.
 
     Raises:
         CheckpointError: there is no such file at the address, or it cannot be fetched.
@@ -147,10 +147,10 @@ def local_weights(path: str | os.PathLike) -> Path:
 
 
 def is_file(path: str | os.PathLike) -> bool:
-    """Whether there is such a file, here or at its address.
+    """Whether a file exists, here or at its address.
 
     Raises:
-        OSError: as :func:`local`, but for files that are not there.
+        OSError: as :func:`local`, except for missing files.
     """
     try:
         return os.path.isfile(local(path))

@@ -1,7 +1,7 @@
-"""Looking at what torch pickled before it is read: how much it makes, and of what kind.
+"""Inspecting torch's pickles before they are read: how much they make, and of what kind.
 
 A pickle is a list of operations. torch writes few kinds of them; other kinds are refused here, as
-by torch itself. Each is followed, keeping of a value only how much it is.
+by torch itself. Each operation is followed, keeping only the size of each value.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from typing import NamedTuple
 
 # A tensor takes about 40 operations, so there is room for 25,000.
 MOST_STEPS = 1_000_000
-# Things in tuples, counted as often as they are named: hashing one takes as many steps.
+# Items in tuples, counted as often as they occur: hashing a tuple takes as many steps.
 MOST_IN_TUPLE = 100_000
-# The number that a file of torch's older format begins with.
+# The number with which a file in torch's older format begins.
 _TORCH_MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
-# Calling one makes something of whatever size it is given.
+# Calling one makes an object of whatever size it is given.
 _MAKERS = re.compile(rb"(__builtin__|builtins)\nbytearray|torch(\.\w+)*\n\w*Tensor")
 
 
 class ArchiveError(ValueError):
-    """A file promises more than it may hold, or contradicts itself."""
+    """A file declares more than it can hold, or contradicts itself."""
 
 
 class BombError(ArchiveError):
-    """It would unpack to far more than it is."""
+    """It would unpack to far more than its size."""
 
 
 class _Kind(NamedTuple):
@@ -32,9 +32,9 @@ class _Kind(NamedTuple):
 
     Attributes:
         fixed: bytes of its argument.
-        length: bytes of the number before it that says how many more there are.
+        length: bytes of the preceding number that says how many more there are.
         takes: values that it takes; -1: all back to the last mark.
-        gives: whether it leaves a value.
+        gives: whether it produces a value.
     """
 
     fixed: int = 0
@@ -50,7 +50,7 @@ _KINDS = {
     ord("X"): _Kind(length=4), ord("U"): _Kind(length=1), 0x8A: _Kind(length=1),
     0x80: _Kind(1, gives=False), ord("Q"): _Kind(takes=1),
     0x85: _Kind(takes=1), 0x86: _Kind(takes=2), 0x87: _Kind(takes=3), ord("t"): _Kind(takes=-1),
-    # The container, which stays, is not taken.
+    # The container stays and is not taken.
     ord("a"): _Kind(takes=1, gives=False), ord("s"): _Kind(takes=2, gives=False),
     ord("b"): _Kind(takes=1, gives=False), ord("e"): _Kind(takes=-1, gives=False),
     ord("u"): _Kind(takes=-1, gives=False), ord("R"): _Kind(takes=2), 0x81: _Kind(takes=2),
@@ -58,17 +58,17 @@ _KINDS = {
 
 
 def check_pickles(data: bytes, count: int, most_steps: int = MOST_STEPS) -> None:
-    """Follow the pickles that ``data`` begins with.
+    """Follow the pickles at the beginning of ``data``.
 
     Args:
         data: their bytes, and any that come after.
-        count: how many; only the first where that is not the number that torch's older format
-            begins with.
-        most_steps: operations that they may have in all.
+        count: how many; only the first if that is not the number with which torch's older format
+            begins.
+        most_steps: most operations that they may have in all.
 
     Raises:
-        ArchiveError: they make too much, or something of whatever size they say, or are cut off
-            or not of torch's kind.
+        ArchiveError: they make too much, or an object of any size they like, or are cut off or not
+            of torch's kind.
     """
     scan = _Scan(data, most_steps)
     scan.run()
@@ -78,7 +78,7 @@ def check_pickles(data: bytes, count: int, most_steps: int = MOST_STEPS) -> None
 
 
 class _Scan:
-    """Goes through the operations of one pickle after the other."""
+    """Follows the operations of one pickle after another."""
 
     def __init__(self, data: bytes, most_steps: int) -> None:
         self._data, self._place = data, 0
@@ -107,7 +107,7 @@ class _Scan:
             elif code == _LONG_PUT:
                 number = int.from_bytes(data[place:place + 4], "little")
                 if number > self._most_steps:  # Python's reader makes room for all below it
-                    raise ArchiveError(f"its pickle keeps a value as number {number:,}")
+                    raise ArchiveError(f"its pickle stores a value as number {number:,}")
                 memo[number] = stack[-1]
                 place += 4
             elif code == _GET:
@@ -130,7 +130,7 @@ class _Scan:
                            "model needs")
 
     def _name(self, place: int) -> int:
-        """Look at the name of a class or function; return where its two lines end."""
+        """Check the name of a class or function; return where its two lines end."""
         end = self._data.find(b"\n", self._data.find(b"\n", place) + 1)
         if not place < end < place + 1000:
             raise IndexError
@@ -142,7 +142,7 @@ class _Scan:
 
 
 def _step(kind: _Kind, data: bytes, place: int, stack: list[int]) -> int:
-    """Do what most operations do; return the place of the next."""
+    """Do what most operations do; return the position of the next one."""
     place += kind.fixed
     if kind.length:
         place += kind.length + int.from_bytes(data[place:place + kind.length], "little")
@@ -154,6 +154,6 @@ def _step(kind: _Kind, data: bytes, place: int, stack: list[int]) -> int:
         size += stack.pop()
     if kind.gives:
         if size > MOST_IN_TUPLE:
-            raise ArchiveError("its pickle has tuples that hold one another too often")
+            raise ArchiveError("its pickle has tuples that contain one another too often")
         stack.append(1 + size)
     return place

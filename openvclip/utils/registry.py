@@ -13,12 +13,12 @@ T = TypeVar("T")
 
 
 def not_a_choice(key: str, value: Any, allowed: Iterable[Any]) -> str:
-    """Say that ``key`` cannot be ``value``, which values it takes, and which of them is nearest."""
+    """Say that ``key`` cannot be ``value``, which values it takes, and which of them is closest."""
     return f"{key} is {value!r}; {list_choices(value, tuple(allowed))}"
 
 
 def list_choices(value: Any, allowed: tuple[Any, ...]) -> str:
-    """List the values that are allowed, with the one nearest to ``value``."""
+    """List the allowed values, with the one closest to ``value``."""
     names = ", ".join(repr(name) for name in allowed)
     near = difflib.get_close_matches(str(value).lower(), [str(name) for name in allowed], n=1)
     hint = f"; nearest: {near[0]}" if near and len(allowed) > 1 else ""
@@ -68,7 +68,7 @@ class Registry:
         """Return the entry, imported if need be.
 
         Raises:
-            ConfigError: there is no such entry; the message has the nearest name and all names.
+    ConfigError: there is no such entry; the message has the closest name and all names.
         """
         if name not in self._entries:
             raise ConfigError(f"{self.key} {name!r} is unknown; use "

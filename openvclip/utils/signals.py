@@ -1,7 +1,7 @@
-"""What a cluster's signals do: a run ends at a moment of its own choosing, with its own exit code.
+"""What a cluster's signals do: a run ends at a moment it chooses, with its own exit code.
 
-SIGTERM and SIGUSR1 are what Slurm and torchrun send before they kill. Ctrl-C is treated like them
-while a training has steps to save; at any other time see :mod:`openvclip.utils.interrupts`.
+Slurm and torchrun send SIGTERM and SIGUSR1 before they kill. Ctrl-C is treated like them while a
+training run has steps to save; for other times see :mod:`openvclip.utils.interrupts`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ logger = get_logger(__name__)
 
 
 class Interrupted(SystemExit):
-    """Ends the process: a signal asked for it, and the work may be continued.
+    """Ends the process: a signal asked for it, and the work can be resumed.
 
     Args:
         name: of the signal; Ctrl-C's has an exit code of its own, others have :data:`EXIT_CODE`.
@@ -33,13 +33,13 @@ class Interrupted(SystemExit):
 
 
 class StopSignals:
-    """Notes SIGTERM and SIGUSR1 inside a ``with`` block, instead of dying of them.
+    """Records SIGTERM and SIGUSR1 inside a ``with`` block, instead of dying of them.
 
-    A signal that has a handler already is left to it: submitit's jobs queue themselves again. In
-    a thread other than the main one, which cannot have handlers, nothing is noted.
+    A signal that already has a handler is left to it: submitit's jobs requeue themselves. In
+    a thread other than the main one, which cannot have handlers, nothing is recorded.
 
-    An error that :class:`Interrupted` turns into on its way up, because it came in the middle of
-    something, leaves the block as Interrupted again.
+    If :class:`Interrupted` turns into another error on its way up, because it came in the middle of
+    something, it leaves the block as Interrupted again.
 
     Attributes:
         received: name of the signal that came last, or None.
@@ -60,7 +60,7 @@ class StopSignals:
         return self
 
     def take_interrupts(self) -> None:
-        """From now on note Ctrl-C too: whoever calls this saves its state and leaves soon."""
+        """Record Ctrl-C too from now on: the caller saves its state and exits soon."""
         old = signal.getsignal(signal.SIGINT)
         on_main = threading.current_thread() is threading.main_thread()
         if on_main and self._interrupt is None and interrupts.is_ours(old):
@@ -86,10 +86,10 @@ class StopSignals:
             raise self._leaving from error
 
     def leave_at_once(self) -> None:
-        """From now on a signal ends the process where it stands; nothing is there to be saved.
+        """Let a signal end the process on the spot from now on; there is nothing to save.
 
         Raises:
-            Interrupted: now, if a signal has come before; else when one comes.
+            Interrupted: now, if a signal has already come; else when one comes.
         """
         self.leave_interrupts()
         self._at_once = True
@@ -107,7 +107,7 @@ class StopSignals:
 
     def _leave(self) -> None:
         self._leaving = Interrupted(self.received)
-        logger.warning("%s: stopped; the same command goes on (exit code %d)", self.received,
+        logger.warning("%s: stopped; the same command resumes (exit code %d)", self.received,
                        self._leaving.code)
         raise self._leaving
 
@@ -123,7 +123,7 @@ def leave_signals_to_parent(parent: int) -> None:
     """
     for number in (signal.SIGUSR1, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-    # Blocked, and awaited in a thread: a handler is not told who sent the signal.
+    # Blocked, and awaited in a thread: a handler does not learn who sent the signal.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_obey_parent, args=(parent,), daemon=True).start()
 

@@ -1,8 +1,8 @@
-"""Text of files, fit to be shown: in a terminal, in the log, in a spreadsheet.
+"""Text from files, made safe to show: in a terminal, in the log, in a spreadsheet.
 
-Class names, keys and paths come from files that others wrote. Some characters of theirs are
-commands to a terminal, turn what follows them around or cannot be seen; a spreadsheet computes
-cells that begin like formulas.
+Class names, keys and paths come from files that others wrote. Some of their characters control a
+terminal, reverse the text after them or are invisible; a spreadsheet computes cells that begin
+like formulas.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ def _show(character: str) -> str:
 
 
 def clean(text: str) -> str:
-    """Return one line in which every character can be seen: others are written as codes.
+    """Return one line in which every character is visible: others are written as codes.
 
-    ``clean("a\\x1b[2J") == "a\\\\x1b[2J"``. Letters of every script stay as they are.
+    ``clean("a\\x1b[2J") == "a\\\\x1b[2J"``. Letters of every script are unchanged.
     """
     return text if text.isascii() and text.isprintable() else "".join(map(_show, text))
 
 
 def clean_lines(text: str) -> str:
-    """Clean text of several lines; its tabs and line ends stay.
+    """Clean text of several lines, keeping its tabs and line ends.
 
-    A line after the first that begins as lines of the log do is set in, so that no name can pass
+    A line after the first that begins as log lines do is indented, so that no name can pass
     for one.
     """
     if text.isascii() and text.isprintable():
@@ -56,10 +56,10 @@ def clean_lines(text: str) -> str:
 
 
 def guard_cell(value: Any) -> Any:
-    """Return a cell of a CSV file that no spreadsheet computes.
+    """Return a cell of a CSV file that no spreadsheet evaluates.
 
     Texts that begin like a formula get an apostrophe, as typing them into a spreadsheet would;
-    numbers, written out or not, stay what they are. :func:`read_cell` takes it off again.
+    numbers, written out or not, are unchanged. :func:`read_cell` removes it again.
     """
     if isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value):
         return f"'{value}"
@@ -67,7 +67,7 @@ def guard_cell(value: Any) -> Any:
 
 
 def guard_row(row: Iterable[Any]) -> list[Any]:
-    """Return a row of which :func:`guard_cell` has seen every cell."""
+    """Return a row with :func:`guard_cell` applied to every cell."""
     return [guard_cell(value) for value in row]
 
 

@@ -1,4 +1,4 @@
-"""The one way to ``torch.load``: no code is unpickled, and nothing unpacks to more than it is."""
+"""The one way to ``torch.load``: no code is unpickled, nothing unpacks to more than its size."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from openvclip.utils.pickles import MOST_STEPS
 
 
 def load_torch(path: str | Path, *, mmap: bool = True, most_steps: int = MOST_STEPS) -> Any:
-    """Read what ``torch.save`` wrote of tensors and plain values, onto the CPU.
+    """Read tensors and plain values that ``torch.save`` wrote, onto the CPU.
 
     Args:
         path: a regular file, in either format of torch.
         mmap: map the tensors of the newer format into memory rather than read them.
-        most_steps: operations that its pickle may have, see ``openvclip.utils.archives``.
+        most_steps: most operations that its pickle may have, see ``openvclip.utils.archives``.
 
     Raises:
-        UnfitFileError: it is no regular file.
-        ArchiveError: it would unpack to far more than it is.
-        Exception: of many kinds, for damaged files and those that hold Python objects.
+        UnfitFileError: it is not a regular file.
+        ArchiveError: it would unpack to far more than its size.
+        Exception: of many kinds, for damaged files and those that contain Python objects.
     """
     path = local(path)
     with open_regular(path) as file:

@@ -1,4 +1,4 @@
-"""Importing torchvision beside a torch that its compiled operators were not built for."""
+"""Importing torchvision with a torch that its compiled operators were not built for."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _BOXES = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 
 def import_torchvision() -> ModuleType:
-    """Import torchvision, also where its compiled operators cannot be loaded.
+    """Import torchvision even if its compiled operators cannot be loaded.
 
-    A CUDA build of torchvision beside a CPU build of torch (what ``pip install torchvision`` gives
+    A CUDA build of torchvision with a CPU build of torch (what ``pip install torchvision`` gives
     after a CPU torch) fails at import, because it registers shape functions for box operators that
     its library would have defined. The project uses none of them, so they are declared here and
     the import is repeated. Call this before anything that imports torchvision, open_clip included.

@@ -177,7 +177,7 @@ def test_an_unknown_key_with_no_neighbour() -> None:
 ])
 def test_what_is_not_built_is_refused_by_name(key: str, value: str, off: str) -> None:
     message = failure(None, [key, value])
-    assert f"{key} is {value!r}: not built; only {off} is accepted" in message
+    assert f"{key} is {value!r}: not implemented; only {off} is accepted" in message
 
 
 def test_sections_are_not_values(tmp_path: Path) -> None:

@@ -232,7 +232,7 @@ def test_bad_files_are_named_but_not_endlessly(folder, tmp_path, caplog):
     ({"separator": ""}, ConfigError, "--separator"),
     ({"recheck": ["broken"]}, ConfigError, "--recheck names 'broken'"),
     ({"prefix": "/no/such/folder"}, ConfigError, "--prefix '/no/such/folder' is not a folder"),
-    ({"separator": "4"}, DataError, "none of the 1 listed videos is there"),
+    ({"separator": "4"}, DataError, "none of the 1 listed videos exists"),
 ])
 def test_options_that_cannot_be(folder, tmp_path, options, error, message):
     folder("a.mp4")

@@ -138,7 +138,7 @@ def official(**changes) -> dict:
     ("a.json", {"video0": "x", "video0.mp4": "y"}, ["calls one video 'video0' and 'video0.mp4'"]),
     ("a.json", official(videos=3), ["'videos' is 3, not a list"]),
     ("a.json", {"sentences": []}, ["'videos' is None"]),
-    ("a.json", official(videos=OFFICIAL["videos"] * 2), ["video 4: the video 'video0' is ther"]),
+    ("a.json", official(videos=OFFICIAL["videos"] * 2), ["video 4: the video 'video0' appears"]),
     ("a.json", official(sentences=OFFICIAL["sentences"][1:3]), ["'video9770' has no sentence"]),
     ("a.json", official(sentences=[{"video_id": "x", "caption": "y"}]), ["sentence 1", "'x'"]),
     ("a.json", official(sentences=[{"video_id": "video9770", "caption": ""},

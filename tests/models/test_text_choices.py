@@ -140,7 +140,7 @@ def test_long_descriptions_are_cut_and_counted(clip, caplog):
     ({"archery": "a", "long jump": {"x": "y"}, "yo yo": "c"}, "neither a text nor a list"),
     ({"archery": ["a", " "], "long jump": "b", "yo yo": "c"}, "class 'archery': ' ' is no text"),
     ({"archery": ["a", 3], "long jump": "b", "yo yo": "c"}, "'3' is no text"),
-    ('{"archery": "a", "archery": "b"}', "'archery' stands there twice"),
+    ('{"archery": "a", "archery": "b"}', "'archery' appears twice"),
     ('{"archery": "\\ud800"}', "UTF-8"),
     ('["a"]', "is not an object"),
     ('{"archery": ', "is not JSON"),

@@ -11,7 +11,7 @@ import torch
 from openvclip.data.augment.erasing import RandomErasing
 from openvclip.data.augment.randaugment import RandAugment
 
-# Bytes of frames that are augmented at once.
+# Bytes of frames that are augmented together.
 AT_ONCE = 32 << 20
 
 

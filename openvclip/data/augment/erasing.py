@@ -19,9 +19,9 @@ class RandomErasing:
 
     Attributes:
         prob: probability that a clip is erased at all.
-        mode: ``pixel`` noise for each pixel, ``rand`` one random colour a frame, ``const`` zeros.
-        count: most rectangles; how many is drawn from 1 to this. With more than 1 the first
-            T // count frames stay as they are, as published.
+        mode: ``pixel`` noise for each pixel, ``rand`` one random colour per frame, ``const`` zeros.
+        count: most rectangles; their number is drawn from 1 to this. With more than 1 the first
+            T // count frames are left unchanged, as published.
     """
 
     prob: float

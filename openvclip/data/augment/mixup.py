@@ -13,16 +13,16 @@ from openvclip.utils.errors import ConfigError
 class Mixup:
     """Mix the videos of a batch in pairs of neighbours, and their labels likewise.
 
-    A batch's order is random, so that neighbours are as good partners as any; and they stay
+    A batch's order is random, so neighbours are as good partners as any; and they stay
     together however many processes share the batch. Mixup blends whole clips with weight
     lambda ~ Beta(alpha, alpha); cutmix pastes a box of the other clip and sets lambda to the share
     that is left.
 
     Args:
-        alpha: of mixup; 0 leaves cutmix alone.
-        cutmix_alpha: of cutmix; 0 leaves mixup alone.
+        alpha: parameter of mixup; 0: only cutmix.
+        cutmix_alpha: parameter of cutmix; 0: only mixup.
         prob: probability that a batch is mixed.
-        switch_prob: probability of cutmix where both are on.
+        switch_prob: probability of cutmix if both are on.
         label_smoothing: share of each label that is spread over all classes.
         num_classes: C.
         num_sample: clips of a video, adjacent in the batch; each is mixed with one of the other
@@ -57,7 +57,7 @@ class Mixup:
         Args:
             video: (B, 3, T, H, W), an even number of videos.
             label: int64 (B,), or float (B, C).
-            generator: of the draws.
+            generator: makes the draws.
 
         Returns:
             The mixed videos, as a new tensor, and soft labels (B, C).
@@ -79,7 +79,7 @@ class Mixup:
         return video, torch.lerp(self._partners(target), target, share)
 
     def _partners(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, ...) -> (B, ...): at each place what belongs to its partner."""
+        """(B, ...) -> (B, ...): at each position, its partner's entry."""
         return x.unflatten(0, (-1, 2, self.num_sample)).flip(1).flatten(0, 2)
 
     def _smooth(self, label: torch.Tensor) -> torch.Tensor:
@@ -102,7 +102,7 @@ class Mixup:
 
 
 def build_mixup(cfg) -> Mixup | None:
-    """Build what the ``MIXUP`` keys ask for; None where they are off."""
+    """Build what the ``MIXUP`` keys ask for; None if they are off."""
     mixup = cfg.MIXUP
     if not mixup.ENABLE:
         return None

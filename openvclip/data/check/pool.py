@@ -1,9 +1,9 @@
 """A function applied to items in processes that may die: each death costs one item.
 
 ``concurrent.futures`` gives up all its work when one of its processes dies. Here a crash, or a
-stop for taking too long, costs the one item that the process had. The pools that others have
-written wait for a process that they killed: one that cannot die, as it waits for a disk, would
-stop all the others.
+stop for taking too long, costs only the item that the process had. Existing pools wait for a
+process that they have killed: one that cannot die, because it waits for a disk, would stop all the
+others.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ GRACE = 5.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one item.
+    """The outcome of one item.
 
     Attributes:
         item: the item.
         value: what the function returned, if it did.
         failure: empty, ``crashed`` or ``timeout``.
-        reason: of the failure, in words.
+        reason: why it failed, in words.
     """
 
     item: str
@@ -55,7 +55,7 @@ def run_isolated(
     Args:
         function: importable by name from a fresh process. An exception that it raises counts
             as a crash of that item.
-        items: what to work on, all different; handed out in this order.
+        items: the items, all different; handed out in this order.
         workers: number of processes, at least 1.
         timeout: seconds for one item, after which its process is killed.
 
@@ -89,7 +89,7 @@ def run_isolated(
 
 
 def ready_workers(team: list[_Worker], timeout: float) -> list[_Worker]:
-    """Wait until workers have answered, died, or taken too long; return these."""
+    """Wait until workers have answered, died, or taken too long; return those."""
     deadlines = [worker.since + timeout for worker in team if worker.item is not None]
     patience = max(min(deadlines) - time.monotonic(), 0.0) if deadlines else None
     pipes = connection.wait([worker.pipe for worker in team], patience)
@@ -101,7 +101,7 @@ def ready_workers(team: list[_Worker], timeout: float) -> list[_Worker]:
 
 
 class _DeathError(Exception):
-    """A process died, or was killed, at an item."""
+    """A process died, or was killed, while working on an item."""
 
     def __init__(self, failure: str, reason: str) -> None:
         super().__init__(reason)
@@ -109,11 +109,11 @@ class _DeathError(Exception):
 
 
 class _Worker:
-    """One process, the pipe to it and the item it is at.
+    """One process, the pipe to it and its current item.
 
     Args:
         function: what it applies.
-        again: the item to begin with, which another process died on.
+        again: the item to begin with, on which another process died.
     """
 
     def __init__(self, function: Callable[[str], Any], again: str | None = None) -> None:
@@ -144,7 +144,7 @@ class _Worker:
         return True
 
     def collect(self) -> Outcome | None:
-        """Return the finished item, or None where the process only says that it has started.
+        """Return the finished item, or None if the process only says that it has started.
 
         Raises:
             _DeathError: it died, or was killed here for being overdue.
@@ -170,7 +170,7 @@ class _Worker:
         return Outcome(self.item, value, CRASHED if failure else "", failure)
 
     def may_retry(self, death: _DeathError) -> bool:
-        """Whether the item deserves a fresh process: it crashed, and had none before."""
+        """Whether the item deserves a fresh process: it crashed, and has not had one before."""
         return death.failure == CRASHED and self.item != self.again
 
     def _cause_of_death(self) -> str:

@@ -1,4 +1,4 @@
-"""Checking the videos of lists by decoding them all, before a long run meets the bad ones."""
+"""Checking the videos of lists by decoding them all, before a long run finds the bad ones."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from openvclip.utils.logging import Progress, format_seconds, get_logger
 
 # Bad files that the log names.
 NAMED = 20
-# Lists that runs read from the folder that DATA.PATH_TO_DATA_DIR names, and what lies beside them.
+# Lists that runs read from the folder DATA.PATH_TO_DATA_DIR, and the files next to them.
 RUN_LISTS = ("train.csv", "val.csv", "test.csv", "test_openset.csv")
 BESIDE = ("draw.json", "*-index2cls.json")
 
@@ -41,7 +41,7 @@ logger = get_logger(__name__)
 
 @dataclass(frozen=True)
 class RawList:
-    """A list with its rows as they stand in the file; row i names the video ``paths[i]``."""
+    """A list with its rows as in the file; row i names the video ``paths[i]``."""
 
     source: Path
     rows: list[str]
@@ -49,12 +49,12 @@ class RawList:
 
 
 def read_raw_list(source: str | Path, separator: str) -> RawList:
-    """Read a list's rows without looking at their labels; empty lines are no rows.
+    """Read a list's rows without looking at their labels; empty lines are skipped.
 
     Args:
         source: the list.
-        separator: text between path and label; the last one of a row counts, and a row without
-            any is all path.
+        separator: text between path and label; the last one in a row counts, and a row without
+            one is all path.
 
     Raises:
         DataError: the file cannot be read or has no row.
@@ -86,12 +86,12 @@ def check_lists(
     recheck: Collection[str] | None = None,
     check: Callable[[str], dict[str, Any]] = check_video,
 ) -> dict[str, Any]:
-    """Decode every video that the lists name, once each, and write what was found.
+    """Decode every video that the lists name, once each, and write the results.
 
-    Writes ``videos.csv``, the lists without the rows of bad files below ``clean/``, and
+    Writes ``videos.csv``, the lists without the rows of bad files to ``clean/``, and
     ``summary.json``. A folder of cleaned lists can be a run's DATA.PATH_TO_DATA_DIR: label maps,
     ``draw.json`` and lists that equal one of those given, as ``test.csv`` often does ``val.csv``,
-    come along; other lists that are missing there are named. Files whose path, size and
+    are copied too; other lists that are missing there are named. Files whose path, size and
     modification time are those of an earlier run into the same folder, finished or not, are not
     decoded again.
 
@@ -100,17 +100,17 @@ def check_lists(
         output: folder to write to.
         prefix: folder that the listed paths are relative to.
         separator: text between path and label.
-        workers: processes that decode; one a core if None.
+        workers: processes that decode; one per core if None.
         timeout: seconds after which a file is given up.
         keep_damaged: leave damaged files in the cleaned lists.
-        recheck: decode the files again that earlier runs gave these statuses; all, if empty.
+        recheck: decode files again if earlier runs gave them these statuses; all files, if empty.
         check: what a process does with a file; see ``check_video``.
 
     Returns:
         The content of ``summary.json``.
 
     Raises:
-        ConfigError: an option cannot be.
+        ConfigError: an option has an impossible value.
         DataError: a list cannot be read, none of the videos exists, or ``output`` cannot be
             written to.
     """
@@ -140,7 +140,7 @@ def _complete_records(
     records: dict[str, Record], table: VideoTable, recheck: Collection[str],
     run: Callable[[Sequence[str]], Generator[Outcome, None, None]],
 ) -> int:
-    """Fill in what was found of each video, now or earlier; return how many were decoded now."""
+    """Fill in each video's results, from now or earlier; return how many were decoded now."""
     reused, others = _sort_known(table.load(), records, recheck)
     records.update(reused)
     todo = [path for path, record in records.items() if not record.status]
@@ -191,7 +191,7 @@ def _make_folder(output: str | Path) -> None:
 
 
 def _clean_paths(sources: Sequence[Path], folder: Path) -> list[Path]:
-    """Return where each cleaned list goes: its place below the folder that all lists share."""
+    """Return where each cleaned list goes: its path in the folder that all lists share."""
     whole = [os.path.abspath(source) for source in sources]
     shared = os.path.commonpath([os.path.dirname(path) for path in whole])
     targets = [folder / os.path.relpath(path, shared) for path in whole]
@@ -205,7 +205,7 @@ def _clean_paths(sources: Sequence[Path], folder: Path) -> list[Path]:
 
 
 def _look_up(paths: Collection[str], prefix: str) -> dict[str, Record]:
-    """Return a record of each path: a finished one where there is nothing to decode."""
+    """Return a record for each path: a finished one if there is nothing to decode."""
     progress = Progress(len(paths), "looking files up", "files")
     records = {}
     for path in paths:
@@ -214,7 +214,7 @@ def _look_up(paths: Collection[str], prefix: str) -> dict[str, Record]:
     if all(record.size_bytes is None for record in records.values()):
         first = os.path.join(prefix, next(iter(records)))
         raise DataError(
-            f"none of the {len(records)} listed videos is there, the first being {first!r}; "
+            f"none of the {len(records)} listed videos exists, the first being {first!r}; "
             "check --prefix and --separator, and that the disk is mounted"
         )
     return records
@@ -223,9 +223,9 @@ def _look_up(paths: Collection[str], prefix: str) -> dict[str, Record]:
 def _sort_known(
     known: dict[str, Record], records: dict[str, Record], recheck: Collection[str]
 ) -> tuple[dict[str, Record], list[Record]]:
-    """Return which known records still hold for ``records``, and those of no use this time.
+    """Return the known records that still hold for ``records``, and those of no use this time.
 
-    The latter are of files that the lists do not name or that are not there now.
+    The latter are of files that the lists do not name or that are missing now.
     """
     reused, others = {}, []
     for path, record in known.items():
@@ -239,7 +239,7 @@ def _sort_known(
 
 @dataclass(frozen=True)
 class _Check:
-    """What the processes do: apply ``check`` to a listed path."""
+    """Apply ``check`` to a listed path; the processes do this."""
 
     check: Callable[[str], dict[str, Any]]
     prefix: str
@@ -254,7 +254,7 @@ def _collect(
     count: int,
     append: Callable[[Record], None],
 ) -> None:
-    """Put ``count`` outcomes into their records as they come."""
+    """Store ``count`` outcomes in their records as they come."""
     progress = Progress(count, "decoding", "videos", period=10.0)
     bad = sum(record.status not in ("", OK) for record in records.values())
     # However this ends, the processes end with it.
@@ -284,7 +284,7 @@ def _write_clean(
 
 
 def _complete_folders(raw: Sequence[RawList], targets: Sequence[Path]) -> None:
-    """Put what a run reads beside its lists into the folders of cleaned lists."""
+    """Copy what a run reads besides its lists into the folders of cleaned lists."""
     given = {os.path.abspath(item.source) for item in raw}
     folders = dict(zip((target.parent for target in targets),
                        (item.source.parent for item in raw), strict=True))
@@ -308,11 +308,11 @@ def _complete_folders(raw: Sequence[RawList], targets: Sequence[Path]) -> None:
 
 
 def _copy_file(source: Path, target: Path) -> None:
-    """Copy a text file; the copy is whole or not there. One that is no text is named."""
+    """Copy a text file completely or not at all. A file that is not text is named."""
     try:
         text = read_text(source)
     except (OSError, UnicodeDecodeError) as error:
-        logger.warning("%s was not put beside the cleaned lists: %s", source, error)
+        logger.warning("%s was not copied to the cleaned lists: %s", source, error)
         return
     with replacing(target) as file:
         file.write(text)

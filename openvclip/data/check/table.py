@@ -1,8 +1,8 @@
-"""``videos.csv``: what was found out about each video, kept so that no run is lost.
+"""``videos.csv``: the results for each video, saved so that no run is lost.
 
 While a check runs there is no ``videos.csv``; rows are appended to ``videos.partial.csv`` as
-they come, and the next run goes on from those if this one is killed. After the end that file
-stays only if it holds results of files that the lists of the last run did not name.
+they come, and the next run continues from those if this one is killed. Afterwards that file
+stays only if it has results for files that the lists of the last run did not name.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ FINISHED, RUNNING = "videos.csv", "videos.partial.csv"
 
 @dataclass(frozen=True)
 class Record:
-    """A row; None stands for what is not known.
+    """A row; None means unknown.
 
     Attributes:
         path: as listed, without the prefix.
         status: one of ``STATUSES``; empty while the file is still to be decoded.
-        frames: those that came out.
-        frames_declared: those that the container promises.
-        duration: seconds that the container promises.
-        rotation: degrees by which a player turns the frames; loading does not.
+        frames: number decoded.
+        frames_declared: number that the container declares.
+        duration: seconds that the container declares.
+        rotation: degrees by which a player would turn the frames; loading does not.
         reason: what is wrong with the file.
     """
 
@@ -58,7 +58,7 @@ class Record:
 
     @classmethod
     def of_file(cls, path: str, prefix: str) -> Record:
-        """Look a file up; it gets a status only where there is nothing to decode."""
+        """Look a file up; it gets a status only if there is nothing to decode."""
         try:
             status = os.stat(os.path.join(prefix, path))
         except (FileNotFoundError, NotADirectoryError):
@@ -66,7 +66,7 @@ class Record:
         except (OSError, ValueError) as error:
             return cls(path, UNREADABLE, reason=getattr(error, "strerror", None) or str(error))
         if not stat.S_ISREG(status.st_mode):
-            return cls(path, UNREADABLE, reason="is no file but a folder, a pipe or a device")
+            return cls(path, UNREADABLE, reason="is a folder, a pipe or a device, not a file")
         state = {"size_bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
         if not status.st_size:
             return cls(path, UNREADABLE, reason="the file is empty", **state)
@@ -77,7 +77,7 @@ class Record:
         """Read a row of the file.
 
         Raises:
-            ValueError: it is no such row.
+            ValueError: it is not such a row.
         """
         values = {
             name: read(text) for (name, read), text in zip(_READERS.items(), row, strict=True)
@@ -115,7 +115,7 @@ class VideoTable:
         self.running = Path(folder) / RUNNING
 
     def load(self) -> dict[str, Record]:
-        """Return the records of decoded files by path, of a finished run or a killed one."""
+        """Return the records of decoded files by path, from a finished or a killed run."""
         records = {}
         for source in (self.finished, self.running):
             for record in _read(source):
@@ -125,7 +125,7 @@ class VideoTable:
 
     @contextmanager
     def appending(self, known: Iterable[Record]) -> Iterator[Callable[[Record], None]]:
-        """Begin a run from the ``known`` records; yield what adds one, safe from then on."""
+        """Start a run from the ``known`` records; yield a function that adds and saves one."""
         _write(self.running, known)
         self.finished.unlink(missing_ok=True)
         with open_append(self.running) as file:
@@ -138,7 +138,7 @@ class VideoTable:
             yield append
 
     def finish(self, records: Iterable[Record], others: Collection[Record]) -> None:
-        """Write the records of a whole run, and ``others`` that a later one may want."""
+        """Write the records of a complete run, and ``others`` that a later one may need."""
         _write(self.finished, records)
         if others:
             _write(self.running, others)
@@ -158,7 +158,7 @@ def _write(path: Path, records: Iterable[Record]) -> None:
 
 
 def _read(path: Path) -> Iterator[Record]:
-    """Yield the records of a file that may end, or be broken, anywhere."""
+    """Yield the records of a file that may be cut off or damaged anywhere."""
     try:
         text = read_bytes(path).decode("utf-8", errors="replace")
     except FileNotFoundError:

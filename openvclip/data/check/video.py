@@ -1,4 +1,4 @@
-"""Decoding one video wholly to tell whether it is sound."""
+"""Decoding one whole video to see whether it is intact."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import av
 from openvclip.data.video.video_reader import explain_read_error, irregular
 
 OK, DAMAGED, UNREADABLE = "ok", "damaged", "unreadable"
-# A video that gives less than this of what it declares is damaged; some declare a few too many.
+# A video that gives less than this share of what it declares is damaged; some declare too much.
 WHOLE = 0.9
 # Those of video_reader but for MemoryError, which is not the file's fault.
 READ_ERRORS = (av.FFmpegError, OSError, ValueError, ArithmeticError)
@@ -19,7 +19,7 @@ READ_ERRORS = (av.FFmpegError, OSError, ValueError, ArithmeticError)
 
 @dataclass
 class _Tally:
-    """What decoding gave: counts, sizes (W, H), the last frame's second, what ended it early."""
+    """Results of decoding: counts, sizes (W, H), time of the last frame, what ended it early."""
 
     frames: int = 0
     discarded: int = 0
@@ -38,13 +38,13 @@ class _Tally:
 
 
 def check_video(path: str) -> dict[str, Any]:
-    """Decode a video's every frame and tell what is in it.
+    """Decode every frame of a video and return its properties.
 
     Args:
         path: the file.
 
     Returns:
-        The fields of ``Record`` that the file's content decides; ``status`` is ``ok``,
+        The fields of ``Record`` that depend on the file's content; ``status`` is ``ok``,
         ``damaged`` or ``unreadable``.
     """
     wrong = irregular(path)
@@ -68,10 +68,10 @@ def check_video(path: str) -> dict[str, Any]:
 
 
 def _declared_frames(container: av.container.InputContainer, stream: av.VideoStream) -> int:
-    """Return the frames that the container promises, or 0."""
+    """Return the number of frames that the container declares, or 0."""
     count = max(stream.frames or 0, 0)
     if "mp4" in container.format.name:
-        # Cut without re-encoding, an mp4 counts frames that its edit list leaves out.
+        # An mp4 cut without re-encoding counts frames that its edit list leaves out.
         count = min(count, len(getattr(stream, "index_entries", ())) or count)
     return count
 
@@ -101,7 +101,7 @@ def _describe(
     width, height = next(iter(tally.sizes), (context.width, context.height))
     reason = _complaint(tally, declared)
     if not reason and "matroska" in container.format.name and seconds and rate:
-        # Matroska counts no frames, and reading ends without an error where it is cut off.
+        # Matroska has no frame count, and reading ends without an error where it is cut off.
         end = tally.last + 1 / rate
         own = len(container.streams) == 1 or "DURATION" in stream.metadata
         if own and end < WHOLE * seconds:
@@ -124,7 +124,7 @@ def _describe(
 def _declared_seconds(
     container: av.container.InputContainer, stream: av.VideoStream
 ) -> float | None:
-    """Return how long the container says that the video is, or None."""
+    """Return the video's length according to the container, or None."""
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
     whole = container.duration / 1e6 if container.duration else None
@@ -137,7 +137,7 @@ def _declared_seconds(
 
 
 def _complaint(tally: _Tally, declared: int) -> str:
-    """Return what is wrong with a video, as far as its frames tell."""
+    """Return what is wrong with a video, as far as its frames show."""
     if not tally.frames:
         return f"no frame can be decoded: {tally.error}" if tally.error else "has no frame"
     came = f"{tally.frames} of {declared} frames" if declared else f"{tally.frames} frames"

@@ -1,4 +1,4 @@
-"""What few-shot and base-to-novel lists were drawn from, in a file beside them."""
+"""What few-shot and base-to-novel lists were drawn from, in a file next to them."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Draw:
 
     Attributes:
         kind: ``few-shot``, or ``base`` or ``novel``: a half of the classes.
-        dataset: the protocol that the source lists are of (``ucf101_split1``), else their folder.
-        shots: training videos a class.
-        seed: of the draw.
+        dataset: the protocol of the source lists (``ucf101_split1``), else their folder.
+        shots: training videos per class.
+        seed: seed of the draw.
     """
 
     kind: str
@@ -37,7 +37,7 @@ class Draw:
 
 
 def parse_draw(content: Any) -> Draw | None:
-    """Return the draw that ``content`` holds, as its file or a result has it; None: it is none."""
+    """Return the draw in ``content``, as stored in its file or a result; None: it is not one."""
     kinds = {"kind": str, "dataset": str, "shots": int, "seed": int}
     if not isinstance(content, dict) or content.get("kind") not in KINDS:
         return None
@@ -50,7 +50,7 @@ def read_draw(folder: str | Path) -> Draw | None:
     """Return what the lists of a folder were drawn from; None: no draw made them.
 
     Raises:
-        DataError: the file is there and does not say.
+        DataError: the file exists but does not say.
     """
     path = Path(folder) / FILE
     try:

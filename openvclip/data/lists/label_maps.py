@@ -1,4 +1,4 @@
-"""Where the label maps of the data sets are, and where lists go unless somebody says otherwise."""
+"""Where the datasets' label maps are, and where lists go by default."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class LabelSpace:
         """Read ``{"0": "first class", "1": "second class", ...}``.
 
         Raises:
-            DataError: the file is missing or is not such a map with indices from 0 without a gap.
+            DataError: the file is missing or is not such a map, with indices from 0 without gaps.
         """
         hint = 'expected {"0": "first class", "1": "second class", ...}'
         try:
@@ -64,7 +64,7 @@ def build_label_space(cfg) -> LabelSpace:
     """Read the class names of ``DATA.INDEX_LABEL_MAPPING_FILE`` and check their number.
 
     Raises:
-        ConfigError: no file is given, or ``MODEL.NUM_CLASSES`` is another number.
+        ConfigError: no file is given, or ``MODEL.NUM_CLASSES`` is a different number.
         DataError: as :meth:`LabelSpace.from_json`.
     """
     path = cfg.DATA.INDEX_LABEL_MAPPING_FILE
@@ -92,7 +92,7 @@ def _names_in_order(pairs: list, where: str, hint: str) -> tuple[str, ...]:
                 f"{where}: class {key} has the name {shorten(name)}, not a text; {hint}"
             )
         if int(key) in names:
-            raise DataError(f"{where}: the index {int(key)} stands there twice")
+            raise DataError(f"{where}: the index {int(key)} appears twice")
         names[int(key)] = name
     gap = next((i for i in range(len(names)) if i not in names), None)
     if gap is not None:
@@ -104,13 +104,13 @@ def _names_in_order(pairs: list, where: str, hint: str) -> tuple[str, ...]:
 
 
 def shorten(value: object) -> str:
-    """Return ``repr(value)``, cut where it is long, for messages."""
+    """Return ``repr(value)``, cut if it is long, for messages."""
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:100]}..."
 
 
 def is_text(name: str) -> bool:
-    """Whether UTF-8 can hold it: JSON can spell half characters, which no text is made of."""
+    """Whether UTF-8 can encode a text: JSON can spell half characters, which no text contains."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -124,7 +124,7 @@ class VideoList:
 
     Attributes:
         paths: file of each row, with the prefix.
-        labels: int64 array (rows,), or one tuple of labels a row where videos have several.
+        labels: int64 array (rows,), or one tuple of labels per row if videos have several.
         source: where the list came from, for messages.
     """
 
@@ -147,14 +147,14 @@ def read_list(
     """Read a list of ``path<separator>label`` rows; the last separator of a row counts.
 
     Paths may therefore contain the separator. With ``multi_label`` the label column holds
-    integers joined by ``;`` (or by ``,`` where the separator is another).
+    integers joined by ``;`` (or by ``,`` if the separator is not a comma).
 
     Args:
         csv: the list.
         separator: text between path and label (``DATA.PATH_LABEL_SEPARATOR``).
         prefix: folder that the paths are relative to (``DATA.PATH_PREFIX``). With a prefix a row
-            must stay below it, by its name (links are followed); without one, paths are taken as
-            they are.
+            must stay under it, by its name (links are followed); without one, paths are taken
+            literally.
         num_classes: labels must be smaller.
         multi_label: whether a row may have several labels.
 
@@ -178,7 +178,7 @@ def read_list(
 
 
 def _lines(csv: Path) -> list[tuple[int, str]]:
-    """Return (line number, text) of each row; empty lines at the end are no rows."""
+    """Return (line number, text) for each row; empty lines at the end are not rows."""
     try:
         text = read_table(csv, "utf-8-sig")
     except FileNotFoundError as error:
@@ -228,10 +228,10 @@ def _label(text: str, num_classes: int, where: str) -> int:
 
 
 def join_prefix(path: str, prefix: str, where: str) -> str:
-    """Return ``path`` below ``prefix``, or as it is without one.
+    """Return ``path`` under ``prefix``, or unchanged without one.
 
     Raises:
-        DataError: it names something outside of the prefix; ``where`` says which row it is.
+        DataError: it names something outside the prefix; ``where`` says which row it is.
     """
     if prefix and (os.path.isabs(path) or ".." in path):
         root = os.path.abspath(prefix)
@@ -245,12 +245,12 @@ def join_prefix(path: str, prefix: str, where: str) -> str:
 
 
 def check_videos_exist(paths: Sequence[str], *, prefix: str = "", source: str = "") -> None:
-    """Stop early where the videos of a list are plainly not there.
+    """Stop early if a list's videos are obviously missing.
 
-    Looks at a handful of rows spread over the list, so that it costs nothing on long lists.
+    Checks only a handful of rows spread over the list, so that it is cheap for long lists.
 
     Raises:
-        DataError: the prefix is no folder, or none of the rows looked at exists.
+        DataError: the prefix is not a folder, or no checked row exists.
     """
     if prefix and not os.path.isdir(prefix):
         raise DataError(f"missing video folder: DATA.PATH_PREFIX {prefix!r} is not a folder")
@@ -266,17 +266,17 @@ def check_videos_exist(paths: Sequence[str], *, prefix: str = "", source: str = 
 
 
 def split_labels(texts: Sequence[str]) -> list[str]:
-    """Return the labels of texts such as ``"archery, arm wrestling"``; empty ones stay."""
+    """Return the labels in a text such as ``"archery, arm wrestling"``, including empty ones."""
     return [label.strip() for text in texts for label in text.split(",")]
 
 
 def read_label_file(path: str | Path) -> list[str]:
-    """Read labels from a label map (``.json``) or from a text file with one a line.
+    """Read labels from a label map (``.json``) or from a text file with one per line.
 
-    Blank lines of a text file are no labels.
+    Blank lines in a text file are skipped.
 
     Raises:
-        DataError: the file cannot be read, or it is a map that :class:`LabelSpace` refuses.
+        DataError: the file cannot be read, or is a map that :class:`LabelSpace` refuses.
     """
     if Path(path).suffix.lower() == ".json":
         return list(LabelSpace.from_json(path).names)

@@ -1,8 +1,8 @@
-"""Which videos of a list were trained on, by what a checkpoint keeps of the training list's names.
+"""Which videos of a list were trained on, by the hashed names that a checkpoint stores.
 
-A name is kept as 64 bits of its hash: 16 bytes a video, about 4 MB for the 240,000 of Kinetics-400,
-whatever the paths' lengths; that two of half a million names meet by chance has a probability of
-about 1e-8.
+A name is stored as 64 bits of its hash: 16 bytes per video, about 4 MB for the 240,000 of
+Kinetics-400, whatever the paths' lengths; the probability that two of half a million names collide
+is about 1e-8.
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ from openvclip.utils.files import read_table
 
 
 def hash_videos(paths: Iterable[str], prefix: str = "") -> np.ndarray:
-    """Hash the names that videos are known by.
+    """Hash the names by which videos are known.
 
-    A video has two: its whole path, and its path below the prefix behind the prefix's last folder,
+    A video has two: its whole path, and its path under the prefix after the prefix's last folder,
     which stays when a dataset is moved or mounted elsewhere.
 
     Args:
-        paths: of the videos, with the prefix, as in
+        paths: the videos' paths, with the prefix, as in
             :class:`openvclip.data.lists.labels.VideoList`.
         prefix: DATA.PATH_PREFIX.
 
     Returns:
-        int64, sorted, each once.
+        int64, sorted and unique.
     """
     return np.unique(_hash_rows(paths, prefix))
 
 
 def find_shared(paths: Sequence[str], known: np.ndarray, prefix: str = "") -> list[int]:
-    """Return the rows whose video is among those that ``known`` was made of.
+    """Return the rows whose video is among those that ``known`` was made from.
 
     Args:
-        paths: of the videos, with the prefix.
-        known: what :func:`hash_videos` gave for the other list.
+        paths: the videos' paths, with the prefix.
+        known: what :func:`hash_videos` returned for the other list.
         prefix: DATA.PATH_PREFIX of ``paths``.
     """
     return np.isin(_hash_rows(paths, prefix), known).any(axis=1).nonzero()[0].tolist()
 
 
 def read_paths(csv: str | Path, separator: str, prefix: str) -> list[str] | None:
-    """Read the paths of a list, with the prefix; None where there is no such list to read."""
+    """Read the paths of a list, with the prefix; None if there is no such list to read."""
     try:
         text = read_table(csv, "utf-8-sig")
     except (OSError, ValueError):
@@ -74,5 +74,5 @@ def _hash_rows(paths: Iterable[str], prefix: str) -> np.ndarray:
 
 
 def _normalise(path: str) -> str:
-    """What os.path.normpath says, which takes its time, where it would change anything."""
+    """Apply os.path.normpath, which is slow, only if it would change anything."""
     return os.path.normpath(path) if "/." in path or "//" in path or path[:1] == "." else path

@@ -23,16 +23,16 @@ class Protocol:
     """One list to test on.
 
     Attributes:
-        name: such as ``ucf101_split1``; what results are grouped and derived by.
+        name: such as ``ucf101_split1``; results are grouped and derived by it.
         dataset: such as ``ucf101``.
-        kind: ``full``, ``split``, ``half`` or ``union`` (all that the others test, in one list that
-            no number is published of). Splits and halves are reported as mean and standard
+        kind: ``full``, ``split``, ``half`` or ``union`` (everything that the others test, in one
+            list without published numbers). Splits and halves are reported as mean and standard
             deviation over the dataset's members of that kind.
-        folder: folder of ``test.csv``, below the folder that has ``label_db`` and ``zs_label_db``.
+        folder: folder of ``test.csv``, relative to the one with ``label_db`` and ``zs_label_db``.
         label_map: its ``index2cls.json``, likewise.
         classes: number of classes.
-        rows: rows of the published ``test.csv``; None where none was published.
-        of: the nearest protocol whose predictions contain this one's, if there is one: the same
+        rows: rows of the published ``test.csv``; None if none was published.
+        of: the closest protocol whose predictions contain this one's, if there is one: the same
             videos against a superset of the classes.
     """
 
@@ -52,8 +52,8 @@ def _video_protocols(
 ) -> list[Protocol]:
     """UCF-101 and HMDB-51: all videos, three official splits, ten draws of half the classes.
 
-    ``full_has`` are the splits whose test videos the full list has; where it lacks those of some,
-    a union has all.
+    ``full_has`` are the splits whose test videos are in the full list; if it lacks those of some,
+    a union has them all.
     """
     label_map, full = f"zs_label_db/{stem}-index2cls.json", f"{stem}_full"
     union = None if len(full_has) == len(split_rows) else f"{stem}_union"
@@ -115,7 +115,7 @@ def find_protocol(list_path: str | Path) -> Protocol | None:
 
 
 def find_sources(protocol: Protocol) -> Iterator[Protocol]:
-    """Give the protocols whose predictions contain this one's, the nearest first."""
+    """Return the protocols whose predictions contain this one's, closest first."""
     while protocol.of is not None:
         protocol = PROTOCOLS[protocol.of]
         yield protocol

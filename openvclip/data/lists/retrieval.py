@@ -1,4 +1,4 @@
-"""Lists of (video, caption) pairs for retrieval, in the forms that they are distributed in."""
+"""Lists of (video, caption) pairs for retrieval, in the forms in which they are distributed."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from openvclip.utils.errors import DataError
 from openvclip.utils.files import read_json_text, read_table
 from openvclip.utils.json_text import parse_json
 
-# Where a video of the list is a name without ending, as in MSR-VTT; the first that is there counts.
+# Tried for a video whose name has no ending, as in MSR-VTT; the first that exists counts.
 ENDINGS = (".mp4", ".avi", ".webm", ".mkv")
-# What a column or field is called; the first that is there counts.
+# Names of a column or field; the first that is present counts.
 VIDEO_FIELDS = ("video", "video_id", "clip_name")
 CAPTION_FIELDS = ("caption", "sentence")
 FORMS = (
@@ -30,20 +30,20 @@ FORMS = (
     'video: caption, or MSR-VTT\'s {"videos": [...], "sentences": [...]}'
 )
 
-# Where an entry stands, its video, and what it says of that: a text or a list of texts.
+# Where an entry is, its video, and its description: a text or a list of texts.
 Entry = tuple[str, Any, Any]
 
 
 @dataclass(frozen=True)
 class RetrievalList:
-    """Videos and what is said of them.
+    """Videos and their captions.
 
     Attributes:
         videos: file of each of the V videos, with the prefix, in the order of the list.
         captions: the N texts, in the order of the list.
-        owner: int64 (N,), the video that each text describes.
+        owner: int64 (N,), the video that each caption describes.
         source: the file that the list came from.
-        split: the split that was taken of it; "" where it names none.
+        split: the split that was used; "" if the file names none.
     """
 
     videos: list[str]
@@ -53,22 +53,22 @@ class RetrievalList:
     split: str = ""
 
     def as_videos(self) -> VideoList:
-        """Return the videos as a list that can be loaded; its labels are all 0."""
+        """Return the videos as a list for the loader; its labels are all 0."""
         return VideoList(self.videos, np.zeros(len(self.videos), dtype=np.int64), self.source)
 
     def count_repeated(self) -> int:
-        """Pairs that stand in the list more than once, each counted as often as it is too many."""
+        """Number of pairs in excess of one of each in the list."""
         return len(self.captions) - len(set(zip(self.owner.tolist(), self.captions, strict=True)))
 
     def count_shared(self) -> int:
-        """Different texts that are said of more than one video, which no model can tell apart."""
+        """Number of distinct texts that describe several videos, which no model can tell apart."""
         owners: dict[str, set[int]] = {}
         for text, video in zip(self.captions, self.owner.tolist(), strict=True):
             owners.setdefault(text, set()).add(video)
         return sum(len(videos) > 1 for videos in owners.values())
 
     def digest(self) -> str:
-        """Return the SHA-256 of the pairs, videos by the names of their files."""
+        """Return the SHA-256 of the pairs, with videos by file name."""
         names = [os.path.basename(path) for path in self.videos]
         pairs = [[names[v], text] for v, text in zip(self.owner.tolist(), self.captions,
                                                      strict=True)]
@@ -78,18 +78,18 @@ class RetrievalList:
 def read_retrieval_list(
     path: str | Path, *, prefix: str = "", split: str = "test"
 ) -> RetrievalList:
-    """Read a list of videos and captions, of any form in ``docs/retrieval.md``.
+    """Read a list of videos and captions, in any form of ``docs/retrieval.md``.
 
-    Nothing is dropped: a pair that stands there twice counts twice, as in published numbers.
+    Nothing is dropped: a pair that appears twice counts twice, as in published numbers.
 
     Args:
         path: the list.
-        prefix: folder of the videos (``DATA.PATH_PREFIX``), which none may lead out of.
-        split: of a list whose videos name their split, take those of this one; "" takes all.
+        prefix: folder of the videos (``DATA.PATH_PREFIX``), out of which none may lead.
+        split: the split to use from a list whose videos name theirs; "" uses all.
 
     Raises:
         DataError: the file is missing or of no known form, an entry has no video or no text, or a
-            video is not there; the file and the entry are named.
+            video is missing; the file and the entry are named.
     """
     entries, taken = _read(Path(path), split)
     find = _video_finder(prefix)
@@ -118,7 +118,7 @@ def read_retrieval_list(
 
 
 def _read(path: Path, split: str) -> tuple[Iterable[Entry], str]:
-    """Return the entries of a list and the split that they are of."""
+    """Return the entries of a list and the split that they belong to."""
     readers: dict[str, Callable[[Path, str], Iterable[Entry]]] = {
         ".csv": _csv_entries, ".jsonl": _jsonl_entries,
     }
@@ -179,7 +179,7 @@ def _jsonl_entries(path: Path, text: str) -> Iterator[Entry]:
 
 
 def _record(where: str, row: Any) -> Entry:
-    """Return the entry of ``{"video": ..., "caption": ...}`` or its like."""
+    """Return the entry of ``{"video": ..., "caption": ...}`` or the like."""
     if not isinstance(row, dict):
         raise DataError(f"{where}: {shorten(row)} is not an object; {FORMS}")
     video = next((name for name in VIDEO_FIELDS if name in row), None)
@@ -202,7 +202,7 @@ def _sentence_entries(path: Path, content: dict, split: str) -> tuple[list[Entry
     for number, row in enumerate(content["videos"], 1):
         name = _check_video(row.get("video_id"), f"{path}, video {number}")
         if name in splits:
-            raise DataError(f"{path}, video {number}: the video {name!r} is there twice")
+            raise DataError(f"{path}, video {number}: the video {name!r} appears twice")
         splits[name] = row.get("split")
     known = {str(own) for own in splits.values() if own is not None}
     taken = split if known else ""
@@ -232,7 +232,7 @@ def _check_video(name: Any, where: str) -> str:
 
 
 def _check_captions(said: Any, name: str, where: str) -> list[str]:
-    """Return the texts of an entry, which has one or a list of them."""
+    """Return an entry's texts: it has one or a list of them."""
     texts = said if isinstance(said, list) else [said]
     if not texts:
         raise DataError(f"{where}: the video {name!r} has no caption; give one or remove the entry")
@@ -244,7 +244,7 @@ def _check_captions(said: Any, name: str, where: str) -> list[str]:
 
 
 def _video_finder(prefix: str) -> Callable[[str, str], str | None]:
-    """Return what finds a video's file, or None; every folder is listed once."""
+    """Return a function that finds a video's file or gives None; it lists every folder once."""
     folders: dict[str, set[str]] = {}
 
     def find(name: str, where: str) -> str | None:
@@ -268,13 +268,13 @@ def _fail_missing(missing: list[tuple[str, str]], videos: int, prefix: str) -> N
         raise DataError(f"missing video folder: {folder} is not a folder")
     raise DataError(
         f"{where}: the video {name!r} is not in {folder}, neither by this name nor with "
-        f"{', '.join(ENDINGS)} behind it; {len(missing)} of the list's {videos} videos are "
-        "missing: get them, or take them off the list (the numbers are then of another list)"
+        f"{', '.join(ENDINGS)} added; {len(missing)} of the list's {videos} videos are "
+        "missing: get them, or remove them from the list (the numbers are then of another list)"
     )
 
 
 def _check_twice(videos: list[str], numbers: dict[str, int], path: str | Path) -> None:
-    """Raise if two names of the list lead to the same file, which would compete with itself."""
+    """Raise if two names in the list lead to the same file, which would compete with itself."""
     if len(set(videos)) == len(videos):
         return
     names: dict[str, str] = {}
@@ -286,7 +286,7 @@ def _check_twice(videos: list[str], numbers: dict[str, int], path: str | Path) -
 
 
 def build_retrieval_list(cfg) -> RetrievalList:
-    """Read ``TEST.RETRIEVAL_FILE``, its videos below ``DATA.PATH_PREFIX``."""
+    """Read ``TEST.RETRIEVAL_FILE``, its videos under ``DATA.PATH_PREFIX``."""
     return read_retrieval_list(
         cfg.TEST.RETRIEVAL_FILE, prefix=cfg.DATA.PATH_PREFIX, split=cfg.TEST.RETRIEVAL_SPLIT
     )

@@ -99,7 +99,7 @@ def _read_split(files: dict[int, tuple[str, Path]]) -> _Marked:
             if not name or mark not in (UNUSED, TRAIN, TEST):
                 raise DataError(f"{where}: {line!r} is not 'name.avi mark' with a mark 0, 1 or 2")
             if name in seen:
-                raise DataError(f"{where}: {name!r} stands there twice")
+                raise DataError(f"{where}: {name!r} appears twice")
             seen.add(name)
             rows.append((f"{folder}/{name}", label, mark))
     return rows

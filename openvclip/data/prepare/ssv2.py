@@ -91,7 +91,7 @@ def _read_entries(path: Path, index: ClassIndex) -> list[Row]:
             raise DataError(f"{path}, video {video}: the template {template!r} is none of the "
                             f"{len(index.space)} classes")
         if str(video) in rows:
-            raise DataError(f"{path}: the video {video} stands there twice")
+            raise DataError(f"{path}: the video {video} appears twice")
         rows[str(video)] = label
     return list(rows.items())
 

@@ -82,7 +82,7 @@ class _Reader:
                 raise DataError(f"{where}: {folder!r} is none of the {len(self.index.space)} "
                                 "classes of UCF-101")
             if video in rows:
-                raise DataError(f"{where}: {video!r} stands there twice")
+                raise DataError(f"{where}: {video!r} appears twice")
             rows[video] = label
         if not rows:
             raise DataError(f"{path} is empty")

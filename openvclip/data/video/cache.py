@@ -1,15 +1,15 @@
 """Decoded test frames on disk for repeated evaluation (``DATA.CACHE_DIR``).
 
 The folder is shared by all processes and runs, and bounded. One file holds the arrays of one
-video; it is written under a temporary name and renamed, and read only if its checksum holds, so
-that nothing half-written or damaged is ever returned. How full the folder is stands in its file
-``total``, which is read and written under a lock. When it is full nothing more is added and
-nothing thrown out: evaluation goes through a list in order, and with a cache smaller than the list
-every entry would be gone before its turn came again. Only what can serve nobody is dropped then:
-entries of videos that were changed or deleted, and what killed processes left. Entries are no
-safetensors: those have no checksum, and give the arrays in another order, each as a copy.
+video; it is written under a temporary name and renamed, and read only if its checksum is right, so
+that nothing half-written or damaged is ever returned. The file ``total``, which is read and written
+under a lock, says how full the folder is. When it is full, nothing more is added and nothing useful
+is removed: evaluation goes through a list in order, and with a cache smaller than the list every
+entry would be gone before its next use. Only useless files are dropped then: entries of videos that
+were changed or deleted, and leftovers of killed processes. Entries are not safetensors: those have
+no checksum, and give the arrays in another order, each as a copy.
 
-Results never depend on the cache: whatever goes wrong with it, videos are decoded.
+Results never depend on the cache: if anything goes wrong with it, videos are decoded.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ TEMPORARY = ".tmp"
 
 
 class _Damaged(Exception):
-    """An entry is not what was written; the text says why."""
+    """An entry is not as it was written; the text says why."""
 
 
 @dataclass(frozen=True)
 class _Source:
-    """A video file as it was when its entry's key was computed."""
+    """A video file's state when its entry's key was computed."""
 
     path: str
     size: int
@@ -67,7 +67,7 @@ class _Source:
         return cls(os.path.abspath(path), status.st_size, status.st_mtime_ns)
 
     def is_stale(self) -> bool:
-        """Whether the file was changed or deleted (not: its disk is not there)."""
+        """Whether the file was changed or deleted (not whether its disk is missing)."""
         try:
             return _Source.of(self.path) != self
         except OSError:
@@ -78,9 +78,9 @@ class FrameCache:
     """Arrays by video file, on disk.
 
     Args:
-        folder: where; made if it does not exist.
+        folder: where; created if missing.
         max_bytes: the folder's files never hold more.
-        spec: names everything but the file that the arrays depend on: sampling, views, crops,
+        spec: names everything besides the file that the arrays depend on: sampling, views, crops,
             sizes, backend.
     """
 
@@ -95,7 +95,7 @@ class FrameCache:
         self._warned: set[str] = set()
 
     def get(self, path: str) -> dict[str, np.ndarray] | None:
-        """Return the arrays of a video, or None if they are not there."""
+        """Return the arrays of a video, or None if it has no entry."""
         self._missed = None
         if not self._reads:
             return None
@@ -139,7 +139,7 @@ class FrameCache:
             return self._write(self._place(key), _pack(key, source, arrays))
         except OSError as error:
             self._writes = False
-            self._warn(f"{self.folder}: nothing more is put into the frame cache: {error}")
+            self._warn(f"{self.folder}: nothing more is added to the frame cache: {error}")
             return False
 
     def _key(self, source: _Source) -> str:
@@ -195,7 +195,7 @@ class FrameCache:
         self._writes = False
         if ledger.first(self.run, "told"):
             logger.info(
-                "%s: the frame cache is full (%d of %d bytes); videos that it lacks are decoded "
+                "%s: the frame cache is full (%d of %d bytes); videos not in it are decoded "
                 "every time; raise DATA.CACHE_MAX_GB, or empty the folder of what is not used",
                 self.folder, ledger.total, self.max_bytes,
             )
@@ -348,7 +348,7 @@ def _remove(path: str, size: int, ledger: _Ledger) -> None:
 
 
 def _is_at(descriptor: int, path: str) -> bool:
-    """Whether an open file is still the one at ``path``: somebody may have emptied the folder."""
+    """Whether an open file is still the one at ``path``: a user may have emptied the folder."""
     with suppress(FileNotFoundError):
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     return False
@@ -365,7 +365,7 @@ def _count(folder: str) -> int:
 
 
 def _drop_useless(folder: str) -> None:
-    """Remove entries of changed videos and what killed processes left; the lock is held."""
+    """Remove entries of changed videos and leftovers of killed processes; the lock is held."""
     for entry in list(_files(folder)):
         useless = _is_abandoned if entry.name.endswith(TEMPORARY) else _is_stale
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Where a clip is cut out of its frames: PySlowFast's spatial sampling.
+"""Where clips are cropped from their frames: PySlowFast's spatial sampling.
 
 Geometry is drawn as a ``Crop`` by functions that take the random generator, so that a test can
 replay recorded draws; cutting and resizing (``resample.py``) then has nothing random in it.
@@ -24,7 +24,7 @@ class Draws(Protocol):
 
 @dataclass(frozen=True)
 class Crop:
-    """What becomes of each frame of a clip.
+    """How each frame of a clip is resized and cropped.
 
     The region (``top``, ``left``, ``height``, ``width``) of the frame is resized to
     ``resized`` and of that the square of ``size`` pixels at ``y``, ``x`` is taken.
@@ -89,8 +89,8 @@ def jitter_crop(
     Args:
         height: of the frame.
         width: of the frame.
-        scales: least and greatest short side.
-        size: side of the crop, at most the least short side.
+        scales: smallest and largest short side.
+        size: side of the crop, at most the smallest short side.
         rng: the random generator.
         inverse: draw the inverse of the scale uniformly (``DATA.INV_UNIFORM_SAMPLE``).
         flip: mirror with probability 1/2 (``DATA.RANDOM_FLIP``).
@@ -120,14 +120,14 @@ def relative_crop(
 ) -> Crop:
     """Draw a random resized crop: a part of the frame, stretched to the square.
 
-    Ten tries to fit a region of a drawn area and aspect ratio into the frame, then the largest
-    central one within the ratios.
+    It makes ten attempts to fit a region of random area and aspect ratio into the frame, then
+    takes the largest central one within the ratios.
 
     Args:
         height: of the frame.
         width: of the frame.
-        area: least and greatest share of the frame (``DATA.TRAIN_JITTER_SCALES_RELATIVE``).
-        aspect: least and greatest width / height, drawn uniformly in its logarithm
+        area: smallest and largest share of the frame (``DATA.TRAIN_JITTER_SCALES_RELATIVE``).
+        aspect: smallest and largest width / height, drawn uniformly in its logarithm
             (``DATA.TRAIN_JITTER_ASPECT_RELATIVE``).
         size: side of the result.
         rng: the random generator.

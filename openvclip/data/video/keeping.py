@@ -1,8 +1,8 @@
-"""What a dataset keeps of each decoded frame, while it is decoded: the pixels that its crops read.
+"""What a dataset keeps of each frame during decoding: only the pixels that its crops read.
 
-A whole frame of 8192 x 4320 pixels takes 106 MB; what a crop of 224 pixels reads of it takes 0.6.
-Each class is a ``keep`` of :func:`openvclip.data.video.video_io.read_clips`, which is given the
-frames of one video, and then makes the ``Cut`` of what was kept.
+A whole frame of 8192 x 4320 pixels takes 106 MB; the pixels that a crop of 224 reads take 0.6.
+Each class is a ``keep`` for :func:`openvclip.data.video.video_io.read_clips`: it is given the
+frames of one video, and then makes the ``Cut`` from what was kept.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from openvclip.data.video.resample import cut
 from openvclip.data.video.transport import Cut
 
 ClipOrders = Sequence[tuple[int, Sequence[int]]]
-# Frames with more pixels are made smaller where whole ones are needed, as for augmentation, which
-# takes several floats a pixel; to this many pixels at most.
+# Frames with more pixels are reduced if whole ones are needed, as for augmentation, which
+# takes several floats per pixel; to at most this many pixels.
 LARGE = 4096 * 2304
 REDUCED = 1280 * 720
 
 
 def cut_frame(image: np.ndarray, crop: Crop) -> np.ndarray:
-    """Copy what a crop reads of a frame: uint8 (H, W, 3) to (h, w, 3)."""
+    """Copy the pixels of a frame that a crop reads: uint8 (H, W, 3) to (h, w, 3)."""
     return cut(image[None], crop)[0].copy()
 
 
 def join(kept: Sequence[Sequence[np.ndarray]], number: int, crop: Crop, clips: ClipOrders) -> Cut:
-    """Return the cut of crop ``number`` from what was kept of each frame."""
+    """Return the cut for crop ``number`` from what was kept of each frame."""
     orders = tuple((clip, tuple(order)) for clip, order in clips)
     return Cut(crop, orders, np.stack([parts[number] for parts in kept]))
 
@@ -40,11 +40,11 @@ class FixedCuts:
     """Keeps what given crops read.
 
     Args:
-        choose: the crops of frames of a height and width.
+        choose: returns the crops for frames of a height and width.
 
     Attributes:
         size: height and width of the frames.
-        crops: chosen for them.
+        crops: the crops chosen for them.
     """
 
     def __init__(self, choose: Callable[[int, int], Sequence[Crop]]) -> None:
@@ -59,20 +59,20 @@ class FixedCuts:
         return [cut_frame(image, crop) for crop in self.crops]
 
     def cuts(self, kept: Sequence[list[np.ndarray]], clips: Sequence[ClipOrders]) -> list[Cut]:
-        """Return the cut of each crop; ``clips`` are the (number, order) of those that show it."""
+        """Return the cut for each crop; ``clips`` are the (number, order) of those that show it."""
         return [join(kept, number, crop, clips[number]) for number, crop in enumerate(self.crops)]
 
 
 class DrawnCuts:
     """Keeps what random crops read: each clip of a video has its own, the same in all its frames.
 
-    Frames that are augmented are kept whole, since that is drawn, and done, before the crop. Large
-    ones are made smaller for it.
+    Frames that are augmented are kept whole, since augmentation comes before the crop. Large
+    ones are reduced first.
 
     Args:
-        draw: draws the crop of frames of a height and width from a generator.
-        augment: of frames, or None.
-        generators: one a clip.
+        draw: draws the crop for frames of a height and width from a generator.
+        augment: augments frames, or None.
+        generators: one per clip.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class DrawnCuts:
         return [cut_frame(image, crop) for crop in self.crops]
 
     def cuts(self, kept: Sequence[list[np.ndarray]], order: Sequence[int]) -> list[Cut]:
-        """Return the cut of each clip; all show the frames of ``order``."""
+        """Return the cut for each clip; all show the frames in ``order``."""
         if self.augment is None:
             return [join(kept, clip, crop, [(clip, order)]) for clip, crop in enumerate(self.crops)]
         frames = torch.from_numpy(np.stack([image for (image,) in kept]))
@@ -107,7 +107,7 @@ class DrawnCuts:
 
 
 def whole_frame(image: np.ndarray) -> np.ndarray:
-    """Copy a frame as it is, a large one made smaller: uint8 (H, W, 3) to (h, w, 3)."""
+    """Copy a frame, reduced if it is large: uint8 (H, W, 3) to (h, w, 3)."""
     return reduce(image) if image.shape[0] * image.shape[1] > LARGE else image.copy()
 
 

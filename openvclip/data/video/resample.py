@@ -2,10 +2,10 @@
 
 Bilinear resizing without antialiasing reads two source rows and two source columns for each pixel
 of the result. So a crop needs no resize of whole frames: ``cut`` keeps the uint8 rows and columns
-that it reads, which is the smallest that still gives the exact result, and ``resample`` makes the
-normalised crop of them, on the CPU frame by frame (a frame's intermediate images stay in the
-cache) or on a GPU all at once. The results are those of ``torch.nn.functional.interpolate`` with
-``align_corners=False`` on whole float frames, to a rounding of the last bit.
+that it reads, the least that still gives the exact result, and ``resample`` makes the normalised
+crop from them, on the CPU frame by frame (a frame's intermediate images stay in the cache) or on a
+GPU all together. The results equal those of ``torch.nn.functional.interpolate`` with
+``align_corners=False`` on whole float frames, up to rounding in the last bit.
 
 Published code normalises whole float frames, then resizes and crops. Normalising is affine and
 each pixel of the resize is a weighted mean, so the two commute. The results agree to 1e-5.
@@ -25,13 +25,13 @@ from openvclip.data.video.crops import Crop
 
 @dataclass(frozen=True)
 class Taps:
-    """What the pixels of one axis of a crop read.
+    """The source pixels that one axis of a crop reads.
 
     Attributes:
         source: source positions that are read at all, ascending.
-        low: for each pixel, the place in ``source`` of its lower neighbour.
+        low: for each pixel, the index in ``source`` of its lower neighbour.
         high: likewise of its upper neighbour.
-        weight: float32 share of the upper neighbour; None where pixels are taken as they are.
+        weight: float32 share of the upper neighbour; None if pixels are taken unchanged.
     """
 
     source: np.ndarray
@@ -41,7 +41,7 @@ class Taps:
 
     @property
     def is_range(self) -> bool:
-        """Whether ``source`` has no gaps, so that a slice takes it."""
+        """Whether ``source`` has no gaps, so that a slice can take it."""
         return int(self.source[-1]) - int(self.source[0]) + 1 == len(self.source)
 
 
@@ -98,7 +98,7 @@ def cut(frames: np.ndarray, crop: Crop) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Pixel values 0 .. 255 to the model's: ``value * factor + shift``, one a channel of RGB."""
+    """Pixel values 0 .. 255 to the model's: ``value * factor + shift``, per channel of RGB."""
 
     factor: tuple[float, ...]
     shift: tuple[float, ...]
@@ -108,7 +108,7 @@ class Normalisation:
     def of(
         cls, mean: Sequence[float], std: Sequence[float], reverse_channels: bool = False
     ) -> Normalisation:
-        """Subtract ``mean`` from RGB in 0..1 and divide by ``std``; give BGR if asked."""
+        """Subtract ``mean`` from RGB in 0..1 and divide by ``std``; return BGR if asked."""
         return cls(
             tuple(1.0 / (255.0 * value) for value in std),
             tuple(-m / s for m, s in zip(mean, std, strict=True)),
@@ -123,12 +123,12 @@ def resample(
     slots: Sequence[Sequence[tuple[int, int]]],
     out: np.ndarray,
 ) -> None:
-    """Make crops of what ``cut`` kept, frame by frame, and put them where they belong.
+    """Make crops from what ``cut`` kept, frame by frame, and put them in place.
 
     Args:
         parts: uint8 (U, h, w, 3).
-        crop: as it was cut by.
-        normalisation: of the pixels.
+        crop: the crop that they were cut by.
+        normalisation: how pixels are normalised.
         slots: for each of the U frames the (clip, position) pairs that show it.
         out: float32 (clips, 3, T, size, size), written.
     """
@@ -166,7 +166,7 @@ def resample(
 def resample_on(
     parts: torch.Tensor, crop: Crop, normalisation: Normalisation
 ) -> torch.Tensor:
-    """As :func:`resample`, on the device of ``parts`` and for all frames at once.
+    """As :func:`resample`, on the device of ``parts`` and for all frames together.
 
     Returns:
         float32 (3, U, size, size).

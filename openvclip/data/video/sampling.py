@@ -1,14 +1,13 @@
 """Which frames a clip takes: PySlowFast's temporal sampling with PyAV, as pure functions.
 
-Two ways lead to a clip's frames. Where the container gives a duration and a frame count, a
-window in the stream's ticks is decoded first (``clip_window``) and F frames are spread over what
-it held (``window_indices``). Otherwise all frames are counted and F are spread over a clip among
+There are two ways to a clip's frames. If the container gives a duration and a frame count, a
+window in the stream's ticks is decoded first (``clip_window``) and F frames are spread over its
+content (``window_indices``). Otherwise all frames are counted and F are spread over a clip among
 them (``counted_indices``).
 
-The published window is a little shorter than the clip that is spread over it, so that the last
-index is nearly always clamped to the window's last frame, and it knows nothing of
-``DATA.USE_OFFSET_SAMPLING``. ``exact_indices`` (``DATA.SAMPLING_COMPAT exact``) has neither
-trait; it always counts frames.
+The published window is a little shorter than the clip that is spread over it, so the last index is
+nearly always clamped to the window's last frame, and it ignores ``DATA.USE_OFFSET_SAMPLING``.
+``exact_indices`` (``DATA.SAMPLING_COMPAT exact``) does neither; it always counts frames.
 """
 
 from __future__ import annotations
@@ -42,12 +41,12 @@ class Sampling:
 
 @dataclass(frozen=True)
 class ClipRequest:
-    """One clip wanted of a video: view ``view`` of ``views``, or a random one.
+    """One clip to read from a video: view ``view`` of ``views``, or a random one.
 
     Attributes:
         view: number of the test view.
         views: how many test views there are.
-        draw: for a random clip, its place as a number in [0, 1); None for a test view.
+        draw: for a random clip, its position as a number in [0, 1); None for a test view.
         fps_jitter: added to the target frame rate (``DATA.TRAIN_JITTER_FPS``).
     """
 
@@ -64,7 +63,7 @@ class Window:
     Attributes:
         start: first tick.
         end: last tick.
-        wanted: positions in the window that are taken if it holds so many frames.
+        wanted: positions in the window that are taken if it has that many frames.
     """
 
     start: int
@@ -113,7 +112,7 @@ def spread(start: float, end: float, num_frames: int, count: int) -> tuple[int, 
 def clip_window(
     sampling: Sampling, request: ClipRequest, *, count: int, fps: float, duration: int
 ) -> Window:
-    """Return the window of a clip where the container gives ``count`` and ``duration`` (ticks)."""
+    """Return a clip's window if the container gives ``count`` and ``duration`` (ticks)."""
     start, end = start_end(count, window_size(sampling, request, fps), request)
     tick = duration / count
     last = clip_size(sampling, request, fps) - 1
@@ -130,7 +129,7 @@ def window_indices(window: Window, kept: int) -> tuple[int, ...]:
 def counted_indices(
     sampling: Sampling, request: ClipRequest, *, count: int, fps: float
 ) -> tuple[int, ...]:
-    """Return the frame numbers of a clip where all ``count`` frames of a video were decoded."""
+    """Return a clip's frame numbers if all ``count`` frames of a video were decoded."""
     if sampling.compat == EXACT:
         return exact_indices(sampling, request, count=count, fps=fps)
     size = clip_size(sampling, request, fps)
@@ -141,10 +140,10 @@ def counted_indices(
 def exact_indices(
     sampling: Sampling, request: ClipRequest, *, count: int, fps: float
 ) -> tuple[int, ...]:
-    """Return frame numbers S (fps / target) apart, clamped only where the video is too short.
+    """Return frame numbers S (fps / target) apart, clamped only if the video is too short.
 
     With ``use_offset`` the first view starts at frame 0 and the last one ends at the last frame
-    (one view lies in the middle); otherwise view v of V starts at v/V of the room, as published.
+    (a single view is in the middle); otherwise view v of V starts at v/V of the room, as published.
     """
     target = sampling.target_fps + request.fps_jitter
     step = sampling.sampling_rate / target * fps

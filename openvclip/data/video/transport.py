@@ -23,7 +23,7 @@ class Cut:
 
     Attributes:
         crop: what was cut out.
-        clips: for each clip its number and the T frames (places in ``pixels``) that it shows.
+        clips: for each clip its number and the T frames (indices in ``pixels``) that it shows.
         pixels: uint8 (U, h, w, 3).
     """
 
@@ -49,13 +49,13 @@ class Cut:
 
 
 class PackedClips:
-    """Clips that wait for being finished.
+    """Clips that are still to be finished.
 
     Args:
         cuts: the crops; their clips' numbers count from 0 over all of them.
         num_frames: frames of a clip (T).
         size: side of the finished clip.
-        normalisation: of the pixels.
+        normalisation: how pixels are normalised.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class PackedClips:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a cut lies in a batch's buffer, and where its clips go."""
+    """Where a cut is in a batch's buffer, and where its clips go."""
 
     start: int
     shape: tuple[int, int, int, int]
@@ -93,7 +93,7 @@ class PackedBatch:
     """The clips of several videos in one buffer: one block of shared memory, one copy to a GPU.
 
     Args:
-        items: at least one; their clips follow one another.
+        items: at least one; their clips are stored in sequence.
     """
 
     def __init__(self, items: Sequence[PackedClips]) -> None:

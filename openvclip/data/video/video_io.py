@@ -1,21 +1,21 @@
 """Reading the wanted frames of a video with PyAV: path + clip requests -> uint8 frames.
 
-A file is opened once for all clips wanted of it, decoding starts at the keyframe before the
+A file is opened once for all clips to be read from it, decoding starts at the keyframe before the
 first wanted frame of a group of clips and ends with the last, and only frames that a clip takes
-are converted to RGB. Who wants a part of each frame says so by ``keep``: frames are then converted
-one by one and no whole one stays, so that three views of an 8192 x 4320 video take what a crop
-of them takes. Which frames are taken is decided in ``sampling.py``; the frames of a
-window are found in the order in which the decoder gives them, as published.
+are converted to RGB. A caller that needs only part of each frame passes ``keep``: frames are then
+converted one by one and none is stored whole, so that three views of an 8192 x 4320 video take only
+the memory of their crops. ``sampling.py`` decides which frames are taken; the frames of a window
+are numbered in the order in which the decoder gives them, as published.
 
-Choices where files misbehave:
+How misbehaving files are handled:
 
-* What decodes decides: without a usable duration or frame count, or where a clip's window turns
-  out empty although decoding ended well, frames are counted and the indices computed from that.
-* A file that breaks off gives what it holds before the break, if each clip gets a frame.
-* Frames without a timestamp are taken to follow each other at the average rate; where frames are
-  counted, one without makes their order count alone.
-* A keyframe found by a seek counts only if it is decoded first and lies at or before the first
-  wanted frame; else the seek aims earlier, and at last the file is read from its start.
+* The frames that decode decide: without a usable duration or frame count, or if a clip's window
+  turns out empty although decoding ended well, frames are counted and indices computed from that.
+* A file that breaks off gives the frames before the break, if each clip gets at least one.
+* Frames without a timestamp are assumed to follow each other at the average rate; if frames are
+  counted, a single one without a timestamp means that only their order counts.
+* A keyframe found by a seek counts only if it is decoded first and is at or before the first
+  wanted frame; else the seek aims earlier, and finally the file is read from its start.
 * Rotation metadata are ignored, as in published PyAV decoding. Edit lists are applied: frames
   that they cut away do not exist.
 * Frames of more than ``MAX_PIXELS`` pixels come from damaged headers; they are not decoded.
@@ -43,7 +43,7 @@ from openvclip.data.video.sampling import (
 )
 from openvclip.data.video.video_reader import VideoReader, open_video, rgb_image
 
-# Clips further apart than this are reached by a seek instead of decoding what lies between.
+# Clips further apart than this are reached by a seek instead of decoding the frames in between.
 GAP_FRAMES = 300
 # A decoder that gives frames out of order moves them by no more than this, or they are re-read.
 DISORDER = 2
@@ -55,12 +55,12 @@ Keep = Callable[[np.ndarray], Any]
 
 @dataclass(frozen=True)
 class Clips:
-    """The clips of one video, each frame held once.
+    """The clips of one video, each frame stored once.
 
     Attributes:
         frames: uint8 (U, H, W, 3), RGB, in presentation order; or a list of what was kept of each.
         indices: for each clip the F positions in ``frames``.
-        seconds: when each frame is shown, from the stream's beginning; empty if not known.
+        seconds: when each frame is shown, from the stream's beginning; empty if unknown.
     """
 
     frames: np.ndarray | list[Any]
@@ -80,12 +80,12 @@ def read_clips(
 
     Args:
         path: the file.
-        requests: the clips wanted.
+        requests: the clips to read.
         sampling: how clips are drawn.
         multi_thread: let FFmpeg decode with several threads; the frames are the same.
-        keep: given a frame, uint8 RGB (H, W, 3), returns what is wanted of it, which must not refer
-            to the frame's memory. It may be given frames that no clip takes in the end, and frames
-            in any order, all of one size. None: whole frames are kept.
+        keep: given a frame, uint8 RGB (H, W, 3), returns the part to keep, which must not refer to
+            the frame's memory. It may be given frames that no clip takes in the end, and frames in
+            any order, all of one size. None: whole frames are kept.
 
     Raises:
         DataError: the file is missing, has no video stream, or gives no frame for a clip.
@@ -117,7 +117,7 @@ class _Frame:
 
 
 class _Converter:
-    """Converts frames that clips take: all at the end, or before that where they take much room.
+    """Converts frames that clips take: all at the end, or earlier if they take much memory.
 
     Args:
         reader: names the file in errors.
@@ -151,7 +151,7 @@ class _Converter:
             raise self.reader.failure(f"the frame size changes within a video ({shown})")
 
     def convert(self, frame: _Frame) -> Any:
-        """Return what is kept of a frame, and let go of the rest."""
+        """Return what is kept of a frame, and release the rest."""
         if frame.raw is not None:
             frame.part = self.keep(rgb_image(frame.raw, self.reformatter))
             frame.raw = None
@@ -171,7 +171,7 @@ class _Converter:
 
 
 class _Kept:
-    """What one window keeps of the frames that a decoder gives, in whatever order they come."""
+    """The frames that one window keeps of those that a decoder gives, in any order."""
 
     def __init__(self, window: Window) -> None:
         self.window = window
@@ -217,7 +217,7 @@ def _read_windows(
     multi_thread: bool,
     keep: Keep | None,
 ) -> Clips | None:
-    """Read clips by the published two stages; None where frames must be counted instead."""
+    """Read clips in the published two stages; None if frames must be counted instead."""
     with open_video(path, multi_thread) as reader:
         if not reader.count or not reader.duration:
             return None
@@ -240,7 +240,7 @@ def _read_windows(
 
 
 def _groups(kept: Iterable[_Kept], frame_ticks: float) -> list[list[_Kept]]:
-    """Put windows that are worth one pass of the decoder together."""
+    """Group windows that are worth a single pass of the decoder."""
     groups: list[list[_Kept]] = []
     end = 0
     for keep in sorted(kept, key=lambda keep: keep.window.start):
@@ -254,7 +254,7 @@ def _groups(kept: Iterable[_Kept], frame_ticks: float) -> list[list[_Kept]]:
 
 
 def _scan(reader: VideoReader, group: list[_Kept], converter: _Converter) -> bool:
-    """Fill the windows of a group; False where the seek before it cannot be trusted."""
+    """Fill the windows of a group; False if the seek before it cannot be trusted."""
     sought = not reader.fresh or group[0].window.start > 0
     frames = reader.frames_from(group[0].window.start)
     if frames is None:
@@ -304,7 +304,7 @@ def _read_counted(
     multi_thread: bool,
     keep: Keep | None,
 ) -> Clips:
-    """Read clips by counting frames: those that the packets promise, else those that decode."""
+    """Read clips by counting frames: those that the packets declare, else those that decode."""
     # Published decoding keeps frames from tick 0 on.
     first = 0 if sampling.compat == PUBLISHED else None
 
@@ -344,7 +344,7 @@ def _read_counted(
 def _fetch(
     frames: Iterable[tuple[int, av.VideoFrame]], wanted: set[int], converter: _Converter
 ) -> dict[int, _Frame]:
-    """Decode until all ticks ``wanted`` were seen; return their frames."""
+    """Decode until all ticks ``wanted`` have been seen; return their frames."""
     fetched: dict[int, _Frame] = {}
     for stamp, raw in frames:
         if stamp in wanted:

@@ -1,4 +1,4 @@
-"""One video file, open: its facts, and its frames in the order in which the decoder gives them."""
+"""One open video file: its properties, and its frames in the order the decoder gives them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from openvclip.utils.errors import DataError
 
 # PyAV raises ValueError and ArithmeticError for header values that make no sense.
 READ_ERRORS = (av.FFmpegError, OSError, ValueError, ArithmeticError, MemoryError)
-# Pixels of a frame, 8192 x 4320 ("8K") being the largest that are in use.
+# Most pixels of a frame: 8192 x 4320 ("8K") is the largest size in use.
 MAX_PIXELS = 8192 * 4320
 DECODER_OPTIONS = {"max_pixels": str(MAX_PIXELS)}
 # How many frames early the second seek aims: a frame's decoding time lies before its showing.
@@ -38,12 +38,12 @@ class VideoReader:
             reader and so keep its frames in memory.
         unsure: a frame had no timestamp; ticks hold only for decoding from the file's start.
         fps: average frame rate.
-        count: frames that the container promises, or 0.
-        duration: ticks that the container promises, or 0.
+        count: frames that the container declares, or 0.
+        duration: ticks that the container declares, or 0.
         frame_ticks: ticks from one frame to the next, on average.
         tick: seconds of a tick.
         start: tick at which the stream begins.
-        fresh: nothing was read yet, so that reading begins at the file's start.
+        fresh: nothing has been read yet, so reading begins at the file's start.
     """
 
     path: str
@@ -70,7 +70,7 @@ class VideoReader:
         self.frame_ticks = max(1.0 / (self.fps * self.tick), 1.0)
 
     def frames(self) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Decode from here on."""
+        """Decode from the current position on."""
         for number, frame in enumerate(self._decoded()):
             stamp = frame.pts
             if stamp is None:
@@ -105,7 +105,7 @@ class VideoReader:
             self.error = explain_read_error(error)
         if self.error:
             with suppress(*READ_ERRORS):
-                # Frames that wait in the decoder for their turn are good ones.
+                # Frames still waiting in the decoder are good ones.
                 yield from self.stream.codec_context.decode(None)
 
     def packet_stamps(self) -> list[int]:
@@ -127,18 +127,18 @@ class VideoReader:
 
 
 def explain_read_error(error: BaseException) -> str:
-    """Say in one line what FFmpeg or the system complained of, without its number or function."""
+    """Say in one line what FFmpeg or the system reported, without its number or function."""
     why = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(why.split())
 
 
 def irregular(path: str) -> str:
-    """Say why a path is no file to be read, "" if it is one; opening a FIFO may wait for ever."""
+    """Say why a path is not a readable file, "" if it is; opening a FIFO may wait forever."""
     try:
         kind = stat.S_IFMT(os.stat(path).st_mode)
     except (OSError, ValueError) as error:  # ValueError: NUL in the path.
         return getattr(error, "strerror", None) or str(error)
-    return "" if kind == stat.S_IFREG else f"it is {KINDS.get(kind, 'no regular file')}"
+    return "" if kind == stat.S_IFREG else f"it is {KINDS.get(kind, 'not a regular file')}"
 
 
 @contextmanager
