@@ -225,10 +225,11 @@ VIDEO = "videos/test/red moving/0.mp4"
     ({"--window": "2"}, "belong to --timeline"),
 ])
 def test_one_clear_line_before_anything_is_read(tiny, predict, monkeypatch, changes, said):
+    from openvclip.checkpoints import loading
     from openvclip.predict import classifier as predictor
 
-    for name in ("load_clip", "read_views"):
-        monkeypatch.setattr(predictor, name, lambda *_: pytest.fail("something was read"))
+    for module, name in ((loading, "load_clip"), (predictor, "read_views")):
+        monkeypatch.setattr(module, name, lambda *_: pytest.fail("something was read"))
     monkeypatch.chdir(tiny)
     given = {"--video": VIDEO, "--labels": "a,b", "--clip": "clip.pt", **changes}
     code, output = predict(*(x for k, v in given.items() if v is not None for x in (k, v)))
