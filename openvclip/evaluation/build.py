@@ -99,7 +99,7 @@ def build_runner(cfg, output_dir: str | Path) -> Runner:
         save_path=Path(cfg.OUTPUT_DIR) / path if path else None,
         log_period=cfg.LOG_PERIOD,
     )
-    key = build_journal_key(cfg, facts, loader, ratios) if cfg.TEST.RESUME else None
+    key = build_resume_key(cfg, facts, loader, ratios) if cfg.TEST.RESUME else None
     return Runner(task, setup, facts, key)
 
 
@@ -199,7 +199,7 @@ def build_facts(
     }
 
 
-def build_journal_key(
+def build_resume_key(
     cfg, facts: dict[str, Any], loader: Loader, ratios: Sequence[float]
 ) -> dict[str, Any]:
     """Return everything that the outputs of a test depend on.

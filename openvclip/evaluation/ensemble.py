@@ -22,7 +22,9 @@ class ViewEnsemble:
         method: ``sum`` adds logits; ``max`` takes their maximum.
     """
 
-    def __init__(self, num_videos: int, num_classes: int, num_clips: int, method: str) -> None:
+    def __init__(
+        self, num_videos: int, num_classes: int, num_clips: int = 1, method: str = "sum"
+    ) -> None:
         if method not in ("sum", "max"):
             raise ConfigError(f"DATA.ENSEMBLE_METHOD is {method!r}; it must be sum or max")
         self.method = method

@@ -1,6 +1,6 @@
 """What an evaluation has scored so far, on disk, so that a killed one goes on (``TEST.RESUME``).
 
-Each process appends to a file of its own, one record a group of videos. A record carries its
+Each process appends to a file of its own, one record per group of videos. A record carries its
 length and checksum: what a kill cut off is dropped. Files are named by a digest of everything that
 the scores depend on; those of another digest are left alone.
 """
@@ -45,7 +45,7 @@ class Record:
     Attributes:
         first: its first row.
         rows: its rows that were scored.
-        scores: float32 (variants, rows, classes).
+        scores: float32 (ratios, rows, outputs).
         failures: row -> reason, of the rows that could not be decoded.
     """
 
@@ -55,7 +55,7 @@ class Record:
     failures: dict[int, str]
 
 
-class Journal:
+class ResumeLog:
     """Appends records; knows which were there before.
 
     Args:
@@ -83,7 +83,7 @@ class Journal:
             self._give_up(error)
 
     def append(self, record: Record) -> None:
-        """Keep one more group. A disk that cannot take it ends the journal, not the evaluation."""
+        """Keep one more group. A disk that cannot take it ends the log, not the evaluation."""
         if self._file is None:
             return
         head = json.dumps({
@@ -129,45 +129,45 @@ class Journal:
                 self.folder.rmdir()
 
 
-def open_journal(output_dir: str | Path, key: dict[str, Any], shape: tuple[int, int]) -> Journal:
+def open_resume_log(
+    output_dir: str | Path, key: dict[str, Any], shape: tuple[int, int]
+) -> ResumeLog:
     """Read what is there for ``key`` and begin a file for this process; all must call it together.
 
     Args:
         output_dir: of the evaluation; a folder that all machines see, if there are several.
         key: everything that the scores depend on, as JSON can hold it.
-        shape: number of variants of the weights and of classes.
+        shape: number of ratios and of outputs per video.
     """
     folder = Path(output_dir) / FOLDER
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     records: dict[int, Record] = {}
     attempt = 1
     if distributed.is_main():
-        found = _list(folder)
-        others = [path.name for path, other, _ in found if other != digest[:16]]
+        files = _list(folder)
+        attempt += max((number for _, _, number in files), default=0)
+        others = [path.name for path, other, _ in files if other != digest[:16]]
         if others:
             logger.info(
                 "%s: %d journals of other settings, weights or lists are not used (%s)",
                 folder, len(others), ", ".join(others[:3]) + (", ..." if len(others) > 3 else ""),
             )
-        attempt += max((number for _, _, number in found), default=0)
-        for path, other, _ in found:
-            if other == digest[:16]:
-                # Scores that are not finite were written by versions that did not look.
-                records.update((r.first, r) for r in read_records(path, digest, shape)
-                               if r.scores.isfinite().all())
+        for path in (path for path, own, _ in files if own == digest[:16]):
+            # Scores that are not finite were written by versions that did not look.
+            records.update((record.first, record) for record in read_records(path, digest, shape)
+                           if record.scores.isfinite().all())
         if records:
             videos = sum(len(r.rows) + len(r.failures) for r in records.values())
             logger.info("TEST.RESUME: %d videos are scored already (%s)", videos, folder)
     # The main process decides for all: files may be seen at different times elsewhere.
     attempt, digest, done = distributed.all_gather_object((attempt, digest, frozenset(records)))[0]
-    return Journal(folder, digest, attempt, done, list(records.values()))
+    return ResumeLog(folder, digest, attempt, done, list(records.values()))
 
 
 def _list(folder: Path) -> list[tuple[Path, str, int]]:
-    """Journals in ``folder``: path, beginning of the digest, attempt."""
-    names = sorted(os.listdir(folder)) if folder.is_dir() else []
-    matches = [(name, NAME.match(name)) for name in names]
-    return [(folder / name, match[1], int(match[2])) for name, match in matches if match]
+    """Files in ``folder``: path, beginning of the digest, attempt."""
+    matches = map(NAME.match, sorted(os.listdir(folder)) if folder.is_dir() else [])
+    return [(folder / match[0], match[1], int(match[2])) for match in matches if match]
 
 
 def read_records(path: Path, digest: str, shape: tuple[int, int]) -> list[Record]:
@@ -176,7 +176,7 @@ def read_records(path: Path, digest: str, shape: tuple[int, int]) -> list[Record
     Args:
         path: the file.
         digest: the one that it must begin with; no records otherwise.
-        shape: number of variants and of classes.
+        shape: number of ratios and of outputs per video.
     """
     records: list[Record] = []
     try:
@@ -208,8 +208,8 @@ def _payloads(file: BinaryIO, path: Path) -> Iterator[bytes]:
 def _record(payload: bytes, shape: tuple[int, int]) -> Record:
     (length,) = struct.unpack_from("<I", payload)
     head = parse_json(payload[4:4 + length])
-    variants, rows, classes = head["shape"]
-    if (variants, classes) != shape or rows != len(head["rows"]):
+    ratios, rows, outputs = head["shape"]
+    if (ratios, outputs) != shape or rows != len(head["rows"]):
         raise ValueError(f"scores of shape {head['shape']}")
     scores = np.frombuffer(payload[4 + length:], dtype="<f4").reshape(head["shape"])
     failures = {int(row): str(reason) for row, reason in head["failures"]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from openvclip.evaluation.ensemble import ViewEnsemble
 from openvclip.evaluation.lines import EvaluationLines
-from openvclip.evaluation.resume_log import Journal, Record, open_journal
+from openvclip.evaluation.resume_log import Record, ResumeLog, open_resume_log
 from openvclip.evaluation.tasks.task import Predictions, Setup, Task
 from openvclip.interpolation import Weights
 from openvclip.report.writers import write_json
@@ -30,7 +31,7 @@ class Runner:
         task: the question.
         setup: the model, the list's loader, weights, ratios and folders.
         facts: what else to write into the results: the protocol and what was loaded.
-        journal_key: what the outputs depend on, to keep a journal of them and go on with one that
+        resume_key: what the outputs depend on, to keep a log of them and go on with one that
             a killed run left; None keeps none.
     """
 
@@ -39,15 +40,15 @@ class Runner:
         task: Task,
         setup: Setup,
         facts: dict[str, Any] | None = None,
-        journal_key: dict[str, Any] | None = None,
+        resume_key: dict[str, Any] | None = None,
     ) -> None:
         self.task, self.setup, self.facts = task, setup, facts or {}
-        self.journal_key, self.journal = journal_key, None
+        self.resume_key, self.resume_log = resume_key, None
 
     def run(self) -> dict[str, Any]:
         """Test, log and write the results; returns what ``results.json`` holds.
 
-        The journal stays; whoever needs it no more removes it.
+        The resume log stays; whoever needs it no more removes it.
         """
         started = time.monotonic()
         predictions = self._predict()
@@ -69,14 +70,16 @@ class Runner:
         setup, loader = self.setup, self.setup.loader
         ratios = list(setup.ratios) or [0.0]
         model, count = self.task.outputs(setup.model)
-        if self.journal_key is not None:
-            self.journal = open_journal(setup.output_dir, self.journal_key, (len(ratios), count))
-            loader.skip(self.journal.done)
+        if self.resume_key is not None:
+            self.resume_log = open_resume_log(
+                setup.output_dir, self.resume_key, (len(ratios), count))
+            loader.skip(self.resume_log.done)
+        ensemble = partial(
+            ViewEnsemble, len(loader.dataset), count, setup.num_clips, self.task.method)
         return predict(
-            model.eval(), loader, num_videos=len(loader.dataset), own_videos=loader.count_rows(),
-            num_classes=count, num_clips=setup.num_clips, method=self.task.method,
+            model.eval(), loader, ensemble, own_videos=loader.count_rows(),
             weights=setup.weights, ratios=ratios, device=setup.device, autocast=setup.autocast,
-            journal=self.journal, what=self.task.doing,
+            resume_log=self.resume_log, what=self.task.doing,
             lines=EvaluationLines("test_iter", setup.log_period, setup.device),
         )
 
@@ -102,14 +105,14 @@ class Runner:
 
 def run_tests(runners: Iterable[Runner]) -> list[dict[str, Any]]:
     """Run tests one after another; each is asked for when the one before it is done."""
-    results, journals = [], []
+    results, resume_logs = [], []
     for runner in runners:
         results.append(runner.run())
-        journals.append(runner.journal)
+        resume_logs.append(runner.resume_log)
     # Not before the last one is done: a kill until then costs none of them.
-    for journal in journals:
-        if journal is not None:
-            journal.remove()
+    for resume_log in resume_logs:
+        if resume_log is not None:
+            resume_log.remove()
     return results
 
 
@@ -123,17 +126,14 @@ def describe_failures(predictions: Predictions, paths: Sequence[str]) -> list[di
 def predict(
     model: nn.Module,
     batches: Iterable[dict],
+    ensemble: Callable[[], ViewEnsemble],
     *,
-    num_videos: int,
-    own_videos: int | None = None,
-    num_classes: int,
-    num_clips: int = 1,
-    method: str = "sum",
     weights: Weights | None = None,
     ratios: Sequence[float] = (0.0,),
+    own_videos: int,
     device: torch.device,
     autocast: Callable = nullcontext,
-    journal: Journal | None = None,
+    resume_log: ResumeLog | None = None,
     what: str = "evaluating",
     lines: EvaluationLines | None = None,
 ) -> dict[float, Predictions]:
@@ -143,19 +143,16 @@ def predict(
     came in, so that the scores are the same floats on any number of processes.
 
     Args:
-        model: maps video (M, 3, T, H, W) to logits (M, C).
+        model: maps video (M, 3, T, H, W) to (M, K).
         batches: as the loader gives them (``video``, ``index``, ``clip``, ``bad`` and ``groups``);
             this process's share of the list. Without ``groups`` a batch is one group.
-        num_videos: rows of the whole list.
-        own_videos: rows that ``batches`` has, of which progress is told; None: all.
-        num_classes: C.
-        num_clips: clips of a video.
-        method: ``sum`` or ``max`` over a video's clips.
+        ensemble: makes what joins the clips of each of the whole list's videos.
         weights: the model's; None: as they are, at every ratio.
         ratios: shares of CLIP. A batch is decoded once and evaluated at each.
+        own_videos: rows that ``batches`` has, of which progress is told.
         device: where the model is.
         autocast: makes the context of the forward passes.
-        journal: gets the scores of each group; what it had before counts as scored here.
+        resume_log: gets the scores of each group; what it had before counts as scored here.
         what: name of the work in the progress line.
         lines: told of each batch, with the scores at the first ratio; or None.
 
@@ -166,31 +163,27 @@ def predict(
         CheckpointError: a clip's scores are not finite.
     """
     weights = weights or Weights()
-    ensembles = {
-        ratio: ViewEnsemble(num_videos, num_classes, num_clips, method) for ratio in ratios
-    }
-    failures = _restore(journal, list(ensembles.values()))
+    ensembles = {ratio: ensemble() for ratio in ratios}
+    failures = _restore(resume_log, list(ensembles.values()))
     was_training = model.training
     model.eval()
-    progress = Progress(num_videos if own_videos is None else own_videos, what, "videos")
+    progress = Progress(own_videos, what, "videos")
     if lines is not None:
         lines.start(progress.total)
     for batch in batches:
         failures.update(batch["bad"])
         parts = _split(batch, device)
-        for ratio, ensemble in ensembles.items():
+        for ratio, joined in ensembles.items():
             which = what + (f", patching ratio {ratio:g}" if len(ensembles) > 1 else "")
             with weights.at(ratio):
-                _score(model, parts, ensemble, autocast, which)
-        if journal is not None:
-            _note(journal, batch, list(ensembles.values()))
+                _score(model, parts, joined, autocast, which)
+        if resume_log is not None:
+            _note(resume_log, batch, list(ensembles.values()))
         if lines is not None:
-            lines.batch_done(
-                batch["index"], len(batch["bad"]), next(iter(ensembles.values()))
-            )
+            lines.batch_done(batch["index"], len(batch["bad"]), next(iter(ensembles.values())))
         progress.update(len(set(batch["index"].tolist())) + len(batch["bad"]))
     model.train(was_training)
-    return {ratio: _gather(ensemble, failures) for ratio, ensemble in ensembles.items()}
+    return {ratio: _gather(joined, failures) for ratio, joined in ensembles.items()}
 
 
 def _split(batch: dict, device: torch.device) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -209,10 +202,10 @@ def _split(batch: dict, device: torch.device) -> list[tuple[Tensor, Tensor, Tens
     return parts
 
 
-def _restore(journal: Journal | None, ensembles: list[ViewEnsemble]) -> dict[int, str]:
-    """Let ensembles have what a journal had before; returns row -> reason of its failures."""
+def _restore(resume_log: ResumeLog | None, ensembles: list[ViewEnsemble]) -> dict[int, str]:
+    """Let ensembles have what a resume log had before; returns row -> reason of its failures."""
     failures: dict[int, str] = {}
-    for record in journal.restored if journal is not None else ():
+    for record in resume_log.restored if resume_log is not None else ():
         failures.update(record.failures)
         for ensemble, scores in zip(ensembles, record.scores, strict=True):
             ensemble.restore(record.rows, scores)
@@ -238,13 +231,13 @@ def _check(logits: Tensor, rows: Tensor, which: str) -> Tensor:
     return require_finite(logits, f"{which}: of some videos{first}, the model gives")
 
 
-def _note(journal: Journal, batch: dict, ensembles: list[ViewEnsemble]) -> None:
-    """Append each group of a batch to the journal."""
+def _note(resume_log: ResumeLog, batch: dict, ensembles: list[ViewEnsemble]) -> None:
+    """Append each group of a batch to the resume_log."""
     for first, end in batch["groups"].tolist():
         rows = [row for row in range(first, end) if ensembles[0].seen[row].all()]
         failures = {row: reason for row, reason in batch["bad"] if first <= row < end}
         scores = torch.stack([ensemble.scores[rows] for ensemble in ensembles])
-        journal.append(Record(first, rows, scores, failures))
+        resume_log.append(Record(first, rows, scores, failures))
 
 
 def _gather(ensemble: ViewEnsemble, failures: dict[int, str]) -> Predictions:

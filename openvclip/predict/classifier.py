@@ -16,16 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from openvclip.checkpoints.loading import compute_amp_dtype, load_patched
-from openvclip.clip.weights import (
-    ARCH_FILES,
-    SUFFIXES,
-    default_clip_path,
-)
+from openvclip.checkpoints.loading import load_patched
 from openvclip.data.video.keeping import FixedCuts
 from openvclip.data.video.transport import PackedBatch, PackedClips
 from openvclip.models.text import class_embeddings
 from openvclip.models.video_clip import VideoCLIP
+from openvclip.predict.choices import check_sources, compute_precision, select_device
 from openvclip.predict.input_spec import VideoOptions, find_video_options
 from openvclip.predict.label_set import check_labels
 from openvclip.predict.results import Prediction, Timeline, rank_labels
@@ -38,10 +34,9 @@ from openvclip.predict.timelines import (
 )
 from openvclip.predict.video_file import probe, read_views, shrink
 from openvclip.predict.windows import stream_windows
-from openvclip.utils.errors import CheckpointError, ConfigError, DataError
+from openvclip.utils.errors import ConfigError, DataError
 from openvclip.utils.finite import require_finite
 from openvclip.utils.logging import get_logger
-from openvclip.utils.paths import local_weights
 
 logger = get_logger(__name__)
 
@@ -66,32 +61,6 @@ class EncodedVideo:
     seconds: float = 0.0
     times: tuple[tuple[float, ...], ...] = ()
     frames: np.ndarray | None = None
-
-
-def check_sources(
-    clip: str | Path, checkpoint: str | Path | None, patching_ratio: float | None
-) -> str:
-    """Return the file or open_clip name of the CLIP, if all that :func:`load_model` takes is there.
-
-    Raises:
-        ConfigError: the ratio is outside 0..1, or there is nothing to patch.
-        CheckpointError: a file does not exist.
-    """
-    if patching_ratio is not None:
-        if checkpoint is None:
-            raise ConfigError("a patching ratio mixes a checkpoint with CLIP, but no checkpoint is "
-                              "given; give one (--checkpoint) or leave the ratio out")
-        if not 0.0 <= patching_ratio <= 1.0:
-            raise ConfigError(f"the patching ratio is {patching_ratio:g}; give a share, 0 to 1")
-    name = str(default_clip_path(str(clip)) if str(clip) in ARCH_FILES else clip)
-    path = local_weights(name)
-    named_as_file = path.suffix in SUFFIXES or name.startswith(("/", ".", "~"))
-    if named_as_file and not path.is_file():
-        raise CheckpointError(f"CLIP {path} does not exist or is no file; check --clip")
-    if checkpoint is not None and not local_weights(checkpoint).is_file():
-        raise CheckpointError(f"checkpoint {checkpoint} does not exist or is no file; check "
-                              "--checkpoint")
-    return name
 
 
 def load_model(
@@ -151,31 +120,6 @@ def load_model(
                          num_frames=options.num_frames)
     return VideoClassifier(model.to(target).eval(), options, views=views, dtype=dtype,
                            batch_size=batch_size, as_tested=as_tested)
-
-
-def select_device(name: str) -> torch.device:
-    """Return the device that auto, cpu, cuda or cuda:N names.
-
-    Raises:
-        ConfigError: the name means nothing, or there is no such device.
-    """
-    count = torch.cuda.device_count()
-    if name == "auto":
-        return torch.device("cuda" if count else "cpu")
-    kind, _, number = name.partition(":")
-    if name != "cpu" and not (kind == "cuda" and (not number or number.isdecimal())):
-        raise ConfigError(f"the device is {name!r}; give auto, cpu, cuda or cuda:N")
-    if kind == "cuda" and int(number or 0) >= count:
-        raise ConfigError(f"the device is {name!r}, but this machine has {count} GPUs; give auto, "
-                          "cpu or another")
-    return torch.device(name)
-
-
-def compute_precision(name: str, device: torch.device) -> torch.dtype | None:
-    """Return the dtype of forward passes, None for float32."""
-    if name not in ("float32", "auto", "bfloat16", "float16"):
-        raise ConfigError(f"the precision is {name!r}; give float32, auto, bfloat16 or float16")
-    return None if name == "float32" else compute_amp_dtype(name, device)
 
 
 class VideoClassifier:

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from openvclip import __version__
-from openvclip.predict.classifier import VideoClassifier, check_sources, load_model
+from openvclip.predict.choices import check_sources
+from openvclip.predict.classifier import VideoClassifier, load_model
 from openvclip.predict.find_videos import find_videos
 from openvclip.predict.plots import draw_prediction, draw_timeline
 from openvclip.predict.results import (

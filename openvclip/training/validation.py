@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from openvclip.evaluation.ensemble import ViewEnsemble
 from openvclip.evaluation.lines import EvaluationLines
 from openvclip.evaluation.runner import predict
 from openvclip.evaluation.tasks.task import Predictions
@@ -102,9 +104,8 @@ class Validator:
         return predict(
             model,
             _until_stopped(self.loader, stop),
-            num_videos=len(self.loader.dataset),
+            partial(ViewEnsemble, len(self.loader.dataset), self.num_classes),
             own_videos=self.loader.count_rows(),
-            num_classes=self.num_classes,
             weights=weights,
             ratios=ratios,
             device=self.device,

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from openvclip.evaluation.resume_log import FOLDER, FRAME, Record, open_journal, read_records
+from openvclip.evaluation.resume_log import FOLDER, FRAME, Record, open_resume_log, read_records
 
 KEY = {"list": "abc", "ratios": [0.0, 0.5]}
 SHAPE = (2, 5)
@@ -26,7 +26,7 @@ def same(one: Record, other: Record) -> bool:
 
 @pytest.fixture
 def written(tmp_path):
-    journal = open_journal(tmp_path, KEY, SHAPE)
+    journal = open_resume_log(tmp_path, KEY, SHAPE)
     for first in (0, 3, 6):
         journal.append(record(first))
     journal.close()
@@ -34,11 +34,11 @@ def written(tmp_path):
 
 
 def test_what_was_written_comes_back_and_grows(written, tmp_path):
-    again = open_journal(tmp_path, KEY, SHAPE)
+    again = open_resume_log(tmp_path, KEY, SHAPE)
     assert again.done == {0, 3, 6} and again.path != written.path
     assert all(same(r, record(r.first)) for r in again.restored)
     again.append(record(9))
-    third = open_journal(tmp_path, KEY, SHAPE)
+    third = open_resume_log(tmp_path, KEY, SHAPE)
     assert third.done == {0, 3, 6, 9}
     third.remove()
     assert not (tmp_path / FOLDER).exists()
@@ -70,7 +70,7 @@ def test_damage_ends_what_is_read(written):
 
 def test_another_evaluation_does_not_use_it(written, tmp_path, caplog):
     with caplog.at_level("INFO", logger="openvclip"):
-        other = open_journal(tmp_path, {**KEY, "list": "abd"}, SHAPE)
+        other = open_resume_log(tmp_path, {**KEY, "list": "abd"}, SHAPE)
     assert other.done == frozenset() and written.path.name in caplog.text
     other.remove()
     assert written.path.exists()
@@ -81,13 +81,13 @@ def test_another_evaluation_does_not_use_it(written, tmp_path, caplog):
 
 def test_a_folder_that_cannot_be_written_is_no_error(tmp_path, caplog):
     (tmp_path / FOLDER).write_text("a file")
-    journal = open_journal(tmp_path, KEY, SHAPE)
+    journal = open_resume_log(tmp_path, KEY, SHAPE)
     journal.append(record(0))
     journal.remove()
     assert "cannot be written" in caplog.text
 
 
 def test_the_digest_is_of_the_whole_key(tmp_path):
-    names = {open_journal(tmp_path, json.loads(text), SHAPE).digest for text in
+    names = {open_resume_log(tmp_path, json.loads(text), SHAPE).digest for text in
              ('{"a": 1, "b": 2}', '{"b": 2, "a": 1}', '{"a": 1, "b": 3}')}
     assert len(names) == 2

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
 from openvclip.data.collate import collate
 from openvclip.data.loader import EvalSampler
+from openvclip.evaluation.ensemble import ViewEnsemble
 from openvclip.evaluation.runner import predict
 from openvclip.interpolation import Weights
 from openvclip.utils.errors import CheckpointError
@@ -43,8 +46,8 @@ def batches(sampler: EvalSampler, bad: set[int]):
 
 
 def run(model, sampler, bad=frozenset(), **options):
-    return predict(model, batches(sampler, bad), num_videos=sampler.rows, num_classes=5,
-                   num_clips=3, device=torch.device("cpu"), **options)
+    return predict(model, batches(sampler, bad), partial(ViewEnsemble, sampler.rows, 5, 3),
+                   own_videos=sampler.rows, device=torch.device("cpu"), **options)
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 5])
@@ -90,11 +93,11 @@ def test_each_group_is_seen_at_every_ratio():
 def test_batches_without_groups_are_one_forward_pass():
     model = Recorder()
     whole = collate([item(row) for row in range(4)], empty=(3, 2, 4, 4))
-    (found,) = predict(model, [whole], num_videos=4, num_classes=5, num_clips=3,
+    (found,) = predict(model, [whole], partial(ViewEnsemble, 4, 5, 3), own_videos=4,
                        device=torch.device("cpu")).values()
     assert model.sizes == [12] and bool(found.complete.all())
     nothing = collate([item(0, bad=True)], empty=(3, 2, 4, 4))
-    (found,) = predict(model, [nothing], num_videos=1, num_classes=5, num_clips=3,
+    (found,) = predict(model, [nothing], partial(ViewEnsemble, 1, 5, 3), own_videos=1,
                        device=torch.device("cpu")).values()
     assert found.failures == {0: "broken"} and not found.complete.any()
 

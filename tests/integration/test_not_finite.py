@@ -112,9 +112,9 @@ def test_exporting_a_classifier(broken, tmp_path):
 
 
 def test_a_journal_with_such_scores_is_not_gone_on_with(tmp_path):
-    journal = journals.open_journal(tmp_path, {"a": 1}, (1, 2))
+    journal = journals.open_resume_log(tmp_path, {"a": 1}, (1, 2))
     for first, value in ((0, 1.0), (1, float("nan")), (2, 2.0)):
         scores = torch.full((1, 1, 2), value)
         journal.append(journals.Record(first, [first], scores, {}))
     journal.close()
-    assert journals.open_journal(tmp_path, {"a": 1}, (1, 2)).done == {0, 2}
+    assert journals.open_resume_log(tmp_path, {"a": 1}, (1, 2)).done == {0, 2}

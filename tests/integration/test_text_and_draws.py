@@ -85,7 +85,7 @@ def test_a_journal_is_of_its_texts(tiny, tmp_path):
                         {"MODEL__CLASS_DESCRIPTIONS": texts}):
             cfg = load_cfg(None, options(
                 tiny, tmp_path / "out", TRAIN__ENABLE=False, TEST__RESUME=True, **changes))
-            keys.append(json.dumps(build_runner(cfg, tmp_path / "out").journal_key))
+            keys.append(json.dumps(build_runner(cfg, tmp_path / "out").resume_key))
     assert keys[0] == keys[3] and keys[1] == keys[4]
     assert len(set(keys)) == 4, "other texts, another journal"
 
