@@ -118,7 +118,8 @@ def load_finite(model: VideoCLIP, path: str | Path, *, leave_head: bool = False)
 
 
 def check_finite(
-    state: Mapping[str, torch.Tensor], where: str, remedy: str = "use an earlier checkpoint"
+    state: Mapping[str, torch.Tensor], where: str,
+    remedy: str = "test an earlier checkpoint, and train again from one that is finite",
 ) -> None:
     """Raise a CheckpointError, by name, if weights hold NaN or infinity."""
     broken = [name.removeprefix("model.") for name in find_not_finite(state)]
