@@ -44,17 +44,17 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def summarize(argv: list[str] | None) -> None:
     args = parse_args(argv)
-    from openvclip.report.summary import collect as summary
+    from openvclip.report.summary import collect
     from openvclip.report.summary.files import save_summary
     from openvclip.report.summary.formats import format_text
 
-    found = summary.summarize(
+    summary = collect.summarize(
         args.folders, root=args.root, protocols=args.protocols, trained=args.trained
     )
     try:
-        paths = save_summary(found, args.output or args.folders[0], page=args.html)
+        paths = save_summary(summary, args.output or args.folders[0], page=args.html)
     finally:  # The table is worth seeing even if it cannot be saved.
-        print(clean_lines(format_text(found)))
+        print(clean_lines(format_text(summary)))
     print(clean_lines("\n".join(f"wrote {path}" for path in paths)))
 
 

@@ -94,21 +94,21 @@ def write_report(root: str | Path) -> str:
         The table as text.
     """
     root = Path(root)
-    found = collect(root)
-    table = format_table(found["rows"])
-    write_json(root / "table.json", found)
+    content = collect(root)
+    table = format_table(content["rows"])
+    write_json(root / "table.json", content)
     with replacing(root / "table.md") as file:
         file.write(table + "\n")
     names = {"plain": "fine-tuned", "interpolated": "interpolated training"}
     curves = {
         names[run]: {SETS[name]: points for name, points in sets.items()}
-        for run, sets in found["sweeps"].items()
+        for run, sets in content["sweeps"].items()
     }
     figure = draw_ratio_sweep(
         curves,
         trained=[SETS["trained"]],
         zero_shot=[SETS["knew"]],
-        chosen={names[run]: ratio for run, ratio in found["chosen_ratio"].items()},
+        chosen={names[run]: ratio for run, ratio in content["chosen_ratio"].items()},
         kinds={name: run for run, name in names.items()},
     )
     save_figure(figure, root / PICTURE)

@@ -57,7 +57,7 @@ def compute_scores(scores: Tensor, labels: Tensor, done: Tensor) -> dict[str, fl
 
 
 def compute_per_class_accuracy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Number of videos and of right top-1 answers of each class, both int64 (C,)."""
+    """Number of videos and of correct top-1 answers per class, both int64 (C,)."""
     classes = logits.shape[1]
     hit = compute_topk_correct(logits, labels, (1,))[0]
     return (
@@ -86,7 +86,7 @@ def compute_confusion_pairs(logits: Tensor, labels: Tensor) -> Tensor:
 def rank_mistakes(
     scores: Tensor, labels: Tensor, done: Tensor, limit: int, clips: int = 1
 ) -> list[tuple[int, int, float]]:
-    """Find the wrong answers that the model is surest of.
+    """Find the wrong answers that the model is most confident of.
 
     Args:
         scores: (N, C); undefined where ``done`` is False.

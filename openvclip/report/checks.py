@@ -32,7 +32,7 @@ class SetupCheck:
         self._spaces: dict[str, LabelSpace | None] = {}
 
     def find_faults(self, content: dict[str, Any], protocol: Protocol) -> Iterator[str]:
-        """Give the ways in which results differ from their protocol."""
+        """Yield the ways in which results differ from their protocol."""
         labels, wanted = content.get("label_set") or {}, self._label_space(protocol)
         if wanted is not None and labels.get("sha256") != wanted.digest():
             yield (
@@ -98,8 +98,8 @@ def _draw_number(protocol: Protocol) -> int:
 
 def count_trained(content: dict[str, Any]) -> int:
     """Return how many of the tested videos are known to have been trained on."""
-    found = content.get("tested_on_training")
-    count = found.get("videos") if isinstance(found, dict) else 0
+    overlap = content.get("tested_on_training")
+    count = overlap.get("videos") if isinstance(overlap, dict) else 0
     return count if isinstance(count, int) else 0
 
 

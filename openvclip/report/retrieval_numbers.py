@@ -1,4 +1,4 @@
-"""What the numbers of a retrieval test are called, and their table in the log."""
+"""The names of a retrieval test's numbers, and their table in the log."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ DIRECTIONS = ("t2v", "v2t")  # text to video, video to text
 
 
 def name_numbers() -> list[str]:
-    """Return the names that a test's results have the numbers by: ``t2v_r1`` and so on."""
+    """Return the names of the numbers in a test's results: ``t2v_r1`` and so on."""
     return [f"{direction}_{column}" for direction in DIRECTIONS for column in COLUMNS]
 
 
 def format_scores(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the lines of a table of results, a line each patching ratio."""
+    """Return the lines of a table of results, one line per patching ratio."""
     titles = [f"{direction.upper()} {title}" for direction in DIRECTIONS for title in TITLES]
     lines = ["  ".join(["ratio ", *titles])]
     for row in rows:

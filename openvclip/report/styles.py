@@ -1,4 +1,4 @@
-"""Colours and styles of line: one table for all pictures of runs and test sets.
+"""Colours and line styles: one table for all pictures of runs and test sets.
 
 The same kind of training and the same test set look alike in every picture, whatever they are
 called there and in whatever order they come.
@@ -58,17 +58,17 @@ def style_sets(
 def _allot(
     names: Iterable[str], wanted: Mapping[str, int | None], first: int = 0
 ) -> dict[str, int]:
-    """Give each name the place that it wants, if nobody had it before, else the next free one."""
-    found: dict[str, int] = {}
+    """Give each name the place that it wants if it is free, else the next free one."""
+    taken: dict[str, int] = {}
     for name in names:
         place = wanted[name]
-        if place is not None and place not in found.values():
-            found[name] = place
+        if place is not None and place not in taken.values():
+            taken[name] = place
     for name in names:
-        if name not in found:
-            found[name] = next(i for i in range(first, first + len(found) + 2)
-                               if i not in found.values())
-    return {name: found[name] for name in names}
+        if name not in taken:
+            taken[name] = next(i for i in range(first, first + len(taken) + 2)
+                               if i not in taken.values())
+    return {name: taken[name] for name in names}
 
 
 def _colours(places: Mapping[str, int]) -> dict[str, Any]:

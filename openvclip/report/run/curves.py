@@ -33,7 +33,7 @@ class Curves:
     val_epoch: dict[float, dict[str, Any]] = field(default_factory=dict)
 
     def add(self, stats: dict[str, Any]) -> None:
-        """Take a line in; one of training takes back what a killed run had logged beyond it."""
+        """Add a line; a training line removes what a killed run had logged after it."""
         kind = stats.get("_type")
         if kind not in KINDS:
             return
@@ -50,12 +50,12 @@ class Curves:
     def points(self, kind: str, name: str) -> tuple[list[float], list[float]]:
         """Epochs and values of one statistic, where it is a number."""
         rows = sorted(getattr(self, kind).items())
-        found = [(x, s[name]) for x, s in rows if isinstance(s.get(name), int | float)]
-        return [x for x, _ in found], [y for _, y in found]
+        points = [(x, s[name]) for x, s in rows if isinstance(s.get(name), int | float)]
+        return [x for x, _ in points], [y for _, y in points]
 
 
 def read_curves(lines: Iterable[str]) -> Curves:
-    """Read the lines of a ``json_stats.jsonl``; what a kill cut off is left out."""
+    """Read the lines of a ``json_stats.jsonl``; a line that a kill cut off is left out."""
     curves = Curves()
     for line in lines:
         try:

@@ -39,7 +39,7 @@ def build_details(
     Args:
         results: the content of ``results.json``.
         class_names: names of the C classes.
-        labels: (N,) class indices, or 0/1 (N, C) for several labels a video.
+        labels: (N,) class indices, or 0/1 (N, C) for several labels per video.
         columns: one for each row of ``results["results"]``.
         dataset: gives ``frames(row)`` and ``describe(rows)``; None for a report without pictures.
         clips: how many clips' logits were added to a score.
@@ -103,20 +103,20 @@ def _detail_classes(scores: Tensor, labels: Tensor, done: Tensor) -> dict[str, A
 
 
 def _detail_labels(scores: Tensor, labels: Tensor, done: Tensor) -> dict[str, Any]:
-    found = compute_average_precision(scores[done], labels[done]) * 100
-    return {"precision": [None if x != x else x for x in found.tolist()]}  # NaN: no video
+    precision = compute_average_precision(scores[done], labels[done]) * 100
+    return {"precision": [None if x != x else x for x in precision.tolist()]}  # NaN: no video
 
 
 def _list_mistakes(
     scores: Tensor, labels: Tensor, done: Tensor, dataset: Any, clips: int
 ) -> list[dict[str, Any]]:
-    found = rank_mistakes(scores, labels, done, MISTAKES, clips)
-    rows = [row for row, _, _ in found]
+    mistakes = rank_mistakes(scores, labels, done, MISTAKES, clips)
+    rows = [row for row, _, _ in mistakes]
     paths = dataset.describe(rows) if dataset is not None else [f"video {row}" for row in rows]
     return [
         {"row": row, "path": path, "is": int(labels[row]), "named": answer,
          "confidence": confidence}
-        for (row, answer, confidence), path in zip(found, paths, strict=True)
+        for (row, answer, confidence), path in zip(mistakes, paths, strict=True)
     ]
 
 
@@ -153,7 +153,7 @@ def _say_weights(results: Mapping[str, Any]) -> str:
 
 
 def _say_protocol(results: Mapping[str, Any]) -> str:
-    """Return the protocol on a line, or nothing where it is not known."""
+    """Return the protocol in one line, or "" where it is not known."""
     if not {"frames", "sampling_rate", "views", "crops", "ensemble"} <= set(results):
         return ""
     line = (
@@ -166,9 +166,9 @@ def _say_protocol(results: Mapping[str, Any]) -> str:
 
 
 def describe_protocol(results: Mapping[str, Any]) -> list[list[str]]:
-    """Return (name, value) of what an accuracy depends on beside the weights."""
+    """Return (name, value) of what an accuracy depends on besides the weights."""
     names = {
-        "list": "list", "videos": "videos", "frames": "frames a clip",
+        "list": "list", "videos": "videos", "frames": "frames per clip",
         "sampling_rate": "sampling rate", "views": "temporal views", "crops": "spatial crops",
         "ensemble": "ensemble over clips",
     }

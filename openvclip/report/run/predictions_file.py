@@ -147,10 +147,10 @@ class _Kind:
         self.order = state[1] if state[1] in ("<", ">") else "="
 
     def dtype(self) -> np.dtype:
-        found = np.dtype(self.code).newbyteorder(self.order)
-        if found.kind not in NUMPY_KINDS:
-            raise ValueError(f"an array of type {found}, not of numbers")
-        return found
+        dtype = np.dtype(self.code).newbyteorder(self.order)
+        if dtype.kind not in NUMPY_KINDS:
+            raise ValueError(f"an array of type {dtype}, not of numbers")
+        return dtype
 
 
 def _array(data: bytes, kind: _Kind, shape: Any, order: str) -> _Array:

@@ -13,7 +13,7 @@ from openvclip.report.writers import write_csv
 
 
 def name_predictions(path: str | Path, ratio: float | None, several: bool) -> Path:
-    """Return the file of one patching ratio's predictions: ``path``, or one a ratio if several."""
+    """Return the file of one ratio's predictions: ``path``, or if ``several`` one per ratio."""
     path = Path(path)
     return path.with_name(f"{path.stem}_ratio{ratio:.2f}{path.suffix}") if several else path
 

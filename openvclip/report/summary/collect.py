@@ -1,4 +1,4 @@
-"""The tables of a set of results: zero-shot with published numbers beside it, and the others."""
+"""The tables of a set of results: zero-shot, next to published numbers, and the others."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Summary:
 
     @property
     def backbones(self) -> list[str]:
-        """All backbones in order, those that only others have published numbers for last."""
+        """All backbones in order; those with published numbers only come last."""
         ours = {row.backbone for row in self.rows}
         known = ours | {row.backbone for row in self.published}
         return sorted(known, key=lambda name: (name not in ours, backbone_place(name)))

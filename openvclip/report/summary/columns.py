@@ -1,4 +1,4 @@
-"""The columns of the zero-shot table: which protocols make one, and how they are called."""
+"""The columns of the zero-shot table: their protocols and their names."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def select_columns(names: Sequence[str] | None, present: Iterable[str]) -> list[
 
 
 def name_protocols(protocols: Sequence[Protocol]) -> str:
-    """Name protocols briefly: a whole column by its title, others by their own names."""
+    """Name protocols briefly: whole columns by their titles, others by their own names."""
     parts = []
     left = {protocol.name for protocol in protocols}
     for column in COLUMNS:

@@ -56,7 +56,7 @@ def format_text(summary: Summary, width: int = 120) -> str:
 
 
 def _split_table(table: Table, width: int) -> Iterator[str]:
-    """Give the table in as many parts as it takes to be no wider than ``width``, if that helps."""
+    """Yield the table, split between groups of columns where it is wider than ``width``."""
     columns: list[Column] = []
     for _, group in groupby(table.columns, key=lambda column: column.group):
         more = [*columns, *group]
@@ -104,7 +104,7 @@ def _wrap_all(texts: Sequence[str], width: int) -> str:
 
 
 def _notes_by_heading(summary: Summary) -> Iterator[tuple[str, list[str]]]:
-    """Give each heading that there are notes for, with their text."""
+    """Yield each heading that has notes, with their texts."""
     for kind, notes in groupby(summary.notes, key=lambda note: note.kind):
         yield HEADINGS[kind], [_say_note(summary, note) for note in notes]
 
@@ -118,7 +118,7 @@ def _say_note(summary: Summary, note: Note) -> str:
 
 # ---- Files -------------------------------------------------------------------------------------
 def _list_blocks(summary: Summary) -> Iterator[tuple[str, Any]]:
-    """Give what a file shows, in order, each with its kind: an element of HTML or a table."""
+    """Yield what a file shows, in order: its kind, an HTML element or "table", and its content."""
     for table in list_tables(summary):
         yield "h1", table.title
         yield "table", table
@@ -149,7 +149,7 @@ def format_markdown(summary: Summary) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """Return text that means itself in Markdown, on one line."""
+    """Return text on one line, without a meaning in Markdown."""
     text = clean(text)
     for sign in "\\|*`<":
         text = text.replace(sign, f"\\{sign}")
@@ -157,7 +157,7 @@ def escape_markdown(text: str) -> str:
 
 
 def format_html(summary: Summary) -> str:
-    """Format tables and notes as a page for a browser, which needs no script and no network."""
+    """Format tables and notes as a page for a browser, without scripts or links."""
 
     def show(kind: str, content: Any) -> str:
         if kind == "table":

@@ -1,4 +1,4 @@
-"""What the reader of a table must know beside its numbers."""
+"""What the reader of a table must know besides its numbers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HEADINGS = {
     "unfinished": "Failed, unfinished or unreadable",
     "partial": f"{MARKS['partial']} Mean over fewer lists than the protocol has, or fewer seeds",
     "failed": f"{MARKS['failed']} Videos that could not be decoded; they count as wrong",
-    "rows": f"{MARKS['rows']} Other videos than on the published list",
+    "rows": f"{MARKS['rows']} Not the videos of the published list",
     "setup": f"{MARKS['setup']} Not tested as the protocol says",
     "seen": f"{MARKS['seen']} Tested on videos that were trained on; not comparable with other "
             "numbers",
@@ -51,7 +51,7 @@ def collect_notes(
     columns: Sequence[Column],
     check: SetupCheck,
 ) -> list[Note]:
-    """Gather all notes, in the order of :data:`HEADINGS`; what is said of several rows once.
+    """Gather all notes in the order of :data:`HEADINGS`, one note for rows that share it.
 
     Args:
         rows: the zero-shot table's rows.

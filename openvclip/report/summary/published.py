@@ -1,4 +1,4 @@
-"""Numbers that papers have published, to stand beside this project's own and never among them."""
+"""Numbers that papers have published, shown next to this project's own and never among them."""
 
 from __future__ import annotations
 
@@ -31,48 +31,37 @@ class Published:
         return self.numbers.get(column)
 
     def marks(self, column: str) -> str:
-        """Nothing: how others tested is not known."""
+        """No marks: how others tested is not known."""
         return ""
 
 
-def _row(
-    backbone: str, method: str, source: str, *, ucf: float | None = None,
-    ucf_splits: Number | None = None, hmdb: float | None = None,
-    hmdb_splits: Number | None = None, k600: Number | None = None,
-) -> Published:
-    found = {
-        "ucf101_full": None if ucf is None else (ucf, None),
-        "ucf101_split": ucf_splits,
-        "hmdb51_full": None if hmdb is None else (hmdb, None),
-        "hmdb51_split": hmdb_splits,
-        "kinetics600_split": k600,
-    }
-    return Published(backbone, method, source, {k: v for k, v in found.items() if v})
+# UCF-101 full, its splits, HMDB-51 full, its splits, Kinetics-600's splits.
+_COLUMNS = ("ucf101_full", "ucf101_split", "hmdb51_full", "hmdb51_split", "kinetics600_split")
+
+
+def _row(backbone: str, method: str, source: str, *numbers: Number | float | None) -> Published:
+    pairs = zip(_COLUMNS, numbers, strict=True)
+    return Published(backbone, method, source, {
+        column: number if isinstance(number, tuple) else (number, None)
+        for column, number in pairs if number is not None
+    })
 
 
 PUBLISHED: tuple[Published, ...] = (
-    _row("B/16", "CLIP", FROSTER, ucf=74.2, ucf_splits=(73.8, 0.6), hmdb=46.3,
-         hmdb_splits=(47.9, 0.5), k600=(68.1, 1.1)),
-    _row("B/16", "ActionCLIP", FROSTER, ucf=77.4, ucf_splits=(77.5, 0.8), hmdb=48.0,
-         hmdb_splits=(48.2, 1.5), k600=(62.5, 1.2)),
-    _row("B/16", "X-CLIP", FROSTER, ucf_splits=(72.0, 2.3), hmdb_splits=(44.6, 5.2),
-         k600=(65.2, 0.4)),
-    _row("B/16", "ViFi-CLIP", FROSTER, ucf_splits=(76.8, 0.7), hmdb_splits=(51.3, 0.6),
-         k600=(71.2, 1.0)),
-    _row("B/16", "Open-VCLIP", FROSTER, ucf=83.5, ucf_splits=(83.4, 1.2), hmdb=53.2,
-         hmdb_splits=(53.9, 1.2), k600=(73.0, 0.8)),
-    _row("B/16", "FROSTER", FROSTER, ucf=85.0, ucf_splits=(84.8, 1.1), hmdb=54.5,
-         hmdb_splits=(54.8, 1.3), k600=(74.8, 0.9)),
-    _row("B/16", "TC-CLIP + LLM labels", "TC-CLIP's README", ucf_splits=(85.4, None),
-         hmdb_splits=(56.0, None), k600=(78.1, None)),
-    _row("L/14", "Open-VCLIP", f"ICML abstract; splits from {MOTE}", ucf=87.9,
-         ucf_splits=(87.6, 1.2), hmdb=58.3, hmdb_splits=(59.0, 0.6), k600=(81.1, 0.8)),
-    _row("L/14", "Open-VCLIP++", "TPAMI abstract", ucf=88.1, hmdb=58.7, k600=(81.2, None)),
-    _row("L/14", "MoTE", MOTE, ucf_splits=(88.7, None), hmdb_splits=(61.4, None),
-         k600=(78.4, None)),
+    _row("B/16", "CLIP", FROSTER, 74.2, (73.8, 0.6), 46.3, (47.9, 0.5), (68.1, 1.1)),
+    _row("B/16", "ActionCLIP", FROSTER, 77.4, (77.5, 0.8), 48.0, (48.2, 1.5), (62.5, 1.2)),
+    _row("B/16", "X-CLIP", FROSTER, None, (72.0, 2.3), None, (44.6, 5.2), (65.2, 0.4)),
+    _row("B/16", "ViFi-CLIP", FROSTER, None, (76.8, 0.7), None, (51.3, 0.6), (71.2, 1.0)),
+    _row("B/16", "Open-VCLIP", FROSTER, 83.5, (83.4, 1.2), 53.2, (53.9, 1.2), (73.0, 0.8)),
+    _row("B/16", "FROSTER", FROSTER, 85.0, (84.8, 1.1), 54.5, (54.8, 1.3), (74.8, 0.9)),
+    _row("B/16", "TC-CLIP + LLM labels", "TC-CLIP's README", None, 85.4, None, 56.0, 78.1),
+    _row("L/14", "Open-VCLIP", f"ICML abstract; splits from {MOTE}",
+         87.9, (87.6, 1.2), 58.3, (59.0, 0.6), (81.1, 0.8)),
+    _row("L/14", "Open-VCLIP++", "TPAMI abstract", 88.1, None, 58.7, None, 81.2),
+    _row("L/14", "MoTE", MOTE, None, 88.7, None, 61.4, 78.4),
 )
 
 
 def select_published(backbones: set[str]) -> list[Published]:
-    """Return the rows of these backbones, or all of them where none could be told."""
+    """Return the rows of these backbones, or all rows if no backbone is known."""
     return [row for row in PUBLISHED if not backbones or row.backbone in backbones]

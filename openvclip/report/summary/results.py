@@ -1,4 +1,4 @@
-"""The numbers of tests, one result for each patching ratio, and the rows that they are put in."""
+"""The numbers of tests, one result per patching ratio, and the rows that they are put in."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Result:
     score: str = "top1"  # the number's name there
     seed: str = ""  # in tables over seeds: of the draw and, where it is another, of the training
     faults: tuple[str, ...] = ()  # how the test differs from its protocol
-    marks: str = ""  # signs to show behind the number
+    marks: str = ""  # marks to show after the number
 
     @property
     def value(self) -> float:
@@ -38,14 +38,14 @@ class Result:
 
     @property
     def model(self) -> tuple[str | None, ...]:
-        """What tells backbone, weights and texts from others; with the ratio it makes a row."""
+        """What identifies backbone, weights and texts; with the ratio it identifies a row."""
         facts, run = self.facts, self.run
         clip = facts["clip"].get("sha256") or facts["clip"].get("source")
         return run.backbone, clip, run.weights, str(facts["temporal_modeling"]), facts["prompts"]
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The same for people to read."""
+        """The same, readable."""
         prompts = self.run.about("prompts")
         return {
             "clip": self.run.about("clip"), "checkpoint": self.run.about("checkpoint") or None,
@@ -56,7 +56,7 @@ class Result:
 
 
 def list_results(runs: Sequence[Run]) -> list[Result]:
-    """Return the results of all tests, one for each patching ratio."""
+    """Return the results of all tests, one per patching ratio."""
     results = []
     for run in runs:
         marks = MARKS["failed"] if run.failed else ""
@@ -87,7 +87,7 @@ class Row:
         return self.first.run.backbone
 
     def wanted(self, column: str) -> Sequence[str]:
-        """Name the lists or seeds that a whole cell has."""
+        """Name the lists or seeds of a complete cell."""
         raise NotImplementedError
 
     def parts(self, column: str) -> Sequence[str]:
@@ -95,7 +95,7 @@ class Row:
         return (column,)
 
     def add(self, column: str, key: str, result: Result) -> None:
-        """Take a result in; of two, the one that follows its protocol, then the newer one."""
+        """Add a result; of two, keep the one that follows its protocol, then the newer one."""
         cell = self.cells.setdefault(column, {})
         if key in cell:
             result, left_out = sorted(
@@ -108,7 +108,7 @@ class Row:
         return compute_spread([result.value for result in self.cells.get(column, {}).values()])
 
     def marks(self, column: str) -> str:
-        """Signs to show behind a cell's number."""
+        """Marks to show after a cell's number."""
         cells = [self.cells.get(part, {}) for part in self.parts(column)]
         marks = set().union(*(result.marks for cell in cells for result in cell.values()))
         if any(len(cell) < len(self.wanted(column)) for cell in cells):

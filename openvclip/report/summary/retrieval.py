@@ -19,7 +19,7 @@ class RetrievalRow:
     """One line of the table: a list of videos and texts, tested with one set of weights."""
 
     list: str  # its name, and its split if it has some
-    row: ModelRow  # the weights, and how they are called
+    row: ModelRow  # the weights, and their name
     result: Result  # the numbers
     replaced: tuple[str, ...] = ()  # folders of older results of the same, which are left out
 
@@ -41,7 +41,7 @@ class RetrievalRow:
         return self.result.scores[column], None
 
     def marks(self, column: str) -> str:
-        """Nothing: the signs are behind the list's size."""
+        """No marks: they are after the list's size."""
         return ""
 
 
@@ -51,7 +51,7 @@ def is_retrieval(run: Run) -> bool:
 
 
 def group_retrieval(results: Sequence[Result]) -> list[RetrievalRow]:
-    """Make the lines of the table, by list, then by backbone and weights; newer results count."""
+    """Make the lines of the table, by list, then by backbone and weights, of the newest results."""
     rows: dict[tuple, ModelRow] = {}
     lines: dict[tuple, RetrievalRow] = {}
     names = _name_lists([result.run for result in results])
@@ -72,7 +72,7 @@ def _identify_list(run: Run) -> str:
 
 
 def _name_lists(runs: Sequence[Run]) -> dict[str, str]:
-    """Call each list by its file, and by its digest too where two files are called alike."""
+    """Name each list after its file, with its digest where two files have the same name."""
     names = {}
     for run in runs:
         split = run.about("captions").get("split")
@@ -83,7 +83,7 @@ def _name_lists(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def collect_retrieval_notes(rows: Sequence[RetrievalRow]) -> Iterator[str]:
-    """Say what the reader of the table must know beside its numbers."""
+    """Yield what the reader of the table must know besides its numbers."""
     for line in rows:
         run, name = line.result.run, f"{line.row.name}, {line.list}"
         if run.failed:

@@ -16,7 +16,7 @@ from openvclip.report.summary.runs import BACKBONES
 
 
 class Cell(NamedTuple):
-    """One cell of a row: mean and deviation (%) over its results by protocol, and their signs."""
+    """One cell of a row: mean and deviation (%) over its results by protocol, and their marks."""
 
     mean: float
     std: float | None
@@ -28,7 +28,7 @@ class Cell(NamedTuple):
 class ModelRow(Row):
     """One model: everything that was tested with the same weights and prompts."""
 
-    label: str = field(default="", init=False)  # how it is called in the table
+    label: str = field(default="", init=False)  # its name in the table
 
     @property
     def name(self) -> str:
@@ -37,7 +37,7 @@ class ModelRow(Row):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What tells it from others, see :attr:`Result.facts`."""
+        """What identifies it, see :attr:`Result.facts`."""
         return self.first.facts
 
     @property
@@ -69,7 +69,7 @@ def group_rows(results: Iterable[Result], shown: set[str], check: SetupCheck) ->
         check: what results are held to.
 
     Returns:
-        The rows in order, named so that no two of a backbone are called alike.
+        The rows in order, with labels that are unique per backbone.
     """
     rows: dict[tuple, ModelRow] = {}
     for result in results:
@@ -88,7 +88,7 @@ def group_rows(results: Iterable[Result], shown: set[str], check: SetupCheck) ->
 
 
 def sort_and_label(rows: Iterable[ModelRow]) -> list[ModelRow]:
-    """Return the rows in order, named so that no two of a backbone are called alike.
+    """Return the rows in order, with labels that are unique per backbone.
 
     Backbones go by size, and in each untouched CLIP first, then checkpoints and ratios.
     """
@@ -107,7 +107,7 @@ def sort_and_label(rows: Iterable[ModelRow]) -> list[ModelRow]:
 
 
 def backbone_place(backbone: str) -> int:
-    """Return the place of a backbone in the table, small ones first, unknown ones last."""
+    """Return the place of a backbone in the table: small ones first, unknown ones last."""
     order = list(BACKBONES.values())
     return order.index(backbone) if backbone in order else len(order)
 
@@ -118,7 +118,7 @@ def _name_checkpoint(row: ModelRow) -> str:
 
 
 def label_rows(rows: Sequence[ModelRow]) -> None:
-    """Call each row by its checkpoint and ratio, and by more where two would be called alike."""
+    """Label each row with checkpoint and ratio, and with more where labels would be the same."""
     for row in rows:
         ratio, prompts = row.facts["patching_ratio"], row.facts["prompt_set"]
         row.label = _name_checkpoint(row) + ("" if ratio is None else f", ratio {ratio:g}")
@@ -136,7 +136,7 @@ def label_rows(rows: Sequence[ModelRow]) -> None:
 
 
 def _tell_apart(row: ModelRow) -> tuple[str, ...]:
-    """What is added to the names of rows that would be called alike, as far as it differs."""
+    """What is added to labels that would be the same, as far as it differs."""
     checkpoint = row.facts["checkpoint"] or {}
     _, clip, _, temporal, prompts = row.first.model
     return (

@@ -1,4 +1,4 @@
-"""The folders that tests leave: what is in their ``results.json``, and which have none."""
+"""The output folders of tests: what is in their ``results.json``, and which have none."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Run:
     folder: Path  # where its results.json is
     content: dict[str, Any]  # what that holds
     written: float  # when it was written, in seconds
-    backbone: str  # such as B/16, or ? where that cannot be told
+    backbone: str  # such as B/16, or ? where that is not known
 
     @cached_property
     def protocol(self) -> Protocol | None:
@@ -46,14 +46,14 @@ class Run:
 
     @property
     def weights(self) -> str | None:
-        """What tells the weights from others; None: the untouched CLIP."""
+        """What identifies the weights; None: the untouched CLIP."""
         return self.about("checkpoint").get("sha256") or self.about("checkpoint").get("file")
 
     @cached_property
     def trained_classes(self) -> bool | None:
-        """Whether the weights were trained on the classes that are tested; None: nobody knows.
+        """Whether the weights were trained on the tested classes; None: unknown.
 
-        Told from the SHA-256 of the two label sets. Results of older versions do not have that of
+        Decided by the SHA-256 of the two label sets. Results of older versions do not have that of
         the training, which is then taken from the label map that its config beside the checkpoint
         names, or, where that map has gone, from the map's file name.
         """
@@ -77,7 +77,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Problem:
-    """A folder of a test without results to show: what is wrong there."""
+    """A test's folder without results to show, and what is wrong there."""
 
     folder: Path
     what: str
@@ -100,7 +100,7 @@ def read_results(path: str | Path) -> dict[str, Any]:
 
 
 def _find_fault(content: Any) -> str | None:
-    """Say what keeps ``content`` from being a test's results; None: nothing does."""
+    """Say why ``content`` is not a test's results; None: it is."""
     if not isinstance(content, dict):
         return f"it is a {type(content).__name__}, not an object"
     kinds = {"list": str, "videos": int, "failed": list, "results": list}
@@ -133,7 +133,7 @@ def _headline(content: dict, row: dict) -> list[Any]:
 
 
 def find_runs(folders: Sequence[str | Path]) -> tuple[list[Run], list[Problem]]:
-    """Find all tests at and below ``folders``; each folder is looked at once.
+    """Find all tests in and below ``folders``; each folder is read once.
 
     Raises:
         DataError: one of ``folders`` does not exist.
@@ -163,7 +163,7 @@ _OUTDATED = (
 
 
 def _walk(folders: Sequence[str | Path]) -> Iterator[tuple[Path, set[str]]]:
-    """Give every folder once, with the names of its files."""
+    """Yield every folder once, with the names of its files."""
     seen: set[Path] = set()
     for top in folders:
         if not Path(top).is_dir():
@@ -225,11 +225,11 @@ def find_arch(folder: Path, content: dict[str, Any]) -> str:
 
 
 def find_backbone(folder: Path, content: dict[str, Any]) -> str:
-    """Tell CLIP's image tower by ``MODEL.ARCH``, else by the name of the CLIP file; else ``?``."""
+    """Return CLIP's image tower from ``MODEL.ARCH``, else from the CLIP file's name; else ``?``."""
     arch = find_arch(folder, content)
     if arch in BACKBONES:
         return BACKBONES[arch]
     name = Path(str((content.get("clip") or {}).get("source", ""))).name.lower()
-    found = re.search(r"vit[-_]?([bl])[-_]?(32|16|14)([-_@]?336)?", name)
-    key = "vit" + "".join(found.groups("")[:2]) + ("_336" if found[3] else "") if found else ""
+    match = re.search(r"vit[-_]?([bl])[-_]?(32|16|14)([-_@]?336)?", name)
+    key = "vit" + "".join(match.groups("")[:2]) + ("_336" if match[3] else "") if match else ""
     return BACKBONES.get(key, "?")

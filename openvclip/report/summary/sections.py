@@ -17,7 +17,7 @@ from openvclip.report.summary.rows import backbone_place
 from openvclip.report.summary.runs import Run
 from openvclip.report.summary.sweeps import name_folder, name_lists
 
-SHOTS = (2, 4, 8, 16)  # The numbers of videos a class that the peers report.
+SHOTS = (2, 4, 8, 16)  # The numbers of videos per class that the peers report.
 TITLES = {
     "few_shot": "Few-shot top-1 accuracy (%)",
     "base_to_novel": "Base-to-novel top-1 accuracy (%)",
@@ -37,7 +37,7 @@ class MethodRow(Row):
 
     @property
     def name(self) -> str:
-        """What the notes call it."""
+        """Its name in the notes."""
         return f"{self.dataset}, {self.backbone} {self.method} ({self.setup})"
 
     @property
@@ -55,7 +55,7 @@ class MethodRow(Row):
         return ("base", "novel") if column == "hm" else (column,)
 
     def seeds_of(self, column: str) -> list[str]:
-        """Name the seeds of a cell, for the harmonic mean those that both halves have."""
+        """Name the seeds of a cell; for the harmonic mean, those that both halves have."""
         return [seed for seed in self.seeds
                 if all(seed in self.cells.get(part, {}) for part in self.parts(column))]
 
@@ -95,7 +95,7 @@ def compute_harmonic_mean(base: float, novel: float) -> float:
 
 
 def group_sections(results: Sequence[Result], shown: set[str] | None = None) -> list[Section]:
-    """Make the tables that there are results for.
+    """Make the tables that have results.
 
     Args:
         results: those of all tests.
@@ -112,10 +112,10 @@ def group_sections(results: Sequence[Result], shown: set[str] | None = None) -> 
             line = lines[key].setdefault(identity, line)
             _add(key, line, result)
     sections = []
-    for key, found in lines.items():
-        if found:
-            _tell_apart(found)
-            ordered = sorted(found.values(), key=_place)
+    for key, of_section in lines.items():
+        if of_section:
+            _tell_apart(of_section)
+            ordered = sorted(of_section.values(), key=_place)
             sections.append(Section(key, _columns(key, ordered), ordered))
     return sections
 
@@ -126,9 +126,9 @@ def _is_novel(result: Result) -> bool:
 
 
 def find_section(run: Run) -> str | None:
-    """Say which table a test belongs to, if one: by its list's draw, or by the training classes.
+    """Return the table that a test belongs to, if any: by its list's draw or the training classes.
 
-    A list of no known protocol, of other classes than those trained on, is one's own.
+    A list of no known protocol, of other classes than those trained on, is an own test set.
     """
     content = run.content
     if any("top1" not in scores for scores in content["results"]):
@@ -155,7 +155,7 @@ def find_draw(run: Run) -> Draw | None:
 
 
 def _make_line(key: str, result: Result, own: dict[str, str]) -> tuple[tuple, MethodRow]:
-    """Return what tells a result's line from the others of its table, and the line."""
+    """Return what identifies a result's line within its table, and the line."""
     run, draw = result.run, find_draw(result.run)
     content = run.content
     if key == "supervised":
@@ -200,7 +200,7 @@ def _add(key: str, line: MethodRow, result: Result) -> None:
 
 
 def _name_method(result: Result) -> str:
-    """Call a result's method by checkpoint, training, ratio and texts."""
+    """Name a result's method after checkpoint, training, ratio and texts."""
     run, trained, texts = result.run, result.run.about("trained_on"), result.run.about("prompts")
     method = CLIP
     if run.weights is not None:
@@ -219,7 +219,7 @@ def _name_method(result: Result) -> str:
 
 
 def _tell_apart(lines: dict[tuple, MethodRow]) -> None:
-    """Add temporal type, CLIP and weights to the names of lines that would be called alike."""
+    """Add temporal type, CLIP and weights to the names of lines that would have the same."""
     by_name: dict[str, list[tuple[MethodRow, tuple]]] = {}
     for identity, line in lines.items():
         by_name.setdefault(line.name, []).append((line, identity[-3:]))
@@ -245,7 +245,7 @@ def _place(line: MethodRow) -> tuple:
 
 
 def name_dataset(name: str) -> str:
-    """Return how a protocol's lists are called in a table; other lists keep their name."""
+    """Return the name of a protocol's lists in a table; other lists keep their name."""
     protocol = PROTOCOLS.get(name)
     if protocol is None:
         return name

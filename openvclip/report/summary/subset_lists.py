@@ -110,7 +110,7 @@ def _list_path(protocol: Protocol, root: str | Path) -> Path:
 
 
 def has_list(protocol: Protocol, root: str | Path) -> bool:
-    """Whether the list of a protocol is there; where it is not, say so."""
+    """Whether the list of a protocol exists; if not, the log says so."""
     path = _list_path(protocol, root)
     if not path.is_file():
         logger.warning("%s is left out: it has no list %s", protocol.name, path)
@@ -118,7 +118,7 @@ def has_list(protocol: Protocol, root: str | Path) -> bool:
 
 
 def compare_lists(name: str, root: str | Path) -> list[Protocol]:
-    """Find out, before a protocol is tested, whether the results of others will follow from it.
+    """Find out, before a protocol is tested, which protocols' results will follow from it.
 
     Args:
         name: the protocol, such as ``hmdb_union``.

@@ -87,7 +87,7 @@ def load_full_run(
         raise DataError(f"{path}: {content['list']} is no list of a known protocol")
     if any("top1" not in row for row in content["results"]):
         raise DataError(
-            f"{path} has results of several labels a video (DATA.MULTI_LABEL); "
+            f"{path} has results of several labels per video (DATA.MULTI_LABEL); "
             "no subset can be derived from them"
         )
     names = _find_label_space(content, protocol, root).names
@@ -156,10 +156,10 @@ def _load_scores(
             f"{path} has scores of shape {tuple(scores.shape)} that do not belong to the list of "
             f"{len(labels)} videos and {classes} classes; run the full test again"
         )
-    found = compute_scores(scores, labels, done)["top1"]
-    if abs(found - row["top1"]) > TOLERANCE:
+    top1 = compute_scores(scores, labels, done)["top1"]
+    if abs(top1 - row["top1"]) > TOLERANCE:
         raise DataError(
-            f"{path} gives top-1 {found:.2f} %, but {RESULTS} beside it says {row['top1']:.2f} %: "
+            f"{path} gives top-1 {top1:.2f} %, but {RESULTS} beside it says {row['top1']:.2f} %: "
             "the predictions are another run's; run the full test again"
         )
     return scores
@@ -276,7 +276,7 @@ def _may_write(subset: Subset, output: Path) -> bool:
 
 
 def _identity(content: dict[str, Any], key: str) -> Any:
-    """Return what tells results apart by ``key``: of prompts the texts, whatever they are called.
+    """Return what identifies results by ``key``: prompts by their texts, whatever their name.
 
     Results of earlier versions do not name them.
     """

@@ -52,7 +52,7 @@ def write_test_sweep(output_dir: str | Path, results: dict[str, Any]) -> Path | 
 
 
 def save_sweeps(sweeps: Sweeps, folder: str | Path) -> Path | None:
-    """Draw all sweeps into ``folder``; None where there is none."""
+    """Draw all sweeps into ``folder``; return None if there are none."""
     if not sweeps.curves:
         return None
     from openvclip.report.plots import draw_ratio_sweep, save_or_warn
@@ -64,7 +64,7 @@ def save_sweeps(sweeps: Sweeps, folder: str | Path) -> Path | None:
 
 
 def name_lists(paths: Iterable[str]) -> dict[str, str]:
-    """Name lists of videos by their folders, with as many of them as it takes to tell them apart.
+    """Name lists of videos after their folders, as many of these as make the names unique.
 
     ``data/unseen/test.csv`` is ``unseen``; a list of another name than ``test.csv`` keeps its own,
     and one that was cleaned the folder above ``clean``.
@@ -77,14 +77,14 @@ def name_lists(paths: Iterable[str]) -> dict[str, str]:
             *where.parent.parts, where.stem)
     names: dict[str, str] = {}
     for depth in range(1, 1 + max(map(len, parts.values()), default=0)):
-        names = {path: _join_folders(found, depth) or path for path, found in parts.items()}
+        names = {path: _join_folders(folders, depth) or path for path, folders in parts.items()}
         if len(set(names.values())) == len(paths):
             break
     return names or {path: path for path in paths}
 
 
 def name_folder(path: str | Path) -> str:
-    """Name a list by its folder: ``ssv2``, or ``ssv2/clean`` of what check_videos.py cleaned."""
+    """Name a list after its folder: ``ssv2``, or ``ssv2/clean`` of what check_videos.py cleaned."""
     return _join_folders(Path(path).parent.parts, 1)
 
 
@@ -106,7 +106,7 @@ def collect_sweeps(
         rows: the table's rows.
         columns: the table's columns.
         trained: test sets whose classes were trained on; None: see :attr:`Run.trained_classes`,
-            and Kinetics-400 where nobody knows.
+            and Kinetics-400 where that is unknown.
 
     Raises:
         ConfigError: ``trained`` names a set that was not swept.
@@ -151,7 +151,7 @@ class _Swept(ModelRow):
 
 
 def find_kind(content: dict[str, Any]) -> str:
-    """Say how the tested weights were trained: a key of ``styles.KINDS``; "" if nobody knows."""
+    """Say how the tested weights were trained: a key of ``styles.KINDS``; "" if unknown."""
     trained = content.get("trained_on")
     if not isinstance(trained, dict) or "interpolated" not in trained:
         return ""
@@ -183,7 +183,7 @@ Point = tuple[Result, str, float]  # a result, the test set and the accuracy in 
 
 
 def _of_rows(rows: Sequence[ModelRow], columns: Sequence[Column]) -> Iterator[Point]:
-    """Give the table's cells; of several lists the mean, where all of them have the ratio."""
+    """Yield the table's cells; of several lists the mean, where all of them have the ratio."""
     for column in columns:
         cells = [cell for row in rows if (cell := row.cell(column))]
         most = max((len(cell.results) for cell in cells), default=0)
@@ -194,7 +194,7 @@ def _of_rows(rows: Sequence[ModelRow], columns: Sequence[Column]) -> Iterator[Po
 
 
 def _of_others(results: Sequence[Result]) -> Iterator[Point]:
-    """Give the tests of lists that have no column; of two of the same the newer one counts."""
+    """Yield the tests of lists without a column, oldest first: the newer of two counts."""
     others = [r for r in results if r.run.protocol is None or r.run.protocol.name not in COLUMN_OF]
     names = name_lists(result.run.content["list"] for result in others)
     for result in sorted(others, key=lambda result: result.run.written):

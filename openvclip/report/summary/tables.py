@@ -1,4 +1,4 @@
-"""The tables of a summary as texts, whatever they are written as."""
+"""The tables of a summary as texts, whatever format they are written in."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ PUBLISHED = (
     "the papers' and were not measured here; their deviations are as printed there."
 )
 SECTIONS = {
-    "few_shot": "K: training videos a class.",
+    "few_shot": "K: training videos per class.",
     "base_to_novel": "Trained on the base classes. HM: harmonic mean 2bn / (b + n) of the two "
                      "means, over the seeds that have both.",
     "supervised": "Trained and tested on the same classes.",
-    "own": "Lists of no known protocol, called by their folders; zero-shot where the weights were "
-           "not trained on their classes.",
+    "own": "Lists of no known protocol, named after their folders; zero-shot where the weights "
+           "were not trained on their classes.",
 }
 SEVERAL = "Several seeds: mean ± population standard deviation (ddof 0) over them."
 RETRIEVAL = (
     "T2V: the video of a text among all videos; V2T: the best of a video's texts among all texts. "
-    "R@k in percent, median (MdR) and mean (MnR) rank; answers that tie share the mean of their "
+    "R@k in percent, median (MdR) and mean (MnR) rank; tied answers share the mean of their "
     "places."
 )
 RETRIEVAL_COLUMNS = [
@@ -76,7 +76,7 @@ class Table:
 
 
 def list_tables(summary: Summary) -> Iterator[Table]:
-    """Give all tables that there are results for, in order."""
+    """Yield all tables that have results, in order."""
     if summary.zero_shot:
         yield _tabulate_zero_shot(summary)
     yield from map(_tabulate_section, summary.sections)
