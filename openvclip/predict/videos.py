@@ -92,16 +92,9 @@ def predict_videos(
         logger.warning("with a single label its probability is always 100 %%; give others, too")
     facts = _describe_model(model, clip, checkpoint, patching_ratio)
     run = _Run(model, labels, Path(output), facts)
-    progress = Progress(len(paths), "predicting", "videos")
-    found = model.predict_many(paths, labels, top_k, workers=workers, keep_frames=save_figures)
     with run.writing():
-        for number, prediction in enumerate(found, 1):
-            heading = f"[{number}/{len(paths)}] " if len(paths) > 1 else ""
-            run.add(prediction, save_figures)
-            show(format_prediction(prediction, heading, columns) + "\n")
-            if timeline and not prediction.error:
-                run.add_timeline(prediction, window, stride)
-            progress.update(note=f"{run.failed} skipped" if run.failed else "")
+        run.predict(paths, top_k, save_figures, (window, stride) if timeline else None,
+                    workers=workers, columns=columns, show=show)
     return run.predictions
 
 
@@ -169,26 +162,26 @@ class _Run:
     ) -> None:
         """Make the timeline of the video added last; if it cannot be made, the log says so."""
         try:
-            found = self.model.timeline(prediction.video, self.labels, window, stride)
+            timeline = self.model.timeline(prediction.video, self.labels, window, stride)
         except DataError as error:
             logger.warning("no timeline: %s", error)
             return
         picture = self._path(prediction, "_timeline.png")
-        name, end = clean(prediction.video), found.spans[-1][1]
-        if found.merged:
+        name, end = clean(prediction.video), timeline.spans[-1][1]
+        if timeline.merged:
             logger.info("%s: %d windows show the same frames as the one before and are part of it",
-                        name, found.merged)
-        if found.cut:
+                        name, timeline.merged)
+        if timeline.cut:
             logger.warning("%s: its timeline ends at %.1f s, after %d windows; a longer --stride "
-                           "covers more", name, end, len(found.spans))
-        save_figure(draw_timeline(found, self.note + (f"; cut at {end:.1f} s" if found.cut else "")
-                                  ), picture)
-        write_timeline(picture.with_suffix(".csv"), found)
+                           "covers more", name, end, len(timeline.spans))
+        note = self.note + (f"; cut at {end:.1f} s" if timeline.cut else "")
+        save_figure(draw_timeline(timeline, note), picture)
+        write_timeline(picture.with_suffix(".csv"), timeline)
         self._videos[-1]["timeline"] = {
             "figure": str(picture.relative_to(self.output)),
             "csv": str(picture.with_suffix(".csv").relative_to(self.output)),
-            "window": found.window, "stride": found.stride, "merged": found.merged,
-            "cut_at": round(end, 3) if found.cut else None, "segments": found.segments(),
+            "window": timeline.window, "stride": timeline.stride, "merged": timeline.merged,
+            "cut_at": round(end, 3) if timeline.cut else None, "segments": timeline.segments(),
         }
 
     def add(self, prediction: Prediction, save_figures: bool) -> None:
@@ -204,6 +197,23 @@ class _Run:
         self.predictions.append(
             Prediction(prediction.video, prediction.ranking, prediction.seconds, prediction.times,
                        error=prediction.error))
+
+    def predict(
+        self, paths: Sequence[str], top_k: int, save_figures: bool,
+        timeline: tuple[float | None, float | None] | None, *, workers: int, columns: int,
+        show: Callable[[str], None],
+    ) -> None:
+        """Predict each video, show its table, and make its timeline where one is asked for."""
+        progress = Progress(len(paths), "predicting", "videos")
+        predictions = self.model.predict_many(
+            paths, self.labels, top_k, workers=workers, keep_frames=save_figures)
+        for number, prediction in enumerate(predictions, 1):
+            heading = f"[{number}/{len(paths)}] " if len(paths) > 1 else ""
+            self.add(prediction, save_figures)
+            show(format_prediction(prediction, heading, columns) + "\n")
+            if timeline is not None and not prediction.error:
+                self.add_timeline(prediction, *timeline)
+            progress.update(note=f"{self.failed} skipped" if self.failed else "")
 
     @contextmanager
     def writing(self) -> Iterator[None]:
