@@ -9,7 +9,7 @@ text     the text classifier, from class names to embeddings
 average  the mean of checkpoints: time and memory
 
 Each of the last four runs the library against a straightforward implementation, both with the same
-random weights of the real sizes, in turn, and checks that the results agree.
+random weights in real sizes, alternating, and checks that the results agree.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _add_data(commands) -> None:
     parser = commands.add_parser("data", help="the data path, from files to batches")
     add = parser.add_argument
     add("--videos", nargs="+", default=[], metavar="PATH",
-        help="files, and folders that are searched; what cannot be decoded is left out")
+        help="files, and folders to search; files that cannot be decoded are left out")
     add("--generate", type=_natural, default=0, metavar="N",
         help="make N clips of 10 s, 340x256, H.264, in a temporary folder")
     add("--views", type=_positive, default=3, help="views of a test video; default: 3")

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Write docs/api.md from the docstrings of the modules that are meant to be imported.
 
-The source is read, not imported, so that this takes no time and shows defaults as they are written.
-The page is Markdown like the others, read and linked where they are; pdoc and its like write HTML.
+The source is read, not imported, which is fast and shows defaults as they are written. The page is
+Markdown, read and linked like the other pages; pdoc and the like write HTML.
 ``--check`` writes nothing; exit code 1 says that docs/api.md is out of date.
 """
 
@@ -112,7 +112,7 @@ def render_docstring(text: str) -> list[str]:
 
 
 def signature(node: Function, name: str) -> str:
-    """Return ``name(a: int, ...) -> str``, an argument a line if it is long."""
+    """Return ``name(a: int, ...) -> str``, one argument per line if it is long."""
     arguments = render_arguments(node.args)
     returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
     line = f"{name}({', '.join(arguments)}){returns}"
@@ -196,7 +196,7 @@ def render_module(path: Path, name: str, wanted: list[str]) -> tuple[list[str], 
     for item in names:
         if item not in found:
             raise SystemExit(f"tools/make_api_docs.py: {source} has no public {item}, with a "
-                             "docstring; mend MODULES")
+                             "docstring; correct MODULES")
         node = found[item]
         lines += render_class(node) if isinstance(node, ast.ClassDef) else render_function(node, 3)
     return lines, names
@@ -237,7 +237,7 @@ def main(argv: list[str] | None = None) -> int:
 def make(argv: list[str] | None) -> int:
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if "
-                        "docs/api.md is not what it would become")
+                        "docs/api.md is out of date")
     args = parser.parse_args(argv)
     text = render()
     if OUTPUT.is_file() and OUTPUT.read_text(encoding="utf-8") == text:

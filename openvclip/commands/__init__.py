@@ -16,21 +16,21 @@ from openvclip.utils.registry import not_a_choice
 COMMANDS = {
     "run": "train and test a video classifier",
     "submit": "the same on Slurm",
-    "average": "average the checkpoints of a training",
+    "average": "average the checkpoints of a training run",
     "predict": "name what your own videos show, in your own words",
-    "export": "write a model for open_clip and for what reads OpenAI's names",
-    "prepare": "make lists of videos from a data set's folder and its official files",
+    "export": "write a model for open_clip and for programs that read OpenAI's names",
+    "prepare": "make lists of videos from a dataset's folder and its official files",
     "check": "decode every listed video and write the lists without the bad ones",
-    "captions": "make one indexed caption file of captions in .pt, .json, .jsonl or .csv",
+    "captions": "make one indexed caption file from captions in .pt, .json, .jsonl or .csv",
     "make-captions": "write captions of videos with an image-to-text model",
-    "derive": "results of splits and halves from the predictions of the full list",
-    "summarize": "the tables of tests on disk, beside the published numbers",
-    "demo": "the quickstart's videos, its CLIP and its table",
+    "derive": "derive results of splits and halves from predictions on the full list",
+    "summarize": "make tables of test results next to the published numbers",
+    "demo": "make the quickstart's videos, CLIP and table",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command that the first argument names; returns its exit code.
+    """Run the command that the first argument names; return its exit code.
 
     Only that command's module is imported, so that ``--help`` needs no torch.
     """

@@ -14,7 +14,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="folder with checkpoint_epoch_NNNNN.pyth files, or the OUTPUT_DIR above it",
     )
     parser.add_argument("--start", type=int, required=True,
-                        help="first file number; 0 takes the original CLIP in as well")
+                        help="first file number; 0 also includes the original CLIP")
     parser.add_argument("--end", type=int, required=True, help="last file number, included")
     parser.add_argument("--output", required=True, help="file to write, such as swa_2_22.pth")
     parser.add_argument("--clip", help="weights of the original CLIP, needed with --start 0")

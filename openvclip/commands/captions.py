@@ -1,9 +1,9 @@
 """Make one indexed caption file of captions in .pt, .json, .jsonl or .csv files.
 
 Training opens the result as TRAIN.CAPTION.FILE. A video's captions are found by its file name
-without folders and extension; spaces count as underscores. What is wrong with entries is counted
-and named, the first few on the terminal, all in --report. The formats, and where the published
-captions go: blip_llama2_caption/README.md.
+without folders and extension; spaces count as underscores. Problems with entries are counted and
+named, the first few on the terminal, all in --report. For the formats, and where the published
+captions go, see blip_llama2_caption/README.md.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--captions", nargs="+", required=True, metavar="FILE",
                         help="captions; those that several files have of a video are put together")
     parser.add_argument("--output", required=True, metavar="FILE",
-                        help="caption file to write; replaces an old one once it is whole")
+                        help="caption file to write; replaces an old one once it is complete")
     parser.add_argument("--list", nargs="+", default=[], metavar="CSV", dest="lists",
                         help="lists of 'path,label' rows: which videos have captions?")
     parser.add_argument("--separator", default=",",
                         help="text between path and label (DATA.PATH_LABEL_SEPARATOR); "
-                        "the last one of a row counts; default: a comma")
+                        "the last one in a row counts; default: a comma")
     parser.add_argument("--report", metavar="JSON", help="file for all that was found")
     return parser.parse_args(argv)
 
 
 def prepare(args: argparse.Namespace) -> None:
-    """Prepare and print what was found."""
+    """Prepare and print the report."""
     from openvclip.clip.tokenizer import count_tokens
     from openvclip.data.captions.prepare import describe_preparation, prepare_captions
 
@@ -40,5 +40,5 @@ def prepare(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the tool; returns the exit code."""
+    """Run the tool; return the exit code."""
     return run_tool(lambda: prepare(parse_args(argv)), "nothing was written")

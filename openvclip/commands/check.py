@@ -2,23 +2,23 @@
 
 Written to --output:
   videos.csv    path, status, codec, frames, size, duration, ... of each file, in list order
-  clean/        each list without the rows of files that are not ok, other rows unchanged; a
-                list lies there as it lies below the folder that all lists share: clean/test.csv
-                for one list, clean/split1/test.csv and clean/split2/test.csv for two. Such a
-                folder can be given to a run: DATA.PATH_TO_DATA_DIR DIR/clean. Lists beside those
-                given that are equal to one of them, label maps and draw.json are there, too
+  clean/        each list without the rows of files that are not ok, other rows unchanged; lists
+                have the same paths as in the folder that they all share: clean/test.csv for one
+                list, clean/split1/test.csv and clean/split2/test.csv for two. Such a folder can
+                be given to a run: DATA.PATH_TO_DATA_DIR DIR/clean. It also has label maps,
+                draw.json, and other lists from the same folder that equal one of the given lists
   summary.json  counts by status and by codec, frames, hours, bytes
 
 Statuses:
   ok            decodes to the end
-  damaged       gives frames, but decoding breaks off, less than 90 % of the declared frames or
-                time come out, or the frame size changes on the way
+  damaged       gives frames, but decoding breaks off, gives less than 90 % of the declared frames
+                or time, or the frame size changes midway
   unreadable    gives no frame
-  missing       is not there
-  crashed       ended the process that decoded it, twice: a crash of the decoder, or no memory
+  missing       does not exist
+  crashed       ended the process that decoded it, twice: a decoder crash, or out of memory
   timeout       took longer than --timeout
 
-A run that was stopped, by whatever, goes on when it is started again with the same --output.
+A run that was stopped, for any reason, resumes when it is started again with the same --output.
 Files that were checked before are decoded again only if size or modification time changed.
 """
 
@@ -40,9 +40,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
                         "the last one of a row counts; default: a comma")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder to write to")
     parser.add_argument("--workers", type=int, metavar="N",
-                        help="processes that decode, one thread each; default: one a core")
+                        help="processes that decode, one thread each; default: one per core")
     parser.add_argument("--timeout", type=float, default=300.0, metavar="SECONDS",
-                        help="give a file up after this long; default: 300")
+                        help="give up on a file after this long; default: 300")
     parser.add_argument("--keep-damaged", action="store_true",
                         help="leave damaged files in the cleaned lists")
     parser.add_argument("--recheck", nargs="*", metavar="STATUS",

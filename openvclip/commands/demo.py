@@ -20,7 +20,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     data.add_argument("--output", required=True, help="folder to write")
-    data.add_argument("--seed", type=int, default=0, help="another seed draws other clips")
+    data.add_argument("--seed", type=int, default=0, help="another seed draws different clips")
     data.add_argument("--scale", type=float, default=1.0,
                       help="multiplies the number of clips of every class, at least one stays")
     clip = commands.add_parser(
@@ -28,9 +28,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     clip.add_argument("--output", required=True, help="file to write, a plain state dict")
-    clip.add_argument("--seed", type=int, default=0, help="of the initial weights and the stills")
+    clip.add_argument("--seed", type=int, default=0, help="seed of initial weights and stills")
     clip.add_argument("--steps", type=int, help="optimizer steps (default: the demo's)")
-    clip.add_argument("--batch-size", type=int, help="stills a step (default: the demo's)")
+    clip.add_argument("--batch-size", type=int, help="stills per step (default: the demo's)")
     report = commands.add_parser(
         "report", help="the quickstart's table and picture, from the results of its tests"
     )
@@ -39,7 +39,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Do what the subcommand says."""
+    """Run what the subcommand names."""
     if args.command == "data":
         from openvclip.demo.dataset import DatasetSize, write_dataset
 
@@ -58,5 +58,5 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a subcommand; returns the exit code."""
+    """Run a subcommand; return the exit code."""
     return run_tool(lambda: run(parse_args(argv)), "what was made is kept, start again to go on")

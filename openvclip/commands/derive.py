@@ -1,7 +1,7 @@
 """Results of splits and halves from the saved predictions of the full list, without a new test.
 
 ``openvclip derive --from OUT/ucf101_full --protocol all --output OUT`` writes
-OUT/ucf101_split1/results.json and so on. HMDB-51's lists follow from a test of hmdb_union, K600's
+OUT/ucf101_split1/results.json and so on. HMDB-51's lists are derived from hmdb_union, K600's
 splits from one of k600_union. ``--check-lists hmdb_union`` compares the lists before that test.
 """
 
@@ -52,4 +52,4 @@ def derive(argv: list[str] | None) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return run_tool(lambda: derive(argv), "protocols that were written are whole")
+    return run_tool(lambda: derive(argv), "protocols that were written are complete")

@@ -4,7 +4,7 @@ Written to --output:
   NAME.safetensors             the weights under OpenAI's names; MODEL.CLIP_PATH and --clip read it
   NAME-open_clip.pt, .json     the weights for open_clip, and the model config that they belong to
   NAME-classifier.safetensors  the embeddings of class names, with --labels or --label-file
-All of them appear, or none. docs/export.md says how they are loaded.
+All of them appear, or none. docs/export.md explains how to load them.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--clip", required=True,
         help="the original CLIP: a file, or a name of open_clip such as ViT-B-16")
     add("--checkpoint", metavar="FILE",
-        help="training checkpoint or averaged file; default: export the CLIP as it is")
+        help="training checkpoint or averaged file; default: export the CLIP itself")
     add("--patching-ratio", type=float, metavar="R",
-        help="share of the original CLIP, 0 to 1; default: the checkpoint as it is")
+        help="share of the original CLIP, 0 to 1; default: the unpatched checkpoint")
     add("--output", required=True, metavar="DIR", help="folder to write to")
     add("--name", default="openvclip",
-        help="beginning of the files' names; default: %(default)s")
+        help="beginning of the file names; default: %(default)s")
     add("--format", choices=("openai", "open_clip", "both"), default="both",
         help="which weights to write; default: both")
     add("--dtype", choices=("fp32", "fp16"), default="fp32",
         help="of the weights; LayerNorm stays in fp32; default: fp32")
     add("--labels", nargs="+", metavar="TEXT",
-        help='class names, divided by commas, for the classifier: "archery, golf"')
+        help='class names, separated by commas, for the classifier: "archery, golf"')
     add("--label-file", metavar="FILE",
-        help="class names: an index2cls.json, or a text file with one a line")
-    add("--overwrite", action="store_true", help="replace files that exist")
+        help="class names: an index2cls.json, or a text file with one per line")
+    add("--overwrite", action="store_true", help="replace existing files")
     add("--opts", nargs="*", default=[], metavar="KEY VALUE",
         help="EXTENSIONS '[\"my_package.my_module\"]': modules that the checkpoint's config names")
     return parser.parse_args(argv)
@@ -60,4 +60,4 @@ def export(argv: list[str] | None) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return run_tool(lambda: export(argv), "files that were being written are gone")
+    return run_tool(lambda: export(argv), "unfinished files were removed")

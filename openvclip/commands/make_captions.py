@@ -1,8 +1,8 @@
 """Write captions of videos with an image-to-text model and, if wanted, a language model.
 
 Needs the package transformers: pip install openvclip[captions]. Each video becomes a line of a
-JSONL file, which ``openvclip captions`` reads. A run that was stopped goes on when it is started
-again; videos that failed are tried again. The recipe: docs/captions.md.
+JSONL file, which ``openvclip captions`` reads. A run that was stopped resumes when it is started
+again; videos that failed are tried again. The recipe is in docs/captions.md.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
                         help=f"makes one sentence of the frames' captions: {model}; without it "
                         "each different caption of a frame is a caption of the video")
     parser.add_argument("--frames", type=int, default=3, metavar="N",
-                        help="frames of a video, spread over it; default: 3")
+                        help="frames per video, spread over it; default: 3")
     parser.add_argument("--device", metavar="NAME",
                         help="such as cuda:1 or cpu; default: a GPU if there is one")
     parser.add_argument("--output", required=True, metavar="JSONL", help="file to append to")
@@ -61,6 +61,6 @@ def make(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the tool; returns the exit code."""
+    """Run the tool; return the exit code."""
     return run_tool(lambda: make(parse_args(argv)),
                     "what was written is kept, start again to go on")

@@ -4,9 +4,9 @@
   openvclip predict --video FOLDER 'more/*.mp4' --label-file labels.txt --clip ViT-B-16.pt \\
       --checkpoint swa_2_22.pth --patching-ratio 0.5 --save-figure
 
-Prints a ranked table of each video and writes predictions.json and predictions.csv to --output.
-Files that cannot be read are reported and skipped. Exit code: 0, or 2 where no video could be
-predicted or something given cannot be used.
+Prints a ranked table for each video and writes predictions.json and predictions.csv to --output.
+Files that cannot be read are reported and skipped. Exit code: 0, or 2 if no video could be
+predicted or an argument cannot be used.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ def build_parser() -> Parser:
     add = parser.add_argument
     add("--video", nargs="+", required=True, metavar="PATH", dest="videos",
         help="videos, folders (at any depth) or patterns such as 'clips/*.mp4'")
-    add("--labels", nargs="+", metavar="TEXT", help="labels, divided by commas: \"archery, golf\"")
+    add("--labels", nargs="+", metavar="TEXT", help="labels separated by commas: \"archery, golf\"")
     add("--label-file", metavar="FILE",
-        help="labels, one a line, or a label map (*-index2cls.json)")
+        help="labels, one per line, or a label map (*-index2cls.json)")
     add("--clip", required=True, metavar="FILE",
         help="the original CLIP: a file, an open_clip name (ViT-B-16), or vitb16 and the like for "
         "the file in ~/.cache/clip")
-    add("--checkpoint", metavar="FILE", help="fine-tuned weights; default: CLIP as it is")
+    add("--checkpoint", metavar="FILE", help="fine-tuned weights; default: the original CLIP")
     add("--patching-ratio", type=float, metavar="R",
-        help="share of CLIP in the weights, 0 to 1; default: the checkpoint as it is")
+        help="share of CLIP in the weights, 0 to 1; default: the unpatched checkpoint")
     add("--config", metavar="YAML",
         help="config.yaml of the training; default: what the checkpoint carries, else config.yaml "
         "beside it, else the Kinetics recipe (expand_temporal_view, 8 frames, sampling rate 16)")
@@ -42,11 +42,11 @@ def build_parser() -> Parser:
     add("--num-frames", type=int, metavar="N", help="frames of a clip, instead")
     add("--sampling-rate", type=float, metavar="N",
         help="frames between two of them at 30 frames a second, instead")
-    add("--views", type=int, default=3, metavar="N", help="clips of a video; default: 3")
+    add("--views", type=int, default=3, metavar="N", help="clips per video; default: 3")
     add("--as-tested", action="store_true",
         help="read videos exactly as tests do: in short ones repeat the last frame, do not turn "
         "those back that a phone stored turned")
-    add("--top-k", type=int, default=5, metavar="N", help="labels of a ranking; default: 5")
+    add("--top-k", type=int, default=5, metavar="N", help="labels per ranking; default: 5")
     add("--output", default="predictions", metavar="DIR", help="default: ./predictions")
     add("--save-figure", action="store_true", dest="save_figures",
         help="draw the frames and the ranking of each video")
@@ -58,7 +58,7 @@ def build_parser() -> Parser:
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N; default: auto")
     add("--precision", default="float32",
         help="float32, bfloat16, float16 or auto; default: float32")
-    add("--batch-size", type=int, default=8, metavar="N", help="clips at once; default: 8")
+    add("--batch-size", type=int, default=8, metavar="N", help="clips at a time; default: 8")
     add("--workers", type=int, default=2, metavar="N",
         help="threads that read videos ahead; default: 2")
     add("--opts", nargs="*", default=[], metavar="KEY VALUE",
@@ -86,7 +86,7 @@ def predict(argv: list[str] | None, show: Callable[[str], None]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # A terminal that lacks a sign shows a question mark.
+        if hasattr(stream, "reconfigure"):  # A terminal shows ? for a character it lacks.
             stream.reconfigure(errors="replace")
     predicted = False
 

@@ -31,7 +31,7 @@ ANNOTATIONS = {
     "ssv2": "folder of labels.json, train.json and validation.json",
 }
 SUBSETS = {
-    "few-shot": "K training videos a class, of a dataset that has its lists",
+    "few-shot": "K training videos per class, from a dataset that has its lists",
     "base-to-novel": "half of the classes to train on, the others to test on",
 }
 
@@ -47,7 +47,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         else:
             _add_subset_options(command, name)
         command.add_argument("--overwrite", action="store_true",
-                             help="replace lists that are there and differ")
+                             help="replace existing lists that differ")
         command.add_argument("--strict", action="store_true",
                              help="write nothing if files are missing or cannot be placed")
     return parser.parse_args(argv)
@@ -69,10 +69,10 @@ def _add_dataset_options(command: argparse.ArgumentParser, name: str) -> None:
         )
     if name == "kinetics400":
         command.add_argument("--train-folder", metavar="NAME",
-                             help="folder of the training videos, if train and train_256 are there")
+                             help="folder of the training videos, if several exist")
     if name.startswith("kinetics"):
         command.add_argument("--val-folder", metavar="NAME",
-                             help="folder of the validation videos, if several are there")
+                             help="folder of the validation videos, if several exist")
     if name == "folders":
         from openvclip.data.prepare.folders import LAYOUTS
 
@@ -85,7 +85,7 @@ def _add_dataset_options(command: argparse.ArgumentParser, name: str) -> None:
         command.add_argument("--val-share", type=float, default=0.0, metavar="F",
                              help="share of each class for val.csv and test.csv, the rest for "
                                   "train.csv")
-        command.add_argument("--seed", type=int, default=1, help="of that draw (default: 1)")
+        command.add_argument("--seed", type=int, default=1, help="seed of that draw (default: 1)")
 
 
 def _add_subset_options(command: argparse.ArgumentParser, name: str) -> None:
@@ -99,14 +99,15 @@ def _add_subset_options(command: argparse.ArgumentParser, name: str) -> None:
                          "folder to write base/ and novel/ to")
     command.add_argument("--shots", type=int, nargs="+" if several else None, metavar="K",
                          default=[2, 4, 8, 16] if several else 16,
-                         help=f"training videos a class (default: {'2 4 8 16' if several else 16})")
-    command.add_argument("--seed", type=int, default=1, help="of the draw (default: 1)")
+                         help="training videos per class (default: "
+                              f"{'2 4 8 16' if several else 16})")
+    command.add_argument("--seed", type=int, default=1, help="seed of the draw (default: 1)")
     command.add_argument("--allow-fewer", action="store_true",
                          help="take all videos of a class that has fewer")
 
 
 def plan(args: argparse.Namespace) -> Preparation:
-    """Read and check everything that the command needs; writes nothing."""
+    """Read and check everything that the command needs; write nothing."""
     function: Callable[..., Preparation]
     if args.command in ("few-shot", "base-to-novel"):
         from openvclip.data.prepare import subsets

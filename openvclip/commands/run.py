@@ -9,7 +9,7 @@ from openvclip.utils.logging import get_logger, setup_logging
 
 
 def run_net(argv: list[str] | None) -> None:
-    """Check the config and what it names, which takes no torch and so no time, then run."""
+    """Check the config and what it names, which is fast without torch, then run."""
     from openvclip.config import default_output_dir, load_cfg, parse_args
     from openvclip.launch.early import check_early
 
@@ -29,6 +29,6 @@ def run_net(argv: list[str] | None) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the tool; returns the exit code."""
+    """Run the tool; return the exit code."""
     return run_tool(lambda: run_net(argv),
                     "what was saved is kept, and the same command goes on from there", log=False)

@@ -17,7 +17,7 @@ SLURM = {
     "qos": "quality of service",
     "constraint": "feature that nodes must have",
     "comment": "comment for the scheduler",
-    "mail_user": "address that is told of the job's end",
+    "mail_user": "address to notify when the job ends",
 }
 
 
@@ -32,8 +32,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--job_dir", required=True,
                         help="folder for logs, shared by the nodes; %%j becomes the job's number")
     parser.add_argument("--timeout", type=int, default=48 * 60, help="minutes (2880)")
-    parser.add_argument("--cpus_per_gpu", type=int, default=10, help="CPU cores a GPU (10)")
-    parser.add_argument("--mem_per_gpu", type=int, default=60, help="GB of memory a GPU (60)")
+    parser.add_argument("--cpus_per_gpu", type=int, default=10, help="CPU cores per GPU (10)")
+    parser.add_argument("--mem_per_gpu", type=int, default=60, help="GB of memory per GPU (60)")
     parser.add_argument("--name", default="openvclip", help="name of the job (openvclip)")
     for name, text in SLURM.items():
         parser.add_argument(f"--{name}", help=text)
@@ -67,5 +67,5 @@ def start(argv: list[str] | None) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the tool; returns the exit code."""
-    return run_tool(lambda: start(argv), "a job that was submitted runs on")
+    """Run the tool; return the exit code."""
+    return run_tool(lambda: start(argv), "a submitted job keeps running")

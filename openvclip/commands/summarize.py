@@ -1,11 +1,11 @@
-"""The tables of tests on disk: ``openvclip summarize DIR [DIR ...]``.
+"""Make tables of test results: ``openvclip summarize DIR [DIR ...]``.
 
-Prints the zero-shot table beside published numbers, those of few-shot, base-to-novel, supervised
-and retrieval tests, and notes on what is missing, failed or was tested otherwise. Saves them as
-summary.md, summary.csv (with summary_protocols.csv and retrieval.csv) and summary.json, with --html
-as summary.html, too. What was tested at several patching ratios is drawn in
-accuracy_vs_ratio.png: every set against the ratio, and trained against zero-shot sets. Exit code:
-0, or 2 where there are no results at all.
+Prints the zero-shot table next to published numbers, the tables of few-shot, base-to-novel,
+supervised and retrieval tests, and notes on results that are missing, failed or were tested
+differently. Saves them as summary.md, summary.csv (with summary_protocols.csv and retrieval.csv)
+and summary.json, and with --html also as summary.html. Tests at several patching ratios are drawn
+in accuracy_vs_ratio.png: every set against the ratio, and trained against zero-shot sets. Exit
+code: 0, or 2 if there are no results at all.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", metavar="DIR",
-                        help="folder with tests' results, at any depth")
+                        help="folder with test results, at any depth")
     parser.add_argument("--output", metavar="DIR", help="where to save; default: the first DIR")
     parser.add_argument("--html", action="store_true",
                         help="save summary.html, too: the same for a browser")
@@ -60,6 +60,6 @@ def summarize(argv: list[str] | None) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # A terminal that lacks a sign shows a question mark.
+        if hasattr(stream, "reconfigure"):  # A terminal shows ? for a character it lacks.
             stream.reconfigure(errors="replace")
     return run_tool(lambda: summarize(argv), "the tests' results are untouched")

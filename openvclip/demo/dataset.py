@@ -2,8 +2,8 @@
 
 ``ROOT/videos/SET/00000.mp4`` are the clips, ``ROOT/SET/{train,val,test}.csv`` the lists (paths
 relative to ``ROOT/videos``), ``ROOT/{trained,unseen,knew}-index2cls.json`` the label maps.
-``ROOT/captions/train.json`` says what each training clip shows, ``ROOT/retrieval/*.json`` are lists
-of clips and captions to test retrieval on.
+``ROOT/captions/train.json`` describes each training clip, and ``ROOT/retrieval/*.json`` are lists
+of clips and captions for testing retrieval.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ logger = get_logger(__name__)
 
 MARKER, PLAN = "dataset.json", "dataset.partial.json"
 CODEC, PIXELS = "libx264", "yuv420p"
-# Nearly lossless, as colours must survive; a keyframe every four frames, so that seeking is cheap.
+# Nearly lossless, as colours must survive; a keyframe every four frames makes seeking cheap.
 CODEC_OPTIONS = {"crf": "10", "preset": "veryfast", "g": "4", "bf": "0"}
-CHUNK = 64  # Clips rendered at once.
+CHUNK = 64  # Clips rendered together.
 # Clips with captions, and their file: {path relative to videos: sentence}.
 CAPTIONED = {
     "train": "captions/train.json", "val_trained": "retrieval/val_trained.json",
     "trained": "retrieval/trained.json", "unseen": "retrieval/unseen.json",
 }
-RETRIEVAL_PAIRS = 288  # At least, of a list for retrieval: it takes every n-th clip of a test list.
+RETRIEVAL_PAIRS = 288  # Least length of a retrieval list: every n-th clip of a test list.
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class DatasetSize:
     """Clips of each class in each list.
 
     Attributes:
-        train, val, test: of the trained classes.
-        unseen: of the classes that never occur in training.
-        knew, val_knew: of the colour-and-shape classes, in test and validation.
+        train, val, test: clips of the trained classes.
+        unseen: clips of the classes that never occur in training.
+        knew, val_knew: clips of the colour-and-shape classes, in test and validation.
     """
 
     train: int = 24
@@ -67,7 +67,7 @@ class DatasetSize:
 
 @dataclass(frozen=True)
 class ClipList:
-    """One list of the dataset: which classes, how many clips of each, and where it is listed."""
+    """One list of the dataset: which classes, how many clips of each, and where it is stored."""
 
     number: int
     folder: str
@@ -78,11 +78,11 @@ class ClipList:
 
     @property
     def names(self) -> list[str]:
-        """The classes' sentences, the position being the label."""
+        """The classes' sentences; the position is the label."""
         return label_maps()[self.labels]
 
     def rows(self) -> list[tuple[str, int]]:
-        """(path relative to ``videos``, label) of each clip."""
+        """(path relative to ``videos``, label) for each clip."""
         count = len(self.names) * self.per_class
         return [(f"{self.folder}/{i:05d}.mp4", i // self.per_class) for i in range(count)]
 
@@ -115,7 +115,7 @@ def clip_lists(size: DatasetSize) -> list[ClipList]:
 def render_clips(clips: ClipList, rows: Sequence[int], seed: int) -> np.ndarray:
     """Draw some clips of a list: uint8 RGB (len(rows), frames, side, side, 3).
 
-    A clip depends on (seed, list, row) alone. Where the class names no action, it is drawn too.
+    A clip depends only on (seed, list, row). If the class names no action, that is drawn too.
     """
     colours, shapes, actions, draws = [], [], [], []
     for row in rows:
@@ -134,7 +134,7 @@ def render_clips(clips: ClipList, rows: Sequence[int], seed: int) -> np.ndarray:
 def _draw_clip(
     clips: ClipList, row: int, seed: int
 ) -> tuple[tuple[str, str], int, np.ndarray]:
-    """Draw a clip's (colour, shape), action and random numbers; on (seed, list, row) alone."""
+    """Draw a clip's (colour, shape), action and random numbers from (seed, list, row) alone."""
     rng = np.random.default_rng((seed, clips.number, row))
     kind = row // clips.per_class
     if clips.labels == "knew":
@@ -145,13 +145,13 @@ def _draw_clip(
 
 
 def caption_clip(clips: ClipList, row: int, seed: int) -> str:
-    """Say what a clip shows, see :func:`openvclip.demo.world.describe_clip`."""
+    """Describe a clip, see :func:`openvclip.demo.world.describe_clip`."""
     kind, action, draws = _draw_clip(clips, row, seed)
     return world.describe_clip(world.class_names([kind], [world.ACTIONS[action]])[0], draws)
 
 
 def write_clip(path: str | Path, frames: np.ndarray, fps: int = world.FPS) -> None:
-    """Encode uint8 RGB (T, H, W, 3) as H.264 in an mp4, under a temporary name until it is whole.
+    """Encode uint8 RGB (T, H, W, 3) as H.264 in an mp4, under a temporary name until complete.
 
     Raises:
         DataError: this PyAV cannot encode H.264.
@@ -169,20 +169,20 @@ def write_clip(path: str | Path, frames: np.ndarray, fps: int = world.FPS) -> No
             output.mux(stream.encode(None))
     except av.FFmpegError as error:
         raise DataError(f"cannot encode {path}: {error}; the demo's clips need PyAV with "
-                        f"{CODEC} (the wheels of pip have it)") from error
+                        f"{CODEC} (pip's wheels have it)") from error
 
 
 def write_dataset(root: str | Path, seed: int = 0, size: DatasetSize | None = None) -> bool:
-    """Write the demo's dataset, or what is missing of it, below ``root``.
+    """Write the demo's dataset, or its missing parts, under ``root``.
 
-    The marker ``dataset.json`` is written last. Clips of an unfinished run are kept if it had the
-    same parameters: each was renamed when it was whole.
+    The marker ``dataset.json`` is written last. Clips from an unfinished run are reused if it had
+    the same parameters: each was renamed when complete.
 
     Returns:
         Whether anything had to be written.
 
     Raises:
-        DataError: ``root`` holds a dataset of other parameters.
+        DataError: ``root`` has a dataset with other parameters.
     """
     root, size = Path(root), size or DatasetSize()
     plan = {"world": world.WORLD, "seed": seed, "clips_per_class": asdict(size)}
@@ -217,7 +217,7 @@ def write_dataset(root: str | Path, seed: int = 0, size: DatasetSize | None = No
 
 
 def _write_captions(root: Path, lists: list[ClipList], seed: int) -> bool:
-    """Write the captions of the training clips and the lists for retrieval, where they differ.
+    """Write the captions of the training clips and the lists for retrieval, if they differ.
 
     Returns:
         Whether any was written.
@@ -260,7 +260,7 @@ def _write_clips(
 
 
 def _read(path: Path) -> dict | None:
-    """Return a marker's content; None if there is none that can be read."""
+    """Return a marker's content; None if there is no readable one."""
     try:
         return parse_json(read_text(path, most=MOST_JSON_BYTES))
     except (OSError, ValueError):

@@ -1,9 +1,9 @@
-"""Pretraining the demo's small CLIP on captioned stills, by CLIP's contrastive loss.
+"""Pretraining the demo's small CLIP on captioned stills, with CLIP's contrastive loss.
 
 The loss and the optimizer are those of Radford et al. (arXiv 2103.00020, section 2 and figure 3):
 symmetric cross entropy over the batch's pairs, AdamW, cosine decay, a logit scale of at most 100.
-Step k draws its stills from a generator seeded by (seed, k), so a resumed run goes on exactly as
-one that was never cut off.
+Step k draws its stills from a generator seeded with (seed, k), so a resumed run continues exactly
+like one that was never cut off.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class PretrainOptions:
     Attributes:
         steps: optimizer steps.
         batch_size: pairs of a still and its caption in a step.
-        learning_rate: at its highest, after ``warmup`` steps; then it falls as a cosine to 0.
-        weight_decay: of tensors with two or more dimensions.
+        learning_rate: the peak, after ``warmup`` steps; then it falls to 0 as a cosine.
+        weight_decay: for tensors with two or more dimensions.
         warmup: steps over which the learning rate rises from 0.
         save_every: steps between two checkpoints.
     """
@@ -95,7 +95,7 @@ def pretrain(
 ) -> bool:
     """Train a small CLIP and write its weights as a plain state dict with OpenAI's names.
 
-    Beside ``output`` lie, while it trains, ``<name>.partial`` to resume from and, when it is done,
+    Next to ``output`` there is, during training, ``<name>.partial`` to resume from and, afterwards,
     ``<name>.run`` with the parameters that it was made with.
 
     Returns:
@@ -103,7 +103,7 @@ def pretrain(
 
     Raises:
         CheckpointError: ``output`` or its checkpoint was made with other parameters.
-        DataError: ``options`` make no training.
+        DataError: ``options`` do not allow training.
     """
     output, options = Path(output), options or PretrainOptions()
     if min(options.steps, options.batch_size - 1, options.save_every) < 1:
@@ -126,7 +126,7 @@ def pretrain(
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         done = state["step"]
-        logger.info("pretraining: going on from step %d of %d", done, options.steps)
+        logger.info("pretraining: resuming from step %d of %d", done, options.steps)
     progress = Progress(options.steps - done, "pretraining CLIP", "steps")
     for step in range(done, options.steps):
         loss = _train_step(model, optimizer, seed, step, options)
@@ -146,7 +146,7 @@ def _build_optimizer(model: CLIP, options: PretrainOptions) -> torch.optim.Optim
     groups = [{"params": matrices, "weight_decay": options.weight_decay},
               {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.98), eps=1e-6,
-                             fused=True)  # the table of tokens is what makes the step slow
+                             fused=True)  # the token table is what makes the step slow
 
 
 def _train_step(
@@ -168,7 +168,7 @@ def _train_step(
 
 
 def _check_same(state: dict, run: dict, path: Path) -> None:
-    """Refuse to take weights for others than they are."""
+    """Refuse weights that were made with other parameters."""
     found = state.get("run")
     if found != run:
         raise CheckpointError(f"{path} was made with other parameters ({found}) than wanted "

@@ -14,7 +14,7 @@ from openvclip.utils.json_text import parse_json
 
 # Columns of the table: folder of a test set -> heading.
 SETS = {"trained": "trained classes", "unseen": "unseen classes", "knew": "what CLIP knew"}
-# Validation sets that the patching ratio is chosen on; unseen classes have no part in it.
+# Validation sets on which the patching ratio is chosen; unseen classes play no part.
 CHOOSE_ON = ("val_trained", "val_knew")
 
 Sweep = dict[float, float]
@@ -24,7 +24,7 @@ def read_sweep(path: str | Path) -> Sweep:
     """Read patching ratio -> top-1 accuracy (%) from a ``results.json``.
 
     Raises:
-        DataError: the file is missing or is not a test's results.
+        DataError: the file is missing or does not have a test's results.
     """
     try:
         content: dict[str, Any] = parse_json(read_text(path, most=MOST_JSON_BYTES))
@@ -38,7 +38,7 @@ def read_sweep(path: str | Path) -> Sweep:
 def choose_ratio(validation: list[Sweep]) -> float:
     """Return the ratio whose mean accuracy over the validation sets is highest.
 
-    Both what was learned and what CLIP knew count alike; among equals the smallest ratio wins.
+    What was learned and what CLIP knew count equally; the smallest ratio wins a tie.
     """
     common = sorted(set.intersection(*(set(sweep) for sweep in validation)))
     return max(common, key=lambda r: (sum(sweep[r] for sweep in validation), -r))

@@ -1,12 +1,12 @@
-"""The demo's world: coloured shapes that act, rendered as frames, stills and captions.
+"""The demo's world: coloured shapes in action, rendered as frames, stills and captions.
 
 A class is a sentence, ``"red circle moving sideways"``: a colour, a shape and an action. Videos to
 train on show half of the colours and half of the shapes. A class is *unseen* if either its colour
-or its shape is one that no training video shows (the other of the two is a trained one). A model
+or its shape appears in no training video (the other of the two is a trained one). A model
 with ``expand_temporal_view`` cannot tell a clip from its reverse (neighbours' keys carry no time
 position, logits are averaged over frames), so no action is another one played backwards.
 
-Everything is drawn from generators seeded by (seed, split, number), so that any clip can be made
+Everything is drawn from generators seeded with (seed, split, number), so that any clip can be made
 alone. Lengths are in units of half the frame's side: x to the right and y down, both in [-1, 1].
 """
 
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-WORLD = 2  # Number of this world; raise it with every change of what is drawn or said.
+WORLD = 2  # Version of this world; raise it with every change to drawings or texts.
 FRAME_SIZE = 32
 FRAMES_PER_CLIP = 12
 FPS = 10
@@ -36,10 +36,10 @@ SHAPES = ("circle", "triangle", "cross", "bar", "hourglass", "ring")
 ACTIONS = (
     "standing still", "moving sideways", "moving vertically", "going round", "pulsing", "blinking",
 )
-DRAWS = 17  # Random numbers that tell two clips of a class apart.
-EXPOSURE = 2.5  # Frames that a long exposure's shutter stays open.
+DRAWS = 17  # Random numbers by which two clips of a class differ.
+EXPOSURE = 2.5  # Frames for which a long exposure's shutter stays open.
 EXPOSURE_SAMPLES = 5  # Moments drawn and averaged for a long exposure.
-NAMED_ACTION = 0.6  # Part of the stills whose caption names the action.
+NAMED_ACTION = 0.6  # Share of the stills whose caption names the action.
 
 TRAINED_COLOURS = ("red", "green", "blue", "white")
 TRAINED_SHAPES = ("triangle", "bar", "hourglass")
@@ -96,7 +96,7 @@ def draw_scene(
     colours: np.ndarray, shapes: np.ndarray, actions: np.ndarray, times: np.ndarray,
     draws: np.ndarray,
 ) -> Scene:
-    """Turn names and random numbers into what is to be drawn.
+    """Turn names and random numbers into a scene to draw.
 
     Args:
         colours, shapes, actions: (N,) indices into ``COLOURS``, ``SHAPES`` and ``ACTIONS``.
@@ -126,16 +126,16 @@ def draw_scene(
     )
 
 
-# What a fine caption tells of a clip besides its class: the part below and above these bounds of a
-# random number has a word, the middle has none, as clips there look like either.
+# What a fine caption says about a clip besides its class: values below and above these bounds of a
+# random number have a word, the middle has none, because clips there look like either.
 _THIRDS = (1 / 3, 2 / 3)
 _MOVES = ("moving sideways", "moving vertically", "going round", "pulsing", "blinking")
 
 
 def describe_clip(name: str, draws: np.ndarray) -> str:
-    """Say what a clip shows, finer than its class: size, height, speed and background.
+    """Describe a clip in more detail than its class: size, height, speed and background.
 
-    Left and right are not told, as training mirrors clips.
+    Left and right are not mentioned, because training mirrors clips.
 
     Args:
         name: the clip's class, ``"<colour> <shape> <action>"``.
@@ -153,7 +153,7 @@ def describe_clip(name: str, draws: np.ndarray) -> str:
 
 
 def _polygon(x: np.ndarray, y: np.ndarray, sides: int, inner: float) -> np.ndarray:
-    """Distance to a regular polygon whose sides lie ``inner`` from its centre, a corner down."""
+    """Distance to a regular polygon whose sides are ``inner`` from its centre, a corner down."""
     angles = np.pi / 2 + np.pi / sides + 2 * np.pi * np.arange(sides) / sides
     return np.max([np.cos(a) * x + np.sin(a) * y for a in angles], axis=0) - inner
 

@@ -1,4 +1,4 @@
-"""What can be checked of a run before torch is loaded, which takes seconds."""
+"""Checks of a run that can be made before torch is loaded, which takes seconds."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from openvclip.data.lists.labels import build_label_space
 
 
 def check_early(cfg) -> None:
-    """Check the label map and the patching that the run is going to need.
+    """Check the label map and the patching that the run will need.
 
     Raises:
-        ConfigError, DataError: what the run would raise later.
+        ConfigError, DataError: as the run would raise later.
     """
     train, test = cfg.TRAIN, cfg.TEST
     if cfg.VAL_MODE or train.ENABLE or (test.ENABLE and test.TASK == "classification"):
         build_label_space(cfg)
     if cfg.VAL_MODE:
-        # What lies in OUTPUT_DIR may be a checkpoint, which only torch can tell.
+        # There may be a checkpoint in OUTPUT_DIR, which only torch can tell.
         resumed = train.AUTO_RESUME and Path(cfg.OUTPUT_DIR).is_dir()
         check_patched(cfg, bool(resumed or train.CHECKPOINT_FILE_PATH or train.CUSTOM_LOAD))
     elif test.ENABLE:

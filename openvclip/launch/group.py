@@ -1,4 +1,4 @@
-"""The group that the processes of a run form: how they meet, and what they say when one is lost."""
+"""The group formed by a run's processes: how they meet, and what they say when one is lost."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from openvclip.utils.signals import Interrupted
 # exchange's tensors go.
 _KEPT: list[Any] = []
 
-# How long a process waits in an exchange for one that lives: rank 0 may be writing or computing
+# How long a process waits in an exchange for one that is alive: rank 0 may be writing or computing
 # alone meanwhile. One that died is noticed much sooner, see PeerWatch.
 TIMEOUT = timedelta(hours=2)
-JOIN_TIMEOUT = timedelta(minutes=10)  # For all processes to come, at the start.
-# What gloo says, in errors of no type of its own, when another process is gone.
+JOIN_TIMEOUT = timedelta(minutes=10)  # For all processes to arrive, at the start.
+# gloo's messages, in errors without a type of their own, when another process is gone.
 LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Read error",
         "Write error", "Timed out waiting", "Connection refused")
 
 
 @contextmanager
 def process_group(meeting: str, backend: str, total: int, number: int) -> Iterator[None]:
-    """Be process ``number`` of ``total`` inside the block; all are told how each leaves it.
+    """Be process ``number`` of ``total`` inside the block; all learn how each leaves it.
 
     Args:
         meeting: where they meet, such as ``env://`` or ``tcp://host:9999``.
-        backend: of their exchanges, ``nccl`` or ``gloo``.
+        backend: the backend of their exchanges, ``nccl`` or ``gloo``.
         total: number of processes.
-        number: of this process.
+        number: number of this process.
 
     Raises:
         ConfigError: they did not all come.
@@ -54,7 +54,7 @@ def process_group(meeting: str, backend: str, total: int, number: int) -> Iterat
         _KEPT.append(dist.group.WORLD)
         yield
         watch.finish()
-        barrier()  # nobody leaves, and takes the store along, before all are done
+        barrier()  # no process leaves, taking the store along, before all are done
     except BaseException as error:
         if isinstance(error, Interrupted):  # a signal, which the others had as well
             watch.finish()
@@ -70,7 +70,7 @@ def process_group(meeting: str, backend: str, total: int, number: int) -> Iterat
 
 
 def _join(init_method: str, total: int, number: int) -> dist.Store:
-    """Meet the other processes, and return where they keep what they tell each other.
+    """Meet the other processes, and return the store through which they communicate.
 
     Raises:
         ConfigError: they did not all come.
@@ -87,7 +87,7 @@ def _join(init_method: str, total: int, number: int) -> dist.Store:
 
 
 def explain_lost_process(error: BaseException) -> TrainingError | None:
-    """Say what a failed exchange between processes means, or return None for another error."""
+    """Say what a failed exchange between processes means, or return None for other errors."""
     text = str(error)
     lost = isinstance(error, (dist.DistBackendError, dist.DistNetworkError, dist.DistStoreError))
     if not isinstance(error, RuntimeError) or not (lost or any(s in text for s in LOST)):

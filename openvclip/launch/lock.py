@@ -1,8 +1,8 @@
-"""One training a folder: a lock of the system's, which ends with the process that holds it.
+"""One training run per folder: a system lock, which ends with the process that holds it.
 
-It is a POSIX record lock: the kernel lets it go however its process ends, loader workers that are
-forked do not inherit it, and NFS passes it on to other machines where its lock service runs. After
-the crash of a whole machine an NFS server keeps it until that machine is back or its lease is over.
+It is a POSIX record lock: the kernel releases it however its process ends, forked loader workers do
+not inherit it, and NFS passes it on to other machines if its lock service runs. After the crash of
+a whole machine, an NFS server keeps it until that machine is back or its lease is over.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ from openvclip.utils.json_text import parse_json
 from openvclip.utils.logging import get_logger
 
 FILE = ".training.lock"
-# What file systems say that have no locks, or whose lock service is not there.
+# Errors of file systems that have no locks, or whose lock service is missing.
 UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
 HELD = {errno.EACCES, errno.EAGAIN}
-# A holder whose parent was killed notices that within some seconds, and ends.
+# A holder whose parent was killed notices that within a few seconds, and ends.
 PATIENCE = 12.0
 
-_own: set[str] = set()  # Folders whose lock this process has: the system would give it twice.
+_own: set[str] = set()  # Folders whose lock this process has: the system would grant it twice.
 logger = get_logger(__name__)
 
 
 @contextmanager
 def training_lock(folder: str | Path, patience: float | None = None) -> Iterator[None]:
-    """Keep other trainings out of a folder inside the block; the folder is made.
+    """Keep other training runs out of a folder inside the block; the folder is created.
 
-    Where the file system has no locks, the log says so and nothing is kept out.
+    If the file system has no locks, the log says so and no run is kept out.
 
     Args:
         folder: OUTPUT_DIR.
-        patience: seconds to wait for a holder that may be about to end, as it is on another machine
-            or the process that started it is gone; None: :data:`PATIENCE`.
+        patience: seconds to wait for a holder that may be about to end, because it is on another
+            machine or the process that started it is gone; None: :data:`PATIENCE`.
 
     Raises:
-        ConfigError: another training has it; names its process and machine.
-        OSError: the folder cannot be made or written to.
+        ConfigError: another training run has it; names its process and machine.
+        OSError: the folder cannot be created or written to.
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
     whole = os.path.realpath(folder)
@@ -77,7 +77,7 @@ def _open(path: Path) -> int:
 
 
 def _lock(descriptor: int, folder: str | Path, patience: float) -> bool:
-    """Take the lock; False where the file system has none."""
+    """Take the lock; False if the file system has none."""
     end = time.monotonic() + patience
     while True:
         try:
@@ -120,7 +120,7 @@ def _read(descriptor: int) -> dict[str, Any]:
 
 
 def _is_well(holder: dict[str, Any]) -> bool:
-    """Whether a holder is seen to be a process of this machine whose parent is there."""
+    """Whether a holder is known to be a process of this machine whose parent exists."""
     if holder.get("host") != socket.gethostname():
         return False
     try:

@@ -1,4 +1,4 @@
-"""Each process of a run tells the others that it lives, and stops when one of them does not.
+"""Each process of a run tells the others that it is alive, and stops when one of them is not.
 
 A process that waits for another in an exchange, or that decodes for an hour before the next one,
 would not notice by itself that the other is gone (NCCL waits for its timeout, gloo until it next
@@ -20,15 +20,15 @@ from openvclip.utils.logging import get_logger
 logger = get_logger(__name__)
 
 BEAT_SECONDS = 4.0
-# Counted in own beats, not in seconds: a machine that slept has lost nobody.
+# Counted in own beats, not in seconds: a machine that slept has lost no process.
 MOST_SILENT_BEATS = 8
 FAILED = 2  # Exit code after an error, as of the tools.
 
 
 class PeerWatch:
-    """A thread that writes a sign of life to the run's store and looks at those of the others.
+    """A thread that writes a heartbeat to the run's store and watches those of the others.
 
-    When one fails, or gives none for about 36 s, the reason is logged and this process exits with
+    When one fails, or sends none for about 36 s, the reason is logged and this process exits with
     the code :data:`FAILED`: the main thread may be waiting where nothing else can reach it.
 
     Args:
@@ -38,7 +38,7 @@ class PeerWatch:
     """
 
     def __init__(self, store: dist.Store, rank: int, world_size: int) -> None:
-        # The process that started this one, if we did: without it nobody would end this one.
+        # The process that started this one, if we did: without it nothing would end this one.
         parent = multiprocessing.parent_process()
         self._parent = parent.pid if parent is not None else None
         # A connection of its own: the main thread may be waiting in the other.
@@ -54,13 +54,13 @@ class PeerWatch:
         self._thread.start()
 
     def finish(self) -> None:
-        """Tell the others that this process has done its work, and watch no more."""
+        """Tell the others that this process has done its work, and stop watching."""
         # A thread that is still inside the store when Python ends aborts the process. What it waits
         # for there is over by the store's timeout.
         self._end("done", BEAT_SECONDS * MOST_SILENT_BEATS)
 
     def fail(self, error: BaseException) -> None:
-        """Tell the others why this process stops, and watch no more."""
+        """Tell the others why this process stops, and stop watching."""
         text = str(error) if isinstance(error, OpenVCLIPError) else f"{type(error).__name__}"
         self._end(f"failed: {text[:500]}", BEAT_SECONDS)
 
@@ -80,12 +80,12 @@ class PeerWatch:
                 self._store.set(str(self.rank), f"alive {beat}")
                 lost = self._find_lost()
             except RuntimeError:
-                lost = "process 0 of the run, at which all meet, is gone"
+                lost = "process 0 of the run, where all meet, is gone"
             if lost and not self._stop.is_set():
                 self._leave(lost)
 
     def _find_lost(self) -> str | None:
-        """Return what happened to one of the others, if something did."""
+        """Return what happened to one of the others, if anything."""
         if self._parent is not None and os.getppid() != self._parent:
             return "the process that started this one is gone"
         for number, key in self._keys.items():

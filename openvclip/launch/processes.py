@@ -1,4 +1,4 @@
-"""A run in all its processes: one, those of torchrun, or those that are started here."""
+"""A run in all its processes: a single one, torchrun's, or those that are started here."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Launch:
     """How a run is spread over processes.
 
     Attributes:
-        here: processes that are to be started here; 0: this process is one of the run's.
+        here: number of processes to start here; 0: this process is one of the run's.
         first: number of the first of them, or of this one.
-        total: processes in all.
+        total: total number of processes.
         meeting: where they meet; see ``torch.distributed``.
-        backend: of their exchanges.
-        gpus: GPUs of this machine that the run takes.
+        backend: backend of their exchanges.
+        gpus: GPUs of this machine that the run uses.
         output_dir: OUTPUT_DIR.
-        trains: whether OUTPUT_DIR is taken for a training.
+        trains: whether OUTPUT_DIR is claimed for training.
     """
 
     here: int
@@ -45,7 +45,7 @@ class Launch:
 
 
 def build_launch(cfg: Any, init_method: str) -> Launch:
-    """Build it from the config, or from what torchrun says (``RANK`` and ``WORLD_SIZE`` are set).
+    """Build it from the config, or from torchrun's environment (``RANK`` and ``WORLD_SIZE``).
 
     Args:
         cfg: the run's config: ``NUM_GPUS * NUM_SHARDS`` processes.
@@ -61,7 +61,7 @@ def build_launch(cfg: Any, init_method: str) -> Launch:
         first=first if total > 1 else 0,
         total=total,
         meeting=init_method,
-        # NCCL moves GPU tensors only: a run on CPUs takes gloo whatever the default says.
+        # NCCL moves only GPU tensors: a run on CPUs uses gloo whatever the default says.
         backend=cfg.DIST_BACKEND if cfg.NUM_GPUS and torch.cuda.is_available() else "gloo",
         gpus=cfg.NUM_GPUS,
         output_dir=cfg.OUTPUT_DIR,
@@ -74,7 +74,7 @@ def launch(function: Callable[[Any], None], cfg: Any, init_method: str) -> None:
 
     Args:
         function: the work, importable by name.
-        cfg: the run's config, handed to it.
+        cfg: the run's config, passed to it.
         init_method: see :func:`build_launch`.
     """
     # The console only: the file is opened once the run's settings are known to be possible.
@@ -84,8 +84,8 @@ def launch(function: Callable[[Any], None], cfg: Any, init_method: str) -> None:
         _run_process(run, run.first, function, cfg)
         return
     if run.gpus > torch.cuda.device_count():
-        select_device(run.gpus)  # says that there are not so many
-    if run.first == 0 and run.trains:  # before processes are started that would be stopped again
+        select_device(run.gpus)  # reports if there are fewer
+    if run.first == 0 and run.trains:  # before starting processes that would be stopped again
         try:
             with training_lock(run.output_dir):
                 pass
@@ -111,9 +111,9 @@ def _run_process(run: Launch, number: int, function: Callable[[Any], None], cfg:
 
 
 def _open_output(run: Launch, number: int, stack: ExitStack) -> ConfigError | None:
-    """Claim OUTPUT_DIR for a training, and begin the log in it; return why that cannot be.
+    """Claim OUTPUT_DIR for training, and start the log in it; return why this is impossible.
 
-    It is returned, not raised, as the other processes wait to be told.
+    It is returned, not raised, because the other processes wait for it.
     """
     setup_logging(rank=number)
     try:

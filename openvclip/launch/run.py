@@ -19,11 +19,11 @@ logger = get_logger(__name__)
 
 
 def run(cfg) -> None:
-    """Train (``TRAIN.ENABLE``), or validate only (``VAL_MODE``), and test (``TEST.ENABLE``).
+    """Train (``TRAIN.ENABLE``) or only validate (``VAL_MODE``), and test (``TEST.ENABLE``).
 
     The resolved config is left in ``OUTPUT_DIR/config.yaml``; that file can be given as ``--cfg``.
 
-    SIGTERM and SIGUSR1 end training with a checkpoint after the step, and testing at once.
+    SIGTERM and SIGUSR1 end training with a checkpoint after the step, and testing immediately.
 
     Raises:
         DataError: a decoding process was killed, among other reasons.

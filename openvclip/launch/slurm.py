@@ -1,4 +1,4 @@
-"""Jobs on a Slurm cluster, by submitit: what a node runs, and how it is asked for."""
+"""Jobs on a Slurm cluster, through submitit: what a node runs, and how it is requested."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ PORTS = 20000
 
 @dataclass(frozen=True)
 class Resources:
-    """What is asked of the cluster.
+    """What is requested from the cluster.
 
     Attributes:
         gpus: GPUs of each node; 0 runs on CPUs.
         nodes: number of nodes.
-        timeout: minutes after which the job is stopped, and put into the queue again.
+        timeout: minutes after which the job is stopped and requeued.
         cpus_per_gpu: CPU cores for each GPU: its loader workers and itself.
         memory_per_gpu: GB of memory for each GPU.
         name: name of the job in the queue.
-        slurm: further settings of Slurm, such as ``partition`` or ``account``.
+        slurm: other Slurm settings, such as ``partition`` or ``account``.
     """
 
     gpus: int
@@ -44,11 +44,11 @@ class Resources:
 
 @dataclass(frozen=True)
 class Job:
-    """The work of one node: the processes of this node of a run of ``tools/run_net.py``.
+    """The work of one node: its processes in a run of ``tools/run_net.py``.
 
-    The nodes meet at the first one; the port follows from the job's number, so that two jobs on a
-    node do not meet each other. When the job is preempted or out of time, submitit calls
-    :meth:`checkpoint` and queues it again; ``TRAIN.AUTO_RESUME`` then goes on from the last
+    The nodes meet at the first one; the port is derived from the job's number, so that two jobs on
+    a node do not meet each other. When the job is preempted or out of time, submitit calls
+    :meth:`checkpoint` and queues it again; ``TRAIN.AUTO_RESUME`` then resumes from the last
     checkpoint.
     """
 
@@ -68,7 +68,7 @@ class Job:
         launch(run, cfg, f"tcp://{host}:{compute_port(node.raw_job_id)}")
 
     def checkpoint(self) -> Any:
-        """Return what submitit puts into the queue when the job is stopped: the same again."""
+        """Return what submitit queues when the job is stopped: the same work again."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
@@ -88,21 +88,21 @@ def submit(
     resources: Resources,
     cluster: str | None = None,
 ) -> Any:
-    """Check the config here, then put the run into the queue.
+    """Check the config here, then queue the run.
 
     Args:
         cfg_file: as ``--cfg`` of ``tools/run_net.py``.
         opts: as its ``--opts``; NUM_GPUS and NUM_SHARDS are set from ``resources``.
         job_dir: folder that all nodes can write to; ``%j`` becomes the job's number.
-        resources: what is asked of the cluster.
-        cluster: ``slurm``, ``local`` or ``debug`` (both on this machine); None: whichever is there.
+        resources: what is requested from the cluster.
+        cluster: ``slurm``, ``local`` or ``debug`` (both on this machine); None: what is available.
 
     Returns:
         submitit's job.
 
     Raises:
-        ConfigError: the config cannot be used, submitit is not installed, or Slurm is asked for
-            (``cluster`` or settings of it) and not here.
+        ConfigError: the config cannot be used, submitit is not installed, or Slurm is requested
+            (``cluster`` or its settings) but not available.
     """
     try:
         import submitit
@@ -111,7 +111,7 @@ def submit(
     run = ("NUM_GPUS", str(resources.gpus), "NUM_SHARDS", str(resources.nodes))
     opts = (*opts, *run)
     load_cfg(cfg_file, opts)
-    # Who names a partition asks for Slurm, too; this machine knows none.
+    # Naming a partition also asks for Slurm; this machine has none.
     missing = [name for name in ("srun", "sbatch") if shutil.which(name) is None]
     if missing and (cluster == "slurm" or (cluster is None and resources.slurm)):
         asked = "--cluster slurm" if cluster else f"--{resources.slurm[0][0]}"
@@ -121,7 +121,7 @@ def submit(
         )
     executor = submitit.AutoExecutor(folder=str(Path(job_dir)), cluster=cluster)
     if executor.cluster != "slurm" and resources.nodes > 1:
-        raise ConfigError(f"{resources.nodes} nodes need Slurm, and sbatch is not here")
+        raise ConfigError(f"{resources.nodes} nodes need Slurm, but sbatch cannot be found")
     units = max(resources.gpus, 1)
     executor.update_parameters(
         name=resources.name,

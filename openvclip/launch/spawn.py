@@ -1,8 +1,8 @@
-"""Processes that this one starts: signals are handed on to them, and what they end with comes back.
+"""Starting processes, passing signals on to them, and reporting how they ended.
 
-torch's elastic agent, which torchrun is, starts processes too. It ends those that take more than
-30 s to save their state after SIGTERM, leaves them alone with SIGUSR1, and does not say what they
-ended with after a signal.
+torch's elastic agent, which torchrun uses, starts processes too. It kills those that take more than
+30 s to save their state after SIGTERM, does not pass SIGUSR1 on, and does not say how they ended
+after a signal.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ GRACE = 30.0  # Seconds that each process has to save its state after Ctrl-C.
 
 
 def spawn(function: Callable, args: tuple, processes: int, first: int = 0) -> None:
-    """Run ``function(number, *args)`` in as many processes and wait for them.
+    """Run ``function(number, *args)`` in several processes and wait for them.
 
-    SIGTERM, SIGUSR1 and Ctrl-C are handed on to them.
+    SIGTERM, SIGUSR1 and Ctrl-C are passed on to them.
 
     Args:
         function: importable by name.
-        args: of the function, after the number of the process on this machine.
-        processes: how many.
+        args: the function's arguments after the number of the process on this machine.
+        processes: number of processes.
         first: number of the first of them in the run, for messages.
 
     Raises:
-        Interrupted: one of them left with its exit code.
+        Interrupted: one of them ended with its exit code.
         TrainingError: one of them was killed or failed; the others were stopped.
     """
     shared = torch.multiprocessing.get_context("spawn")
     stopping, begun = (shared.Value("b", 0, lock=False) for _ in range(2))
-    # Importing torch takes them seconds, in which Ctrl-C would end them with a traceback each.
+    # Importing torch takes them seconds, in which Ctrl-C would end each with a traceback.
     with interrupts.held_back() as possible:
         context = torch.multiprocessing.spawn(
             _begin, args=(function, args, (stopping, begun, possible)), nprocs=processes,
@@ -52,16 +52,16 @@ def spawn(function: Callable, args: tuple, processes: int, first: int = 0) -> No
         try:
             _wait(context, stopping)
         except torch.multiprocessing.ProcessExitedException as error:
-            if stopping.value:  # one of them says so, if any came that far
+            if stopping.value:  # one of them says so, if any got that far
                 code = interrupts.EXIT_CODE
                 raise SystemExit(code) if begun.value else KeyboardInterrupt from error
             raise _explain_exit(error, first) from error
 
 
 def _wait(context: Any, stopping: Any) -> None:
-    """Wait for the started processes; the first that fails has the others stopped.
+    """Wait for the started processes; the first that fails stops the others.
 
-    After Ctrl-C, which all of them have had, they are left the time to end by themselves.
+    After Ctrl-C, which all of them have received, they are given time to end by themselves.
     """
     running = {process.sentinel for process in context.processes}
     while running:
@@ -74,7 +74,7 @@ def _wait(context: Any, stopping: Any) -> None:
 
 
 def _begin(number: int, function: Callable, args: tuple, shared: tuple) -> None:
-    """What a started process does first: take Ctrl-C as the one that started it does."""
+    """What a started process does first: handle Ctrl-C as the one that started it does."""
     stopping, begun, possible = shared
 
     def work() -> None:
@@ -92,7 +92,7 @@ def _begin(number: int, function: Callable, args: tuple, shared: tuple) -> None:
 def _explain_exit(
     error: torch.multiprocessing.ProcessExitedException, first: int
 ) -> BaseException:
-    """Say what a started process ended with; a code with a meaning of its own is passed on."""
+    """Say how a started process ended; a code with a meaning of its own is passed on."""
     number = first + error.error_index
     if error.signal_name is not None:
         return TrainingError(
@@ -110,11 +110,11 @@ def _explain_exit(
 
 @contextmanager
 def forwarding(pids: Sequence[int], stopping: Any = None) -> Iterator[None]:
-    """Hand SIGTERM, SIGUSR1 and Ctrl-C on to the processes ``pids`` instead of dying of them.
+    """Pass SIGTERM, SIGUSR1 and Ctrl-C on to the processes ``pids`` instead of dying of them.
 
     Args:
         pids: process ids.
-        stopping: a shared number whose ``value`` becomes 1 at Ctrl-C, for those that cannot take
+        stopping: a shared number whose ``value`` becomes 1 at Ctrl-C, for those that cannot handle
             a signal yet; None: Ctrl-C is left alone.
     """
 
@@ -122,7 +122,7 @@ def forwarding(pids: Sequence[int], stopping: Any = None) -> Iterator[None]:
         if number == signal.SIGINT:
             stopping.value = 1
             again = interrupts.came()
-            if not interrupts.note() or again:  # the terminal has told them all
+            if not interrupts.note() or again:  # the terminal has signalled them all
                 return
         for pid in pids:
             try:

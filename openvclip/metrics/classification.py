@@ -14,7 +14,7 @@ def compute_topk_correct(logits: Tensor, labels: Tensor, ks: Sequence[int] = (1,
     Args:
         logits: (N, C).
         labels: (N,) class indices, or (N, C) soft targets, whose largest entry is the class.
-        ks: which k; one larger than C counts as C.
+        ks: the values of k; a value above C counts as C.
 
     Returns:
         bool (len(ks), N).
@@ -28,14 +28,14 @@ def compute_topk_correct(logits: Tensor, labels: Tensor, ks: Sequence[int] = (1,
 
 
 def compute_accuracy(logits: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5)) -> list[float]:
-    """Top-k accuracies in percent; 0 where there is nothing to count."""
+    """Top-k accuracies in per cent; 0 if there is nothing to count."""
     if len(labels) == 0:
         return [0.0 for _ in ks]
     return (compute_topk_correct(logits, labels, ks).double().mean(dim=1) * 100).tolist()
 
 
 def compute_scores(scores: Tensor, labels: Tensor, done: Tensor) -> dict[str, float]:
-    """Accuracies of a test in percent; videos that failed count as wrong in the headline numbers.
+    """Accuracies of a test in per cent; failed videos count as wrong in the headline numbers.
 
     Args:
         scores: (N, C); undefined where ``done`` is False.
@@ -74,7 +74,7 @@ def compute_confusion(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def compute_confusion_pairs(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return (label, answer, count) of each pair that occurs, int64 (K, 3), in that order.
+    """Return (label, answer, count) for each pair that occurs, int64 (K, 3), in that order.
 
     The same counts as :func:`compute_confusion`, small however many classes there are.
     """
@@ -92,11 +92,11 @@ def rank_mistakes(
         scores: (N, C); undefined where ``done`` is False.
         labels: (N,) class indices.
         done: bool (N,), False for videos that could not be evaluated.
-        limit: how many at most.
-        clips: how many logits were added to a score; their mean is what the confidence is of.
+        limit: the most to return.
+        clips: how many logits were added in a score; the confidence is that of their mean.
 
     Returns:
-        (row, answer, confidence in 0..1), the surest first; at one confidence by row.
+        (row, answer, confidence in 0..1), most confident first; ties by row.
     """
     answers = scores.argmax(dim=1)
     rows = (done & (answers != labels)).nonzero().flatten()
@@ -109,7 +109,7 @@ def rank_mistakes(
 def compute_average_precision(scores: Tensor, targets: Tensor) -> Tensor:
     """Average precision of each class, float64 (C,) in 0..1 (for multi-label data).
 
-    It is the mean, over a class's positive items, of the precision at each item's place in the
+    It is the mean, over a class's positive items, of the precision at each item's rank in the
     ranking by score; NaN for a class without a positive item.
 
     Args:
@@ -124,7 +124,7 @@ def compute_average_precision(scores: Tensor, targets: Tensor) -> Tensor:
 
 
 def compute_mean_average_precision(scores: Tensor, targets: Tensor) -> float:
-    """Mean of :func:`compute_average_precision` in percent, over classes with positive items.
+    """Mean of :func:`compute_average_precision` in per cent, over classes with positive items.
 
     Args:
         scores: (N, C).

@@ -1,4 +1,4 @@
-"""Ranks of retrieval between videos and texts, and what is reported of them (pure functions)."""
+"""Retrieval ranks between videos and texts, and what is reported about them (pure functions)."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import Tensor
 from openvclip.utils.errors import DataError
 
 KS = (1, 5, 10)
-# Cosines closer than this are ties: what rounding in fp32 makes of equal embeddings is less.
+# Cosines closer than this are ties: rounding in fp32 moves equal embeddings by less.
 TIE = 1e-6
-# Bins of ranks that a test's results count, with the highest rank that each has.
+# Bins of ranks that a test's results count, with the highest rank in each.
 BINS = {"1": 1, "2-5": 5, "6-10": 10, "11-50": 50, "51-100": 100, "over 100": float("inf")}
 CHUNK_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Where the right answer of each query came, from 1; half ranks where answers tie.
+    """The rank of each query's correct answer, from 1; half ranks if answers tie.
 
     Attributes:
         text_to_video: float64 (N,), of each text's video among all videos.
@@ -42,17 +42,17 @@ def compute_ranks(
 
     A rank is 1 + the number of better answers + half the number of other answers that are as good
     (closer than :data:`TIE`): the mean of the places that these share. So a model that gives the
-    same to all has the rank in the middle. Of a video's several texts the best one's rank counts,
-    and its others are not answers that compete. Cosines are computed in float64, some texts with
+    same answer to all gets the middle rank. If a video has several texts, the best one's rank
+    counts, and its others do not compete. Cosines are computed in float64, some texts with
     all videos at a time.
 
     Args:
-        videos: (V, D), each of length 1, except where ``done`` is False.
+        videos: (V, D), each of length 1, unless ``done`` is False.
         texts: (N, D), each of length 1, on the same device.
         owner: int64 (N,), each text's video; every video has at least one.
-        done: bool (V,), False for videos that could not be evaluated. They are no answers to
+        done: bool (V,), False for videos that could not be evaluated. They are not answers to
             others, and they and their texts get the last rank: V for texts, N for videos.
-        chunk_bytes: most memory that a part of the matrix takes; what is computed from it takes
+        chunk_bytes: most memory for one part of the matrix; what is computed from it takes
             about as much again.
 
     Raises:
@@ -76,7 +76,7 @@ def compute_ranks(
         cosines = gallery @ texts[part].double().T  # (V', some texts)
         above_own[part] = _count_above(cosines, own[None, part], dim=0)
         above_best += _count_above(cosines, best[:, None], dim=1)
-    # A query's own answers were counted along: its video as one tie, its texts as far as they are.
+    # A query's own answers were counted too: its video as one tie, its texts where they tie.
     own_texts = _count_above(own[known][None], best[place][None], dim=0)
     above_best.scatter_add_(0, place, -own_texts)
     video_ranks = own.new_full((count,), float(total))
@@ -87,7 +87,7 @@ def compute_ranks(
 def _cosines_of_pairs(
     gallery: Tensor, texts: Tensor, place: Tensor, known: Tensor, chunk_bytes: int
 ) -> Tensor:
-    """Cosine of each text with its own video; infinite where the video is not ``known``."""
+    """Cosine of each text with its own video; infinite if the video is not ``known``."""
     own = gallery.new_full((len(texts),), torch.inf)
     step = max(1, chunk_bytes // (24 * max(1, texts.shape[1])))
     for rows, places in zip(known.nonzero().flatten().split(step), place.split(step), strict=True):
@@ -96,14 +96,14 @@ def _cosines_of_pairs(
 
 
 def _count_above(cosines: Tensor, bar: Tensor, dim: int) -> Tensor:
-    """Count what is above the bar, and what ties with it by half."""
+    """Count entries above the bar, and ties with it as half."""
     better = (cosines > bar + TIE).sum(dim, dtype=torch.int32)
     better_or_tied = (cosines > bar - TIE).sum(dim, dtype=torch.int32)
     return (better + better_or_tied).double() / 2
 
 
 def compute_retrieval_scores(ranks: Tensor, done: Tensor) -> dict[str, float]:
-    """Return R@1, R@5 and R@10 in percent, and the median and mean rank.
+    """Return R@1, R@5 and R@10 in per cent, and the median and mean rank.
 
     Args:
         ranks: (queries,), as :func:`compute_ranks` gives.
@@ -111,7 +111,7 @@ def compute_retrieval_scores(ranks: Tensor, done: Tensor) -> dict[str, float]:
             short list even the last one may be among the first ten.
 
     Returns:
-        ``r1``, ``r5``, ``r10``, ``median_rank`` (the mean of the two in the middle of an even
+        ``r1``, ``r5``, ``r10``, ``median_rank`` (the mean of the middle two of an even
         number) and ``mean_rank``.
     """
     scores = {f"r{k}": float(((ranks <= k) & done).double().mean()) * 100 for k in KS}
@@ -136,17 +136,17 @@ def count_ranks(ranks: Tensor, done: Tensor) -> dict[str, int]:
 def find_worst(
     ranks: Tensor, queries: Tensor, answers: Tensor, count: int
 ) -> list[tuple[int, int]]:
-    """Return the queries whose right answer came last, worst first, and what came first instead.
+    """Return the queries whose correct answer ranked lowest, worst first, and what came first.
 
     Args:
-        ranks: (Q,) of the queries that are asked about.
+        ranks: (Q,) of the queries in question.
         queries: (Q, D).
         answers: (A, D).
-        count: how many to return at most; queries with rank 1 are left out.
+        count: the most to return; queries with rank 1 are left out.
     """
     order = ranks.argsort(descending=True, stable=True)[:count]
     order = order[ranks[order] > 1]
-    if not len(order):  # where every video failed there are no answers either
+    if not len(order):  # if every video failed there are no answers either
         return []
     first = (queries[order] @ answers.T).argmax(dim=1)
     return list(zip(order.tolist(), first.tolist(), strict=True))

@@ -71,7 +71,7 @@ def test_bad_entries_are_counted_named_and_left_out(tmp_path):
     result = prepare(tmp_path, source, report=tmp_path / "deep/report.json")
     found = {kind: problem["entries"] for kind, problem in result["problems"].items()}
     assert found == {
-        "unreadable": ["entry 9: '' is no path", "entry 11: 'a/\\ud800.mp4' is no path"],
+        "unreadable": ["entry 9: '' is not a path", "entry 11: 'a/\\ud800.mp4' is not a path"],
         "empty": ["a/empty.mp4", "a/blank.mp4", "a/none.mp4", "a/list.mp4"],
         "not_text": ["a/number.mp4: 3", "a/dict.mp4: [('a', 1)]", "a/half.mp4: '\\ud800'"],
         "repeated": ["a/good.mp4: two words"],
@@ -93,8 +93,8 @@ def test_bad_rows_are_named_by_line(tmp_path):
              '{"video": 5, "caption": "x"}']
     result = prepare(tmp_path, write(tmp_path / "c.jsonl", "\n".join(lines)))
     assert result["problems"]["unreadable"]["entries"] == [
-        "line 2: not JSON", "line 3: no object with a field 'video'",
-        "line 4: no object with a field 'video'", "line 6: 5 is no path",
+        "line 2: not JSON", "line 3: not an object with a field 'video'",
+        "line 4: not an object with a field 'video'", "line 6: 5 is not a path",
     ]
     assert result["problems"]["empty"]["entries"] == ["b"]
     result = prepare(tmp_path, write(tmp_path / "c.csv", "a,x\nb\nc,one, two\n"))
@@ -163,7 +163,8 @@ def test_lists_are_compared(tmp_path, tool, capsys):
     text = capsys.readouterr().out
     assert f"{train}: 11 of 31 videos have captions (35.48 %)\n  without: c/00000000020.mkv" in text
     assert "c/00000000024.mkv" in text and "c/00000000025.mkv" not in text
-    assert "  and 15 more\n  of them with those of another listed video of the same name: 1" in text
+    assert ("  and 15 more\n"
+            "  of these, with the captions of another video of the same name: 1") in text
     assert "none matches: 'none.mp4' is looked up as 'none'; is --separator right?" in text
     assert "videos with captions that are in no list: 10\n  00000000000\n" in text
     assert "20 videos with 20 captions, one each" in text

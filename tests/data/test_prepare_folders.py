@@ -210,7 +210,7 @@ def test_classes_of_a_given_map(tmp_path, repo):
     preparation = plan_folders(videos, "mine", tmp_path, label_map=path)
     assert preparation.lists[0].rows == [("Red_Ball/1.mp4", 1)]
     assert preparation.unplaced == ["green: 1 videos of none of the 2 classes"]
-    with pytest.raises(DataError, match="comes with the project and has other classes"):
+    with pytest.raises(DataError, match="comes with the project and has different classes"):
         plan_folders(videos, "ucf101", tmp_path, label_map=path)
     path.write_text('{"0": "red ball", "1": "Red_ball"}')
     with pytest.raises(DataError, match="0 .'red ball'. and 1 .'Red_ball'. have the same name"):

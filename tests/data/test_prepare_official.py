@@ -83,7 +83,7 @@ def test_ucf101_by_a_subset_and_other_spellings(tmp_path):
         ("applyeyemakeup/v_ApplyEyeMakeup_g01_c01.avi", 0), ("YoYo/v_yoyo_g01_c01.AVI", 100)
     ]
     assert not preparation.missing and not preparation.extra
-    assert any("4 files are spelt otherwise on disk" in note for note in preparation.notes)
+    assert any("4 files are spelt differently on disk" in note for note in preparation.notes)
     # No half without a video gets a list that nothing could read.
     for draw, labels in enumerate(draw_halves(101, 50)):
         path = lists / f"ucf101_half_test/{draw}/test.csv"
@@ -116,8 +116,8 @@ def test_mismatches_of_split_file_and_folder_are_named(tmp_path):
     [
         ("trainlist02.txt", "g01_c01.avi 35", "g01_c01.avi 36",
          "trainlist02.txt, line 3: the class Hammering has the number 36, but 35 in .*classInd"),
-        ("testlist01.txt", "YoYo/", "Juggle/", "line 5: 'Juggle' is none of the 101 classes"),
-        ("testlist01.txt", "Hammering/", "Zumba/", "line 2: 'Zumba' is none of the 101 classes"),
+        ("testlist01.txt", "YoYo/", "Juggle/", "line 5: 'Juggle' is not one of the 101 classes"),
+        ("testlist01.txt", "Hammering/", "Zumba/", "line 2: 'Zumba' is not one of the 101 classes"),
         ("testlist01.txt", "HammerThrow/v_HammerThrow", "ApplyEyeMakeup/v_ApplyEyeMakeup",
          "line 3: 'ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi' appears twice"),
         ("testlist01.txt", "Hammering/v", "WritingOnBoard/v",
@@ -202,7 +202,7 @@ def test_hmdb51_unused_videos_are_told_apart_from_unknown_ones(tmp_path):
         (lambda d: (d / "climb_test_split2.txt").write_text("a.avi 1\n\na.avi 1\n"),
          "climb_test_split2.txt, line 3: 'a.avi' appears twice"),
         (lambda d: (d / "climb_test_split2.txt").unlink(), "'climb' in only one of the splits 1"),
-        (lambda d: (d / "fly_test_split1.txt").touch(), "'fly' is none of the 51 classes"),
+        (lambda d: (d / "fly_test_split1.txt").touch(), "'fly' is not one of the 51 classes"),
         (lambda d: [p.unlink() for p in d.glob("*split1.txt")], "no files such as brush_hair"),
     ],
 )
@@ -259,7 +259,7 @@ def test_ssv2_labels_by_template(tmp_path, repo, prefix):
         ("labels.json", '"3"', '"3.5"', "labels.json is not"),
         ("labels.json", '"173"', '"174"', "label 173 is 'Wiping something off of something'"),
         ("train.json", "Bending [", "Breaking [",
-         "video 78687: the template 'Breaking .something. until it breaks' is none of the 174"),
+         "video 78687: the template 'Breaking .something. until it breaks' is not one of the 174"),
         ("train.json", "42326", "78687", "the video 78687 appears twice"),
         ("train.json", '"template"', '"sentence"', "entry 0: no 'id' with a 'template'"),
         ("train.json", "[{", "{", "train.json is not JSON"),

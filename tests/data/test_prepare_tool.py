@@ -46,7 +46,8 @@ def test_counts_are_printed(tool, ucf, capsys, monkeypatch):
     assert "Apply Eye Makeup 3" in " ".join(lines) and "Yoyo 3" in " ".join(lines)
     assert text.count("Apply Eye Makeup") == 1, "classes are counted once, not for every half"
     assert "96 of 101 classes have no videos" in text and "Apply Lipstick" not in text
-    assert max(map(len, text.split("Videos a class")[1].split("note:")[0].splitlines()[1:])) <= 120
+    assert max(map(len, text.split("Videos per class")[1].split("note:")[0].splitlines()[1:])
+               ) <= 120
     assert "42 files written, 0 unchanged" in text
 
 
@@ -84,7 +85,7 @@ def test_lists_that_are_there_are_not_replaced_unasked(tool, ucf, capsys):
     before = snapshot(root)
     assert tool.main(ucf) == 2
     text = capsys.readouterr().out
-    assert f"{changed} already there with other content; nothing was written" in text
+    assert f"{changed} already exist with other content; nothing was written" in text
     assert snapshot(root) == before
     assert tool.main([*ucf, "--overwrite"]) == 0
     assert changed.read_bytes() == whole

@@ -1,4 +1,4 @@
-"""Functions in processes of their own, so that the peak of their memory is theirs alone."""
+"""Running functions in separate processes, so that their peak memory is theirs alone."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def run_apart(function: Callable[..., dict[str, Any]], *, threads: int, **argume
 
     Args:
         function: found by its module and name; its arguments and what it returns go through JSON.
-        threads: of torch in that process.
-        arguments: of the function.
+        threads: torch's threads in that process.
+        arguments: the function's arguments.
 
     Returns:
         What the function returned, and ``peak_bytes``: how far the process's memory rose above
@@ -46,7 +46,7 @@ def run_apart(function: Callable[..., dict[str, Any]], *, threads: int, **argume
 
 
 def peak_memory() -> int:
-    """Return the most bytes that this process has had in memory, mapped files included."""
+    """Return the peak memory of this process in bytes, including mapped files."""
     # A new process inherits the peak of the one that started it in getrusage, but not here.
     try:
         status = Path("/proc/self/status").read_text(encoding="utf-8")
@@ -58,7 +58,7 @@ def peak_memory() -> int:
 
 
 def main() -> None:
-    """Do what the order on the standard input says."""
+    """Run the order on standard input."""
     order = json.load(sys.stdin)
     function = getattr(importlib.import_module(order["module"]), order["name"])
     torch.set_num_threads(order["threads"])

@@ -99,7 +99,7 @@ def write_checkpoints(folder: Path, case: Case, count: int) -> int:
 def compare_ways(folder: Path, count: int, repeats: int, case: Case) -> list[dict[str, Any]]:
     """Average the first ``count`` checkpoints both ways in turn, each time in a new process.
 
-    An untimed run of each comes first, which brings the files into the system's memory.
+    An untimed run of each comes first, which brings the files into the system's cache.
     """
     found: dict[str, list[dict[str, Any]]] = {OURS: [], STRAIGHT: []}
     progress = Progress(2 * (repeats + 1), f"averaging {count} checkpoints", "runs")
@@ -148,7 +148,7 @@ def _output(folder: str | Path, way: str) -> Path:
 
 
 def _difference(folder: Path) -> float:
-    """Return the greatest difference of the two ways' files."""
+    """Return the largest difference between the files of the two ways."""
     ours, other = (load_model_state(_output(folder, way)) for way in (OURS, STRAIGHT))
     if ours.keys() != other.keys():
         return float("inf")

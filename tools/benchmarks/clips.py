@@ -1,7 +1,7 @@
 """The videos of a benchmark, the frames that their clips take, and a bare decode of those.
 
-The floor of a clip is what no implementation can leave out: the decoder's work from the keyframe
-before the first wanted frame to the last wanted one. Where views lie so far apart that a keyframe
+The floor of a clip is the work that no implementation can avoid: the decoder's, from the keyframe
+before the first wanted frame to the last wanted one. If views are so far apart that a keyframe
 comes between them, the frames that a seek would skip are not counted either.
 """
 
@@ -31,10 +31,10 @@ READ_ERRORS = (av.FFmpegError, OSError, ValueError, ArithmeticError, MemoryError
 
 
 def find_videos(names: Sequence[str]) -> list[Path]:
-    """Return the files named and the videos below the folders named, each once.
+    """Return the named files and the videos in the named folders, each once.
 
     Raises:
-        ConfigError: a name leads nowhere.
+        ConfigError: a name does not exist.
     """
     found: list[Path] = []
     for path in map(Path, names):
@@ -87,7 +87,7 @@ def open_stream(
 
 @dataclass(frozen=True)
 class Survey:
-    """What a decode of a whole file found.
+    """The result of decoding a whole file.
 
     Attributes:
         path: the file.
@@ -95,10 +95,10 @@ class Survey:
         width: of the frames.
         height: of the frames.
         fps: average frame rate.
-        count: frames that the container promises, or 0.
-        duration: ticks that the container promises, or 0.
+        count: frames that the container declares, or 0.
+        duration: ticks that the container declares, or 0.
         stamps: tick of each frame, in the decoder's order.
-        keys: places in ``stamps`` of the keyframes.
+        keys: indices of the keyframes in ``stamps``.
     """
 
     path: str
@@ -177,7 +177,7 @@ class Pass:
 
     Attributes:
         seek_to: tick that leads to the keyframe to begin at; None for the file's start.
-        frames: how many frames come out of the decoder until the last wanted one has.
+        frames: how many frames the decoder gives up to and including the last wanted one.
     """
 
     seek_to: int | None

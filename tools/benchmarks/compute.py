@@ -59,10 +59,10 @@ class Case:
 
     @classmethod
     def from_args(cls, args: argparse.Namespace, **changes: Any) -> Case:
-        """Take what the command line says; ``changes`` come first.
+        """Build it from the command line; ``changes`` take precedence.
 
         Raises:
-            ConfigError: a GPU is asked for where none is.
+            ConfigError: a GPU is asked for but there is none.
         """
         given = {f.name: getattr(args, f.name) for f in dataclasses.fields(cls)
                  if hasattr(args, f.name)}
@@ -151,7 +151,7 @@ def build_model(
 
 
 def synchronize(device: str) -> None:
-    """Wait until the device has done what it was given."""
+    """Wait until the device has finished its work."""
     if device == "cuda":
         torch.cuda.synchronize()
 
@@ -159,10 +159,10 @@ def synchronize(device: str) -> None:
 def time_variants(
     variants: Mapping[str, Callable[[], Any]], case: Case, repeats: int
 ) -> dict[str, dict[str, Any]]:
-    """Time variants that take turns, after one untimed run of each.
+    """Time variants in turn, after one untimed run of each.
 
     Returns:
-        Of each variant the ``median_ms``, the ``min_ms`` and all ``runs_ms``.
+        For each variant the ``median_ms``, the ``min_ms`` and all ``runs_ms``.
     """
 
     def finish(function: Callable[[], Any]) -> None:
@@ -176,24 +176,24 @@ def time_variants(
 
 
 def timed_rows(times: Mapping[str, dict[str, Any]], case: Case) -> list[dict[str, Any]]:
-    """Return a row of the table for each variant, with its clips a second."""
+    """Return a table row for each variant, with its clips per second."""
     return [{"variant": name, "dtype": case.dtype, "clips": case.clips, **time,
              "clips_per_s": case.clips / time["median_ms"] * 1e3}
             for name, time in times.items()]
 
 
 def summarize_runs(runs: list[float]) -> dict[str, Any]:
-    """Return the median and the least of some times in ms, and the times."""
+    """Return the median and the minimum of some times in ms, and the times."""
     return {"median_ms": statistics.median(runs), "min_ms": min(runs), "runs_ms": runs}
 
 
 def max_difference(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Return the greatest absolute difference of two tensors."""
+    """Return the largest absolute difference between two tensors."""
     return float((one.float() - other.float()).abs().max())
 
 
 def check_agreement(what: str, difference: float, tolerance: float) -> dict[str, float]:
-    """Return what the JSON says of two results that have to be the same.
+    """Return the JSON entry for two results that must be the same.
 
     Raises:
         DataError: they differ by more than ``tolerance``, so their times compare nothing.

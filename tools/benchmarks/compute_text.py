@@ -16,7 +16,7 @@ TIMED = ("variant", "dtype", "median_ms", "min_ms", "clips_per_s")
 
 
 def device_lines(result: dict[str, Any]) -> Iterator[str]:
-    """Say what was measured on."""
+    """Describe the machine of the measurement."""
     machine = result["machine"]
     yield from machine_lines(machine)
     flags = ", ".join(machine["cpu_matrix_flags"]) or "no bf16 or fp16 products"
@@ -43,7 +43,7 @@ def _cell(column: str, value: Any) -> str:
 
 
 def ratio_lines(ratios: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Show figures beside their targets."""
+    """Show figures next to their targets."""
     yield ""
     yield from format_table(("figure", "dtype", "value", "target", ""), [
         (row["name"], row.get("dtype", "fp32"), f"{row['value']:.3f}",
@@ -56,7 +56,7 @@ def ratio_lines(ratios: Sequence[dict[str, Any]]) -> Iterator[str]:
 def _section(
     result: dict[str, Any], title: str, columns: Sequence[str], compared: str
 ) -> Iterator[str]:
-    """Show the machine, the rows of what was timed, and how far the two ways agree."""
+    """Show the machine, the timed rows, and how closely the two ways agree."""
     yield from device_lines(result)
     yield ""
     yield title

@@ -22,7 +22,7 @@ from openvclip.utils.errors import ConfigError, DataError
 from openvclip.utils.logging import Progress, get_logger
 
 PARTS = (*MODES, "stages", "loader")
-# The two ways to a tensor differ by rounding only.
+# The two ways to a tensor differ only by rounding.
 TOLERANCE = 1e-4
 
 logger = get_logger(__name__)
@@ -32,7 +32,7 @@ def run_data(args: argparse.Namespace) -> dict[str, Any]:
     """Measure what the arguments ask for, print the tables and write the JSON.
 
     Raises:
-        ConfigError: the arguments do not fit together.
+        ConfigError: the arguments contradict each other.
         DataError: no video can be used.
     """
     settings = Settings(

@@ -37,7 +37,7 @@ def compare(
 
 
 def describe(video: Survey) -> dict[str, Any]:
-    """Return what a row says of a video."""
+    """Return a row's description of a video."""
     return {
         "video": Path(video.path).name, "path": video.path, "codec": video.codec,
         "width": video.width, "height": video.height, "fps": video.fps,

@@ -1,4 +1,4 @@
-"""Timing on a machine that others may use as well, and what that machine is."""
+"""Timing on a machine that others may be using, and describing that machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import torch
 
 @contextmanager
 def quiet_process(threads: int = 1) -> Iterator[None]:
-    """Run on few torch threads and without garbage collection; both come back afterwards."""
+    """Run on few torch threads and without garbage collection; both are restored afterwards."""
     before, collecting = torch.get_num_threads(), gc.isenabled()
     torch.set_num_threads(threads)
     gc.collect()
@@ -43,7 +43,7 @@ def time_in_turn(
 ) -> dict[str, list[float]]:
     """Time the variants one after the other, ``repeats`` times over.
 
-    What else the machine does at a time then meets all variants alike.
+    Other load on the machine then affects all variants alike.
 
     Returns:
         Milliseconds of each variant's runs.
@@ -67,7 +67,7 @@ def _cpu_model() -> str:
 
 
 def load_average() -> float | None:
-    """Return how many processes wanted to run in the last minute, where the system says so."""
+    """Return the load average of the last minute, if the system gives it."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 

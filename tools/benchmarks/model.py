@@ -27,7 +27,7 @@ from openvclip.models.build import compile_blocks
 from openvclip.models.video_clip import VideoCLIP
 from openvclip.utils.logging import get_logger
 
-# Logits of unit vectors times a scale of 14 differ by so much at most.
+# Logits of unit vectors times a scale of 14 differ by at most this much.
 TOLERANCES = {"fp32": 1e-4, "bf16": 0.1, "fp16": 0.02}
 NO_VIEW, OURS, STRAIGHT = "no view", "view", "view, straightforward"
 

@@ -1,4 +1,4 @@
-"""What share of an accelerator's speed a training step reaches, and how many clips a second."""
+"""What share of an accelerator's speed a training step reaches, and how many clips per second."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.compute import Case, synchronize
 from benchmarks.measure import time_call
 from benchmarks.targets import MATMUL_SHARE_TARGET, judge_least, state_ratio
 
-# Clips of a GPU's batch in the published recipe.
+# Clips per GPU and batch in the published recipe.
 RECIPE_CLIPS = 8
 MATMUL_SIZE = 8192
 TORCH_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -63,8 +63,8 @@ def measure_rates(
         prepare: returns one step on a batch of so many clips.
         gradients: forward and backward alone, in which operations are counted.
         repeats: timed steps of each batch.
-        most: clips beyond which no batch is tried.
-        matmul_size: side of the matrices that the card's rate is measured with.
+        most: largest batch to try, in clips.
+        matmul_size: side of the matrices for measuring the card's rate.
 
     Returns:
         A row for each batch, ``largest`` in the last that fitted; times are medians.
@@ -89,7 +89,7 @@ def measure_rates(
 def _try(
     case: Case, prepare: Callable[[int], Callable[[], Any]], clips: int, repeats: int
 ) -> dict[str, Any] | None:
-    """Time steps on batches of some clips; None where the memory does not do."""
+    """Time steps on batches of some clips; None if memory runs out."""
     cuda = case.device == "cuda"
     if cuda:
         torch.cuda.empty_cache()

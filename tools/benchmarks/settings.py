@@ -1,4 +1,4 @@
-"""What a benchmark of the data path makes of videos."""
+"""The clips that a benchmark of the data path makes from videos."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Settings:
     Attributes:
         views: of a test video, with one crop each.
         frames: of a clip.
-        sampling_rate: frames of the video from one frame of a clip to the next, at 30 a second.
+        sampling_rate: frames of the video from one frame of a clip to the next, at 30 per second.
         scale: short side of test frames.
         crop: side of the crop.
-        train_scales: least and greatest short side of training frames.
-        seed: of the random clips.
+        train_scales: smallest and largest short side of training frames.
+        seed: seed of the random clips.
     """
 
     views: int = 3
@@ -52,12 +52,12 @@ class Settings:
         return Sampling(self.frames, self.sampling_rate)
 
     def pixels(self, mode: str) -> Pixels:
-        """What becomes of the frames in ``test`` or ``train`` mode."""
+        """How frames become clips in ``test`` or ``train`` mode."""
         scales = self.train_scales if mode == "train" else (self.scale, self.scale)
         return Pixels(scales=scales, size=self.crop)
 
     def clips(self, mode: str) -> int:
-        """Clips of an item."""
+        """Number of clips in an item."""
         return self.views if mode == "test" else 1
 
     def requests(self, mode: str, epoch: int, row: int) -> list[ClipRequest]:

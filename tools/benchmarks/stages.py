@@ -43,7 +43,7 @@ class _Meter:
 
 
 class _Timed:
-    """Stands for one of PyAV's objects, whose methods cannot be replaced."""
+    """Wraps one of PyAV's objects, whose methods cannot be replaced."""
 
     def __init__(self, inner: Any, meter: _Meter) -> None:
         self._inner, self._meter = inner, meter

@@ -44,7 +44,7 @@ from openvclip.utils.logging import get_logger
 
 PLAIN, INTERPOLATED, STRAIGHT = "plain", "interpolated", "interpolated, straightforward"
 VARIANTS = (PLAIN, INTERPOLATED, STRAIGHT)
-# Ways to take a step that the command line can ask for, as the variants' names have them.
+# Ways to take a step that the command line offers, as in the names of the variants.
 WAYS = {"compile": "compiled", "checkpoint": "checkpointed", "accumulate": "in 2 parts"}
 # Largest difference of a gradient tensor over its largest entry.
 TOLERANCES = {"fp32": 1e-3, "bf16": 0.3, "fp16": 0.1}
@@ -132,7 +132,7 @@ class Stepper:
         }
 
     def gradients(self, variant: str) -> Callable:
-        """Return what leaves the gradients of a batch on the parameters.
+        """Return a function that leaves a batch's gradients on the parameters.
 
         Args:
             variant: one of ``VARIANTS``; the first two also with one of ``WAYS`` behind a comma.

@@ -1,4 +1,4 @@
-"""The straightforward way from a file to a tensor, kept to measure the library against.
+"""The straightforward way from a file to a tensor, for comparison with the library.
 
 It works as PySlowFast does with PyAV: each view opens the file, decodes up to its end and converts
 every frame in its range to RGB; then its F frames are picked, and normalised and resized whole, in
@@ -25,7 +25,7 @@ from openvclip.data.video.sampling import (
     window_indices,
 )
 
-# Decoding starts so many ticks before a view.
+# Decoding starts this many ticks before a view.
 MARGIN = 1024
 
 

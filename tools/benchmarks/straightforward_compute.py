@@ -1,8 +1,8 @@
-"""The straightforward ways to compute, kept to measure the library against.
+"""The straightforward ways to compute, for comparison with the library.
 
 They follow the equations one operation after the other, as research code does: attention by two
 batched products and a softmax over concatenated keys, weights mixed as whole state dicts, texts at
-their full length, checkpoints loaded all at once. The parameters are the library's own.
+their full length, all checkpoints loaded together. The parameters are the library's own.
 
 Under autocast the products (linear layers, the convolution, attention's two) are in the lower
 precision; the LayerNorms are in fp32 as in OpenAI's code; the softmax is in fp32 on a GPU, by
@@ -27,7 +27,7 @@ from openvclip.training.objectives.losses import Loss
 
 
 def quick_gelu(x: Tensor) -> Tensor:
-    """x · sigmoid(1.702 x) as it is written."""
+    """x · sigmoid(1.702 x), literally."""
     return x * torch.sigmoid(1.702 * x)
 
 

@@ -1,4 +1,4 @@
-"""What the data path has to reach, and whether it does."""
+"""The targets of the benchmarks, and whether they are met."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ AVERAGE_TARGET, STACKING_TARGET, TWENTY_TARGET = 1.6, 3.0, 1.05
 
 
 def judge_most(name: str, value: float, target: float | None, **more: Any) -> dict[str, Any]:
-    """Return a figure that has to be at most ``target``; None stands for no target."""
+    """Return a figure that must be at most ``target``; None means no target."""
     return _judged(name, value, target, "<=", more)
 
 
 def judge_least(name: str, value: float, target: float | None, **more: Any) -> dict[str, Any]:
-    """Return a figure that has to be at least ``target``; None stands for no target."""
+    """Return a figure that must be at least ``target``; None means no target."""
     return _judged(name, value, target, ">=", more)
 
 

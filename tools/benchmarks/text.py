@@ -34,7 +34,7 @@ def met_or_missed(met: bool) -> str:
 
 
 def machine_lines(machine: dict[str, Any]) -> Iterator[str]:
-    """Say what was measured on."""
+    """Describe the machine of the measurement."""
     yield (f"{machine['date']}, {machine['cpu']}, {machine['usable_cores']} of "
            f"{machine['cores']} cores, load average {machine['load_average']} before, "
            f"{machine['load_average_after']} after")
@@ -43,7 +43,7 @@ def machine_lines(machine: dict[str, Any]) -> Iterator[str]:
 
 
 def item_lines(mode: str, result: dict[str, Any], settings: dict[str, Any]) -> Iterator[str]:
-    """Show the items of a mode beside the bare decode and the straightforward way."""
+    """Show the items of a mode next to the bare decode and the straightforward way."""
     what = f"{settings['views']} views" if mode == "test" else "one random clip"
     yield ""
     yield (f"{mode}: {what} of {settings['frames']} frames, file to float32 tensor, one thread, "
@@ -73,7 +73,7 @@ def item_lines(mode: str, result: dict[str, Any], settings: dict[str, Any]) -> I
 def stage_lines(mode: str, rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     """Show the stages of the library's items: milliseconds and share of each."""
     yield ""
-    yield f"{mode}, stages of an item: ms and share; decoded frames and clips a second"
+    yield f"{mode}, stages of an item: ms and share; decoded frames and clips per second"
     yield from format_table(("video", *STAGES, "total", "frames/s", "clips/s"), [
         (_name(row),
          *(f"{row['stages_ms'][s]:.1f} {row['shares'][s]:4.0%}" for s in STAGES),
@@ -85,7 +85,7 @@ def stage_lines(mode: str, rows: Sequence[dict[str, Any]]) -> Iterator[str]:
 def loader_lines(results: dict[str, dict[str, Any]]) -> Iterator[str]:
     """Show the loader's rates."""
     yield ""
-    yield "whole loader, clips a second"
+    yield "whole loader, clips per second"
     yield from format_table(
         ("mode", "rows", "in this process", "with workers", "workers", "ratio", "target", ""),
         [(mode, str(row["rows"]), f"{row['clips_per_s']['0']:.1f}",

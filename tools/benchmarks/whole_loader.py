@@ -1,4 +1,4 @@
-"""The whole loader of a run: clips a second in this process and with worker processes."""
+"""The whole loader of a run: clips per second in this process and with worker processes."""
 
 from __future__ import annotations
 

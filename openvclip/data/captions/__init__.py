@@ -1,1 +1,1 @@
-"""Caption files: made, read, and written by a captioning model."""
+"""Caption files: preparing, reading, and generating them with a captioning model."""

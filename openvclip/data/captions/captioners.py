@@ -1,6 +1,6 @@
-"""Models that write captions: one that sees frames, and one that sums up what was seen.
+"""Models that write captions: one describes frames, and one sums up the descriptions.
 
-Both come from the package transformers, which only this file needs and imports when it is used.
+Both come from the package transformers, which only this file needs, and imports only when used.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from openvclip.utils.torchvision_ops import import_torchvision
 FRAME_TOKENS, SUMMARY_TOKENS = 40, 80
 # A model on the hub: an owner and a name.
 HUB_NAME = re.compile(r"[\w-]+/[\w.-]+")
-# What chat models put around an answer, and before it: Sure! Here it is: "A man ...".
+# What chat models put around or before an answer: Sure! Here it is: "A man ...".
 MARKS = " \t\"'*\u201c\u201d"
 ANNOUNCED = re.compile(r":\s*[\"\u201c](.+)[\"\u201d]\s*$")
 REQUEST = (
@@ -39,7 +39,7 @@ class Captioner:
     """An image-to-text model, such as BLIP or BLIP-2.
 
     Attributes:
-        processor: makes the model's input of images and text.
+        processor: makes the model's input from images and text.
         model: the model, on its device.
         prompt: beginning that the captions continue, or "".
     """
@@ -49,7 +49,7 @@ class Captioner:
     prompt: str = ""
 
     def describe(self, frames: np.ndarray) -> list[str]:
-        """Return a caption of each frame, in order; a caption may be empty.
+        """Return a caption for each frame, in order; a caption may be empty.
 
         Args:
             frames: uint8 RGB (N, H, W, 3).
@@ -81,7 +81,7 @@ class Summariser:
     model: Any
 
     def summarise(self, captions: Sequence[str]) -> str:
-        """Make one sentence of the captions of a video's frames; it may come out empty."""
+        """Turn the captions of a video's frames into one sentence; it may be empty."""
         lines = "\n".join(f"{number}. {text}" for number, text in enumerate(captions, 1))
         inputs = self._inputs(REQUEST.format(lines=lines)).to(self.model.device)
         known = {name: inputs[name] for name in ("input_ids", "attention_mask")}
@@ -105,7 +105,7 @@ class Summariser:
 
 
 def clean_answer(answer: str) -> str:
-    """Return what a chat model answered without "Sure, here it is:" and quotation marks."""
+    """Return a chat model's answer without "Sure, here it is:" and quotation marks."""
     for line in answer.splitlines():
         announced = ANNOUNCED.search(line)
         text = (announced[1] if announced else line).strip(MARKS)
@@ -145,7 +145,7 @@ def load_captioner(name: str, device: torch.device, prompt: str = "") -> Caption
 
 
 def load_summariser(name: str, device: torch.device) -> Summariser:
-    """Load a causal language model; arguments and errors as of :func:`load_captioner`."""
+    """Load a causal language model; arguments and errors as in :func:`load_captioner`."""
     library = import_transformers()
     load = _loader(name, "--summariser")
     tokenizer = load(library.AutoTokenizer)
@@ -171,7 +171,7 @@ def import_transformers() -> ModuleType:
 
 
 def _loader(name: str, option: str) -> Callable[..., Any]:
-    """Return what calls ``from_pretrained`` of a class; a folder is never looked for online."""
+    """Return a function that calls ``from_pretrained`` of a class; never online for a folder."""
     local = Path(name).is_dir()
     if not local and (os.path.isabs(name) or not HUB_NAME.fullmatch(name)):
         raise ConfigError(
@@ -183,7 +183,7 @@ def _loader(name: str, option: str) -> Callable[..., Any]:
         try:
             return kind.from_pretrained(name, local_files_only=local, trust_remote_code=False,
                                         **options)
-        except Exception as error:  # Damaged folders raise whatever their files lead to.
+        except Exception as error:  # Damaged folders can raise any exception.
             raise ConfigError(
                 f"{option} {name} cannot be loaded: {type(error).__name__}: {first_line(error)}; "
                 "give a folder or hub name of transformers with config, weights and tokenizer"

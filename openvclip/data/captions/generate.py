@@ -1,4 +1,4 @@
-"""Captioning the videos of a list or a folder, one line of a file each, to be gone on with."""
+"""Captioning the videos of a list or a folder, one line of a file per video; can be resumed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def spread_frames(path: str, count: int) -> np.ndarray:
     """Read the middle frame of each of ``count`` equal parts of a video.
 
     Returns:
-        uint8 RGB (count, H, W, 3), in order; frames beyond 4096 x 2304 pixels are made smaller.
+        uint8 RGB (count, H, W, 3), in order; frames over 4096 x 2304 pixels are reduced.
 
     Raises:
         DataError: the video cannot be read.
@@ -42,16 +42,16 @@ def spread_frames(path: str, count: int) -> np.ndarray:
 
 
 def list_videos(source: str | Path, *, prefix: str = "", separator: str = ",") -> dict[str, str]:
-    """Return the videos of a folder or a list: file by the name it is known by.
+    """Return the videos of a folder or a list: the file for each name.
 
     Args:
-        source: a folder, whose videos are found in all folders below, or a list of
+        source: a folder, searched at any depth, or a list of
             ``path<separator>label`` rows.
         prefix: folder that a list's paths are relative to.
         separator: text between path and label.
 
     Raises:
-        ConfigError: the options do not fit each other.
+        ConfigError: the options contradict each other.
         DataError: there is no video, or ``source`` cannot be read.
     """
     if not separator:
@@ -63,7 +63,7 @@ def list_videos(source: str | Path, *, prefix: str = "", separator: str = ",") -
         raise ConfigError(f"--prefix {prefix} is for lists, but --videos {source} is a folder")
     tree = scan_videos(source)
     if not tree.paths:
-        raise DataError(f"--videos {source} has no videos in it or in the folders below")
+        raise DataError(f"--videos {source} has no videos in it or its subfolders")
     return {name: os.path.join(source, name) for name in tree.paths}
 
 
@@ -76,18 +76,19 @@ def caption_videos(
     summarise: Callable[[list[str]], str] | None = None,
     made_by: str = "",
 ) -> dict[str, int]:
-    """Append a line for each video to a JSONL file; videos that it has are passed over.
+    """Append a line for each video to a JSONL file; videos already in it are skipped.
 
-    A line has ``video``, ``caption`` (the summary, or without a summariser the list of different
-    captions of the frames), ``frames`` (those captions, beside a summary) and ``made_by``. Videos
-    that cannot be read or get no caption are named in the log and tried again by the next run.
+    A line has ``video``, ``caption`` (the summary, or without a summariser the list of distinct
+    captions of the frames), ``frames`` (those captions, if there is a summary) and ``made_by``.
+    Videos that cannot be read or get no caption are named in the log and tried again by the next
+    run.
 
     Args:
-        videos: file of each video by the name to write.
+        videos: the file for each name to write.
         output: the file.
-        frames: frames of a video that are looked at.
-        describe: captions of frames (N, H, W, 3).
-        summarise: one sentence of captions.
+        frames: frames per video to look at.
+        describe: returns captions of frames (N, H, W, 3).
+        summarise: turns captions into one sentence.
         made_by: models and settings; one file has captions of one kind.
 
     Returns:
@@ -147,7 +148,7 @@ def _warn(number: int, error: DataError) -> None:
 
 
 def _read_known(output: Path, made_by: str) -> set[str]:
-    """Return the videos that a file has; the rest of a line that was cut off is taken off."""
+    """Return the videos in a file; the rest of a line that was cut off is removed."""
     known = set()
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -169,7 +170,7 @@ def _known_video(line: bytes, where: str, made_by: str) -> str:
         video, maker = record["video"], record["made_by"]
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            f"{where}: not a line of this tool; give another --output, or mend the line"
+            f"{where}: not a line of this tool; give another --output, or repair the line"
         ) from error
     if maker != made_by:
         raise ConfigError(

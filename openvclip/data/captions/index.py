@@ -1,9 +1,9 @@
 """Captions of videos in one indexed file, found by the video's name.
 
-The file is an SQLite database of one table, ordered by name. A look-up reads a few pages, so that
-opening costs the same for ten captions as for a million, and all processes of a machine share what
-the system has of the file in memory. It is opened read-only and as one that nobody changes, which
-needs no locks: network disks often have none. ``tools/prepare_captions.py`` writes it.
+The file is an SQLite database with one table, ordered by name. A look-up reads a few pages, so
+opening costs the same for ten captions as for a million, and all processes of a machine share the
+part of the file that the system has in memory. It is opened read-only and as immutable, which needs
+no locks: network disks often have none. ``tools/prepare_captions.py`` writes it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ APPLICATION = 0x4F564350  # "OVCP": tells the file from other SQLite databases.
 VERSION = 1
 # The stream of random numbers that captions are drawn from, apart from those of clips and crops.
 DRAWS = 0x43415054
-# Kinetics as CVDF serves it: an id of YouTube, and the second that the clip starts and ends at.
+# Kinetics as CVDF serves it: a YouTube id, and the seconds at which the clip starts and ends.
 TIMED = re.compile(r"(.{11})_\d{6}_\d{6}")
 
 _TABLES = f"""
@@ -41,10 +41,10 @@ _TABLES = f"""
 
 
 def caption_key(video_path: str) -> str:
-    """Return what is compared of a video's path: its name without folders and extension.
+    """Return the part of a video's path that is compared: its name without folders and extension.
 
     Spaces count as underscores; letter case counts, as it does in YouTube's ids. Only extensions
-    of videos are taken off, since a bare name may hold a dot.
+    of videos are removed, since a bare name may contain a dot.
     """
     name = video_path.replace("\\", "/").rpartition("/")[2].strip()
     dot = name.rfind(".")
@@ -56,9 +56,9 @@ def caption_key(video_path: str) -> str:
 
 
 def candidate_keys(video_path: str) -> tuple[str, ...]:
-    """Return the keys that a video's captions may have, the best first.
+    """Return the keys under which a video's captions may be, best first.
 
-    ``0347ZoDXyP0_000095_000105.mp4`` has those of ``0347ZoDXyP0`` if it has none of its own.
+    ``0347ZoDXyP0_000095_000105.mp4`` has the captions of ``0347ZoDXyP0`` if it has none of its own.
     """
     key = caption_key(video_path)
     timed = TIMED.fullmatch(key)
@@ -75,7 +75,7 @@ def draw_caption(captions: Sequence[str], *, seed: int, epoch: int, index: int) 
         index: row of the video in its list.
 
     Returns:
-        The caption; it depends on the arguments alone, so not on workers or processes.
+        The caption; it depends only on the arguments, so not on workers or processes.
     """
     if len(captions) == 1:
         return captions[0]
@@ -101,12 +101,12 @@ class CaptionMatch:
 
     @property
     def matched(self) -> int:
-        """Videos that have captions."""
+        """Number of videos that have captions."""
         return self.videos - len(self.unmatched)
 
     @property
     def rate(self) -> float:
-        """Part of the videos that have captions, 0 to 1."""
+        """Share of the videos that have captions, 0 to 1."""
         return self.matched / self.videos if self.videos else 0.0
 
 
@@ -120,8 +120,8 @@ class CaptionFile:
         path: a file that ``tools/prepare_captions.py`` wrote.
 
     Raises:
-        DataError: the file is missing, is no caption file, or is cut off. Every look-up raises it
-            too where the file turns out to be damaged.
+        DataError: the file is missing, is not a caption file, or is cut off. Every look-up also
+            raises it if the file turns out to be damaged.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -143,7 +143,7 @@ class CaptionFile:
         return {**self.__dict__, "_connection": None, "_process": 0}
 
     def get(self, video_path: str) -> list[str]:
-        """Return all captions of a video in the order of their file; none is an empty list."""
+        """Return a video's captions in the order of their file; an empty list if it has none."""
         for key in candidate_keys(video_path):
             if captions := self._captions(key):
                 return captions
@@ -154,7 +154,7 @@ class CaptionFile:
         return (key for (key,) in self._rows("SELECT DISTINCT video FROM captions"))
 
     def match(self, paths: Iterable[str]) -> CaptionMatch:
-        """Look up which of ``paths`` have captions, without reading these."""
+        """Look up which of ``paths`` have captions, without reading them."""
         first: dict[str, str] = {}
         unmatched, shared, total = [], [], 0
         for path in paths:
@@ -176,7 +176,7 @@ class CaptionFile:
     def _rows(self, query: str, *values: str) -> list[tuple]:
         try:
             return self._open().execute(query, values).fetchall()
-        except UnicodeEncodeError:  # A path of bytes that are no text is in no caption file.
+        except UnicodeEncodeError:  # A path whose bytes are not text is in no caption file.
             return []
         except sqlite3.Error as error:
             raise DataError(
@@ -184,7 +184,7 @@ class CaptionFile:
             ) from error
 
     def _open(self) -> sqlite3.Connection:
-        # A connection must not cross a fork, where it would share its place in the file.
+        # A connection must not cross a fork, where it would share its position in the file.
         if self._connection is None or self._process != os.getpid():
             address = f"{self.path.absolute().as_uri()}?mode=ro&immutable=1"
             self._connection = sqlite3.connect(address, uri=True, check_same_thread=False)
@@ -192,7 +192,7 @@ class CaptionFile:
         return self._connection
 
     def _check(self) -> None:
-        """Look at what the header promises: SQLite opens whatever database it is given."""
+        """Check the header: SQLite opens any database it is given."""
         try:
             with open_regular(self.path) as file:
                 size = os.fstat(file.fileno()).st_size
@@ -234,11 +234,11 @@ class CaptionFile:
 
 
 def write_captions(path: str | Path, captions: Mapping[str, Sequence[str]]) -> None:
-    """Write a caption file; it takes the place of an old one once it is whole.
+    """Write a caption file; it replaces an old one once it is complete.
 
     Args:
         path: the file.
-        captions: by :func:`caption_key`, the captions of each video in their order.
+        captions: the captions of each video in their order, by :func:`caption_key`.
 
     Raises:
         DataError: it cannot be written.

@@ -1,4 +1,4 @@
-"""Making one caption file of captions from anywhere, and a report of what was wrong with them."""
+"""Making one caption file of captions from anywhere, and a report of what is wrong with them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from openvclip.utils.logging import Progress, get_logger
 from openvclip.utils.text import clean
 
 CONTEXT = 77  # Tokens of CLIP's text tower, start and end included.
-# Of each kind of trouble the terminal names so many.
+# The terminal names this many of each kind of problem.
 NAMED = 5
 UNREADABLE, EMPTY, NOT_TEXT = "unreadable", "empty", "not_text"
 REPEATED, SAME_NAME, OVER_LONG = "repeated", "same_name", "over_long"
@@ -28,7 +28,7 @@ MEANING = {
     EMPTY: "empty or missing captions, left out",
     NOT_TEXT: "captions that are not text, left out",
     REPEATED: "captions that repeat one of the same video, left out",
-    SAME_NAME: "captions of a path with the same name as another before, left out",
+    SAME_NAME: "captions of a path with the same name as an earlier one, left out",
     OVER_LONG: f"captions of more than {CONTEXT} tokens, kept, of which CLIP sees the beginning",
 }
 
@@ -44,24 +44,24 @@ def prepare_captions(
     separator: str = ",",
     report: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Write one caption file, and say what was wrong and which listed videos have captions.
+    """Write one caption file, and report problems and which listed videos have captions.
 
-    Bad entries are counted and left out. Captions of several files are put together; in one file
+    Bad entries are counted and left out. Captions of several files are combined; in one file
     two paths that end in the same name are two videos, of which the first keeps its captions.
 
     Args:
         captions: files that :func:`openvclip.data.captions.sources.read_captions` reads.
         output: the caption file to write.
-        count_tokens: number of tokens of a caption, start and end included.
+        count_tokens: returns the number of tokens of a caption, including start and end.
         lists: lists of ``path<separator>label`` rows to compare with.
         separator: text between path and label.
-        report: JSON file for all that was found, if wanted.
+        report: JSON file for the full report, if wanted.
 
     Returns:
         The content of the report.
 
     Raises:
-        ConfigError: an option cannot be.
+        ConfigError: an option has an impossible value.
         DataError: a file cannot be read or written, or no caption is left.
     """
     started = time.monotonic()
@@ -99,8 +99,8 @@ class CaptionCollector:
     """Sorts entries into captions of videos and problems.
 
     Attributes:
-        captions: by :func:`caption_key`, each video's captions in their order.
-        problems: of each kind of ``MEANING`` the entries, named for people.
+        captions: each video's captions in their order, by :func:`caption_key`.
+        problems: the entries for each kind in ``MEANING``, named for people.
         longest: tokens of the longest caption.
     """
 
@@ -127,7 +127,7 @@ class CaptionCollector:
             return UNREADABLE, where
         key = caption_key(video) if isinstance(video, str) and is_text(video) else ""
         if not key:
-            return UNREADABLE, f"{where}: {_short(video)} is no path"
+            return UNREADABLE, f"{where}: {_short(video)} is not a path"
         if caption is None or caption == "":
             return EMPTY, video
         if not isinstance(caption, str) or not is_text(caption):
@@ -163,7 +163,7 @@ def _check_options(
         raise ConfigError(f"--output and --report are the same file {output}; give two")
     for source in captions:
         if os.path.realpath(source) in written:
-            raise ConfigError(f"{source} would be replaced by what is made of it; choose another")
+            raise ConfigError(f"{source} would be replaced by its own result; choose another")
 
 
 def _nothing_left(captions: Sequence[str | Path], problems: dict[str, list[str]]) -> str:
@@ -196,7 +196,7 @@ def _write_report(path: str | Path, result: dict[str, Any]) -> None:
 
 
 def describe_preparation(result: dict[str, Any]) -> list[str]:
-    """Return the lines that tell a person what :func:`prepare_captions` found."""
+    """Return the lines that report the result of :func:`prepare_captions`."""
     several = result["captions"] - result["videos"]
     lines = [f"{result['videos']:,} videos with {result['captions']:,} captions"
              + ("" if several else ", one each")
@@ -209,7 +209,7 @@ def describe_preparation(result: dict[str, Any]) -> list[str]:
                 f"({100 * row['rate']:.2f} %)")
         lines += _named(text, row["unmatched"], "without: ")
         if row["shared"]:
-            lines += _named("  of them with those of another listed video of the same name: "
+            lines += _named("  of these, with the captions of another video of the same name: "
                             f"{len(row['shared']):,}", row["shared"])
         if not row["matched"]:
             lines.append(f"  none matches: {row['example']!r} is looked up as "

@@ -22,12 +22,12 @@ MOST_STEPS = 5_000_000
 
 
 class Entry(NamedTuple):
-    """What a file says of a video, unchecked.
+    """A file's entry for a video, unchecked.
 
     Attributes:
-        video: path of the video; None where an entry cannot be read.
+        video: path of the video; None if the entry cannot be read.
         caption: one caption.
-        where: the entry's place in the file, for messages.
+        where: the entry's position in the file, for messages.
     """
 
     video: object
@@ -36,13 +36,13 @@ class Entry(NamedTuple):
 
 
 def read_captions(path: str | Path) -> list[Entry]:
-    """Read all entries of a caption file in their order; a list of captions gives several.
+    """Read all entries of a caption file in order; a list of captions gives several.
 
     Args:
-        path: ``.pt``: what ``torch.save`` wrote of a dict from video path to a caption or a list
-            of captions. ``.json``: such an object, or a list of objects with a video and a
-            caption. ``.jsonl``: such an object a line. ``.csv``: two columns, or a header that
-            names them.
+        path: ``.pt``: a dict from video path to a caption or a list of captions, as ``torch.save``
+            writes it. ``.json``: such an object, or a list of objects with a video and a caption.
+            ``.jsonl``: one such object per line. ``.csv``: two columns, or a header that names
+            them.
 
     Raises:
         DataError: the file as a whole cannot be read; single entries are left to the caller.
@@ -65,7 +65,7 @@ def read_captions(path: str | Path) -> list[Entry]:
 
 
 def _read_pt(path: Path) -> Iterator[Entry]:
-    open_regular(path).close()  # torch words a missing file in many ways.
+    open_regular(path).close()  # torch reports a missing file in many ways.
     try:
         content = load_torch(path, most_steps=MOST_STEPS)
     except Exception as error:  # torch raises many kinds for damaged files
@@ -85,7 +85,7 @@ def _read_json(path: Path) -> Iterator[Entry]:
         content = parse_json(text, object_pairs_hook=_Object)
     except ValueError as error:
         raise DataError(
-            f"the captions {path} are not JSON: {error}; one object a line is a .jsonl file"
+            f"the captions {path} are not JSON: {error}; one object per line is a .jsonl file"
         ) from error
     if isinstance(content, _Object):
         yield from _from_pairs(content)
@@ -138,7 +138,7 @@ def _header(row: list[str]) -> tuple[int, int] | None:
 
 
 class _Object(list):
-    """A JSON object as its pairs: a video may stand in it twice."""
+    """A JSON object as its pairs: a video may appear in it twice."""
 
     def field(self, names: tuple[str, ...]) -> Any:
         values = dict(self)
@@ -153,7 +153,7 @@ def _from_pairs(pairs: Iterable[tuple[object, object]]) -> Iterator[Entry]:
 def _from_object(item: object, where: str) -> Iterator[Entry]:
     video = item.field(VIDEO_FIELDS) if isinstance(item, _Object) else None
     if video is None:
-        yield Entry(None, None, f"{where}: no object with a field {VIDEO_FIELDS[0]!r}")
+        yield Entry(None, None, f"{where}: not an object with a field {VIDEO_FIELDS[0]!r}")
     else:
         yield from _entries(video, item.field(CAPTION_FIELDS), where)
 

@@ -25,20 +25,20 @@ def plan_folders(
 ) -> Preparation:
     """Plan ``zs_label_db/NAME/*.csv`` and ``zs_label_db/NAME-index2cls.json``.
 
-    ``split/class/video`` gives a list a split; where there is no test split, ``test.csv`` is the
-    validation set. ``class/video`` gives a ``test.csv`` of all or, with ``val_share``, a
-    ``train.csv`` and the rest as both ``val.csv`` and ``test.csv``: no video that is trained on is
+    ``split/class/video`` gives one list per split; without a test split, ``test.csv`` is the
+    validation set. ``class/video`` gives a ``test.csv`` of all videos or, with ``val_share``, a
+    ``train.csv`` and the rest as both ``val.csv`` and ``test.csv``: no training video is ever
     tested on. Classes are the folder names, with spaces for underscores, sorted.
 
     Args:
-        videos: the dataset's folder; videos may lie deeper in a class folder.
+        videos: the dataset's folder; videos may be deeper in a class folder.
         name: what to call the dataset.
         root: folder with ``zs_label_db``.
         label_map: take these classes instead of the folders' names.
         val_share: share of each class for ``val.csv`` and ``test.csv``, the rest for ``train.csv``,
-            where there are no splits.
-        seed: of that draw.
-        layout: ``classes`` or ``splits`` where ``auto`` would take one for the other.
+            if there are no splits.
+        seed: seed of that draw.
+        layout: ``classes`` or ``splits`` if ``auto`` would mistake one for the other.
 
     Raises:
         ConfigError: an option is out of range.
@@ -84,7 +84,7 @@ def _check_options(name: str, val_share: float) -> None:
 def _find_splits(tree: VideoTree, layout: str) -> dict[str, str]:
     """Return the folder of each split; none for a tree of classes.
 
-    A tree is one of splits if all its folders are called like splits and have class folders.
+    A tree has splits if all its folders are named like splits and have class folders.
     """
     if layout == "classes":
         return {}
@@ -101,7 +101,7 @@ def _find_splits(tree: VideoTree, layout: str) -> dict[str, str]:
     for split, folders in candidates.items():
         if len(folders) > 1:
             raise DataError(f"{tree.root} has {' and '.join(folders)} for the {split} split; "
-                            "leave one of them there, or give --layout classes")
+                            "leave only one of them, or give --layout classes")
     splits = {split: folders[0] for split, folders in candidates.items()}
     others = sorted(tops.keys() - set(splits.values()))
     if splits and others and layout == "auto":
@@ -121,7 +121,7 @@ def _outside_splits(tree: VideoTree, splits: dict[str, str]) -> list[str]:
 
 
 def _space_of(tree: VideoTree, splits: bool) -> LabelSpace:
-    """Take the class folders' names; folders that differ only in case or so are one class."""
+    """Take the class folders' names; folders that differ only in case or the like are one class."""
     depth = 1 if splits else 0
     names: dict[str, str] = {}
     for path in tree.paths:
@@ -139,7 +139,7 @@ def _add_map(preparation: Preparation, root: Path, name: str, space: LabelSpace)
     shipped = {protocol.label_map for protocol in PROTOCOLS.values()}
     if relative in shipped and (SHIPPED / relative).exists():
         if preparation.add_shipped_map(root, relative) != space:
-            raise DataError(f"{relative} comes with the project and has other classes than these; "
+            raise DataError(f"{relative} comes with the project and has different classes; "
                             f"give another --name than {name}, or --map {relative}")
     else:
         preparation.add_map(root / relative, space)
@@ -148,9 +148,9 @@ def _add_map(preparation: Preparation, root: Path, name: str, space: LabelSpace)
 def _draw_val(
     rows: Sequence[Row], space: LabelSpace, share: float, seed: int
 ) -> dict[str, list[Row]]:
-    """Draw the share of each class, from a generator of its own; one video stays on each side.
+    """Draw the share of each class from its own generator; at least one video stays on each side.
 
-    A class of a single video has it in the training list only.
+    A class with a single video has it only in the training list.
     """
     chosen: set[str] = set()
     for label, videos in group_by_label(rows).items():

@@ -20,9 +20,9 @@ FILE_NAME = re.compile(r"(?P<folder>.+)_test_split(?P<number>[123])\.txt", re.IG
 def plan_hmdb51(videos: Path, annotations: Path, root: Path) -> Preparation:
     """Plan HMDB-51's lists.
 
-    The full list is what split 1 marks 1 (training) or 2 (test), class by class in the order of
-    the labels, in file order within a class. Splits 2 and 3 test videos that split 1 marks 0; the
-    list of the union has them behind those of the full list.
+    The full list has what split 1 marks 1 (training) or 2 (test), class by class in the order of
+    the labels, in file order within a class. Splits 2 and 3 also test videos that split 1 marks 0;
+    the list of the union has them after those of the full list.
 
     Args:
         videos: folder of the class folders (``brush_hair``, ...).
@@ -53,7 +53,7 @@ def _take(rows: _Marked, *marks: str) -> list[Row]:
 
 
 def _find_files(annotations: Path, space: LabelSpace) -> dict[int, dict[int, tuple[str, Path]]]:
-    """Return the class folder and the file of each label of each split."""
+    """Return the class folder and the file for each label of each split."""
     index = ClassIndex(space)
     splits: dict[int, dict[int, tuple[str, Path]]] = {}
     try:
@@ -70,7 +70,7 @@ def _find_files(annotations: Path, space: LabelSpace) -> dict[int, dict[int, tup
         label = index.find(match["folder"])
         if label is None:
             raise DataError(
-                f"{path}: {match['folder']!r} is none of the {len(space)} classes of HMDB-51"
+                f"{path}: {match['folder']!r} is not one of the {len(space)} classes of HMDB-51"
             )
         splits.setdefault(int(match["number"]), {})[label] = (match["folder"], path)
     if 1 not in splits:

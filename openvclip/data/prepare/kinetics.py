@@ -27,8 +27,8 @@ class Clip(NamedTuple):
 
     Attributes:
         label: class name.
-        stem: ``id_start_end`` with six digits each, as the official files are called.
-        youtube_id: how files are called in copies with one clip a video.
+        stem: ``id_start_end`` with six digits each, as the official files are named.
+        youtube_id: name of the file in copies with one clip per video.
     """
 
     label: str
@@ -40,7 +40,7 @@ def find_split_folder(videos: Path, split: str, given: str | None = None) -> str
     """Return the folder of a split, by the names that copies of Kinetics use, or None.
 
     Raises:
-        DataError: several could be meant, or the one given is not there.
+        DataError: several could be meant, or the given one is missing.
     """
     there = list_folders(videos)
     if given is not None:
@@ -78,7 +78,7 @@ def require_split_folder(videos: Path, split: str, given: str | None = None) -> 
 def read_annotations(paths: Iterable[Path]) -> dict[str, list[Clip]]:
     """Read official csv files: the clips of each split, in file order.
 
-    The column ``split`` says which split a row is of; without it, the file's name does.
+    The column ``split`` says which split a row belongs to; without it, the file's name does.
 
     Args:
         paths: the files, or folders of them.
@@ -159,11 +159,11 @@ class SplitReader:
         tree: the videos.
         index: the classes wanted.
         preparation: where missing and unplaced files are noted.
-        partial: the dataset has other classes as well, whose videos are passed over.
+        partial: the dataset also has other classes, whose videos are skipped.
 
     Attributes:
-        known: videos that were listed or passed over.
-        outside: number of videos of each class that is not wanted.
+        known: videos that were listed or skipped.
+        outside: number of videos of each unwanted class.
     """
 
     def __init__(
@@ -175,13 +175,13 @@ class SplitReader:
         self.outside: Counter[str] = Counter()
 
     def by_folder(self, split: str) -> list[Row]:
-        """Read ``split/class/video``, or ``class/video`` where the split is "".
+        """Read ``split/class/video``, or ``class/video`` if the split is "".
 
         Returns:
-            rows in the order of the labels, then of the file names.
+            Rows in the order of the labels, then of the file names.
 
         Raises:
-            DataError: two folders are of the same class.
+            DataError: two folders belong to the same class.
         """
         start = f"{split}/" if split else ""
         folders: dict[int, str] = {}
@@ -242,7 +242,7 @@ class SplitReader:
 
 
 def _choose(candidates: Sequence[str], clip: Clip, classes: set[str]) -> str | None:
-    """Take the file in the class's own folder, or else one in no other class's folder."""
+    """Take the file in the class's own folder, or else one not in another class's folder."""
     loose = None
     for path in candidates:
         parts = path.split("/")

@@ -25,14 +25,14 @@ def plan_kinetics400(
 ) -> Preparation:
     """Plan Kinetics-400's lists; ``test.csv`` is the validation set.
 
-    Without annotations the class folders say which class a video is of, and the order is that of
+    Without annotations the class folders give the class of each video, and the order is that of
     the labels, then of the file names; with them, it is that of the csv.
 
     Args:
-        videos: folder of ``train`` and ``val`` (or ``train_256``, ``validation``, ...).
+        videos: folder with ``train`` and ``val`` (or ``train_256``, ``validation``, ...).
         annotations: official csv files or folders of them, or none.
         root: folder with ``label_db``.
-        train_folder: name of the training folder where several could be meant.
+        train_folder: name of the training folder if several could be meant.
         val_folder: likewise.
 
     Raises:
@@ -72,13 +72,13 @@ def plan_kinetics600(
     """Plan the lists of Kinetics-600's validation videos of classes that Kinetics-400 lacks.
 
     Three draws of 160 classes, each with its own labels, and all their 217 classes together.
-    Videos of other classes are passed over.
+    Videos of other classes are skipped.
 
     Args:
-        videos: folder of ``val`` (or ``validate``, ...).
+        videos: folder with ``val`` (or ``validate``, ...).
         annotations: the official csv of the validation set, or none.
         root: folder with ``zs_label_db``.
-        val_folder: name of the folder where several could be meant.
+        val_folder: name of the folder if several could be meant.
 
     Raises:
         DataError: the files contradict the label spaces or the disk.
@@ -116,7 +116,7 @@ def plan_kinetics600(
 def _annotated(
     folders: dict[str, str], clips: dict[str, list], preparation: Preparation
 ) -> dict[str, str]:
-    """Keep the splits that the annotations have rows of."""
+    """Keep the splits for which the annotations have rows."""
     if clips["test"]:
         preparation.notes.append(
             f"{len(clips['test']):,} annotated videos of the test set: left out, as test.csv is "

@@ -21,13 +21,13 @@ SPLIT_FOLDERS = {
 
 
 def is_video(name: str) -> bool:
-    """Tell a video by its extension; hidden files, such as macOS's ``._x.avi``, are none."""
+    """Whether a name has a video's extension; hidden files (macOS's ``._x.avi``) do not count."""
     dot = name.rfind(".")
     return dot > 0 and name[0] != "." and name[dot:].lower() in VIDEO_EXTENSIONS
 
 
 def is_listable(path: str) -> bool:
-    """Tell whether a list can hold a path: on one line, in UTF-8, without spaces at its ends."""
+    """Whether a list can hold a path: on one line, in UTF-8, without spaces at its ends."""
     if path.isprintable():  # True of nearly all; line breaks and lone surrogates are not.
         return path == path.strip()
     try:
@@ -38,7 +38,7 @@ def is_listable(path: str) -> bool:
 
 
 def fold(text: str) -> str:
-    """Reduce a name to what is left without letter case and Unicode normalisation form."""
+    """Reduce a name by letter case and Unicode normalisation form."""
     if text.isascii():
         return text.lower()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
@@ -50,7 +50,7 @@ def class_key(name: str) -> str:
 
 
 def joined_key(name: str) -> str:
-    """Reduce a class name as ``class_key`` does, and leave its spaces out."""
+    """Reduce a class name as ``class_key`` does, and remove its spaces."""
     return class_key(name).replace(" ", "")
 
 
@@ -73,7 +73,7 @@ class ClassIndex:
 
     Args:
         space: the classes.
-        key: what is left of a name where two spellings count as one.
+        key: reduces a name so that spellings that count as one become equal.
 
     Raises:
         DataError: two classes have the same key.
@@ -88,7 +88,7 @@ class ClassIndex:
             if other != label:
                 raise DataError(
                     f"the classes {other} ({space.names[other]!r}) and {label} ({name!r}) have "
-                    "the same name but for case and underscores; rename one of them"
+                    "the same name except for case and underscores; rename one of them"
                 )
 
     def find(self, name: str) -> int | None:
@@ -99,7 +99,7 @@ class ClassIndex:
 
 
 def describe_outside(outside: Mapping[str, int], space: LabelSpace) -> list[str]:
-    """Say of each folder of no class how many videos it has, and which class is nearest."""
+    """Say for each folder without a class how many videos it has, and which class is closest."""
     lines = []
     for folder, count in sorted(outside.items()):
         name = folder.rpartition("/")[2].replace("_", " ")

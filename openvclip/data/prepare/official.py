@@ -47,7 +47,7 @@ def read_json(path: Path, object_hook: Callable[[dict], Any] | None = None) -> A
 
 
 def find_annotation(folder: Path, names: Iterable[str]) -> Path | None:
-    """Return the first of some file names that a folder has, whatever their letter case."""
+    """Return the first of some file names that a folder has, ignoring letter case."""
     try:
         there = {path.name.lower(): path for path in sorted(folder.iterdir())}
     except OSError as error:
@@ -61,7 +61,7 @@ def require_annotation(folder: Path, names: Iterable[str]) -> Path:
     """Return the first of some file names that a folder has.
 
     Raises:
-        DataError: there is none of them.
+        DataError: there are none of them.
     """
     names = list(names)
     path = find_annotation(folder, names)

@@ -1,6 +1,6 @@
 """UCF-101 and HMDB-51: the full list, three official splits, ten draws of half the classes.
 
-HMDB-51 has a union, too: of all that those lists test.
+HMDB-51 also has a union: everything that those lists test.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from openvclip.data.prepare.scan import VideoTree, scan_videos
 
 @dataclass
 class OfficialSplits:
-    """What the official files say; a video is ``class folder/file`` with its label.
+    """The content of the official files; a video is ``class folder/file`` with its label.
 
     Attributes:
         full: all videos, in the order of the full list.
         splits: the training and the test videos of each split, by its number.
-        unused: further annotated videos; those of the lists may be among them.
+        unused: other annotated videos; some may also be in the lists.
     """
 
     full: list[Row]
@@ -30,7 +30,7 @@ class OfficialSplits:
     unused: list[str] = field(default_factory=list)
 
     def union(self) -> list[Row]:
-        """Return all that is tested: the full list, then what it lacks of the splits' tests."""
+        """Return everything that is tested: the full list, then test videos of splits it lacks."""
         tests = [row for _, test in self.splits.values() for row in test]
         return list(dict.fromkeys([*self.full, *tests]))
 
@@ -83,7 +83,7 @@ def _plan_split(
 def _locate(
     tree: VideoTree, official: OfficialSplits, preparation: Preparation
 ) -> dict[str, str]:
-    """Map each listed video that is on disk to its name there; note the others."""
+    """Map each listed video that is on disk to its name there; record the others."""
     listed = dict.fromkeys(
         video
         for rows in (official.full, *(part for split in official.splits.values() for part in split))
@@ -94,7 +94,7 @@ def _locate(
     renamed = [(video, name) for video, name in located.items() if video != name]
     if renamed:
         preparation.notes.append(
-            f"{len(renamed):,} files are spelt otherwise on disk than in the official files, such "
+            f"{len(renamed):,} files are spelt differently on disk and in the official files, such "
             f"as {renamed[0][1]!r} for {renamed[0][0]!r}; the lists have the names on disk"
         )
     unused = {name for video in official.unused if (name := tree.find(video)) is not None}
@@ -114,7 +114,7 @@ def _keep(rows: Sequence[Row], located: dict[str, str]) -> list[Row]:
 def take_classes(
     rows: Sequence[Row], space: LabelSpace, labels: Sequence[int]
 ) -> tuple[list[Row], LabelSpace]:
-    """Keep the rows of some classes, and number those from 0 in the order given."""
+    """Keep the rows of some classes, and number these from 0 in the given order."""
     renumbered = {label: place for place, label in enumerate(labels)}
     kept = [(video, renumbered[label]) for video, label in rows if label in renumbered]
     return kept, LabelSpace(tuple(space.names[label] for label in labels))

@@ -1,4 +1,4 @@
-"""What a dataset's lists are going to be, gathered in full before anything is written."""
+"""What a dataset's lists will be, gathered in full before anything is written."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class PreparedList:
 
 @dataclass
 class Preparation:
-    """Everything that one call of the tool is going to write and to tell.
+    """Everything that one call of the tool will write and report.
 
     Attributes:
         name: the dataset.
@@ -55,11 +55,11 @@ class Preparation:
             looked for on disk.
         lists: all lists.
         counted: lists to count class by class, in groups with the same classes.
-        files: text of each file; None where an older one has to go.
+        files: text of each file; None if an older one must be removed.
         missing: annotated files that are not on disk.
-        extra: videos on disk that nothing annotates.
+        extra: videos on disk without an annotation.
         unplaced: files that cannot be listed, and why.
-        notes: what else a person should know.
+        notes: anything else to report.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Preparation:
     notes: list[str] = field(default_factory=list)
 
     def add_list(self, path: Path, rows: list[Row], space: LabelSpace) -> PreparedList:
-        """Add a list; one without rows is told of instead of written, as nothing could read it."""
+        """Add a list; one without rows is reported instead of written, as nothing could read it."""
         protocol = find_protocol(path) if path.name in ("val.csv", "test.csv") else None
         prepared = PreparedList(path, rows, space, protocol.rows if protocol else None)
         self.lists.append(prepared)
@@ -89,21 +89,21 @@ class Preparation:
         return [self.add_list(folder / f"{name}.csv", r, space) for name, r in rows.items()]
 
     def add_map(self, path: Path, space: LabelSpace, *, write: bool = True) -> None:
-        """Add a label map and, beside it, its inverse ``...-cls2index.json``."""
+        """Add a label map and, next to it, its inverse ``...-cls2index.json``."""
         if write:
             self.files[path] = _json({str(label): name for label, name in enumerate(space.names)})
         inverse = path.with_name(path.name.removesuffix(MAP_ENDING) + "-cls2index.json")
         self.files[inverse] = _json({name: label for label, name in enumerate(space.names)})
 
     def add_draw(self, folder: Path, draw: Draw) -> None:
-        """Say beside the lists of ``folder`` what they were drawn from."""
+        """Record next to the lists of ``folder`` what they were drawn from."""
         self.files[folder / DRAW] = draw.dump()
 
     def add_shipped_map(self, root: Path, relative: str) -> LabelSpace:
         """Add a label map that comes with the project, unless ``root`` has it already.
 
         Raises:
-            DataError: ``root`` has another one, whose labels would mean other classes.
+            DataError: ``root`` has a different one, whose labels would mean other classes.
         """
         shipped, path = LabelSpace.from_json(SHIPPED / relative), root / relative
         if path.exists():
@@ -112,7 +112,7 @@ class Preparation:
         return shipped
 
     def add_extra(self, tree: VideoTree, known: Iterable[str]) -> None:
-        """Note the videos that no annotation names, and those that no list can hold."""
+        """Record the videos that no annotation names, and those that no list can hold."""
         known = set(known)
         self.extra.extend(path for path in tree.paths if path not in known)
         self.unplaced.extend(
@@ -120,10 +120,10 @@ class Preparation:
         )
 
     def require_rows(self, tree: VideoTree, expected: str) -> None:
-        """Stop where no list has a row.
+        """Stop if no list has a row.
 
         Raises:
-            DataError: saying what is in the folder and what was expected there.
+            DataError: it says what is in the folder and what was expected there.
         """
         if not any(prepared.rows for prepared in self.lists):
             raise DataError(
@@ -133,7 +133,7 @@ class Preparation:
 
 
 def group_by_label(rows: Iterable[Row]) -> dict[int, list[Row]]:
-    """Return the rows of each label that has some, in their order."""
+    """Return the rows of each label that has any, in their order."""
     groups: dict[int, list[Row]] = {}
     for row in rows:
         groups.setdefault(row[1], []).append(row)

@@ -1,4 +1,4 @@
-"""The videos below a folder, found without asking the disk about each file."""
+"""The videos under a folder, found without asking the disk about each file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class VideoTree:
     Attributes:
         root: the folder.
         paths: files that a list can hold, relative to ``root``, with slashes, sorted.
-        unlistable: the others, as Python writes them.
+        unlistable: the others, as Python represents them.
     """
 
     def __init__(self, root: Path, paths: Iterable[str]) -> None:
@@ -50,7 +50,7 @@ class VideoTree:
         return stems
 
     def find(self, path: str) -> str | None:
-        """Return the file of a listed path as it is called on disk.
+        """Return the file for a listed path as it is named on disk.
 
         Letter case, Unicode form and, in folder names, underscores may differ.
         """
@@ -61,14 +61,14 @@ class VideoTree:
         return self._by_stem.get(stem, [])
 
     def describe(self) -> str:
-        """Say what is there, for an error about what is not."""
+        """Say what the folder has, for an error about what is missing."""
         if not self.paths:
             return f"{self.root} has no videos"
         return f"{self.root} has {len(self.paths):,} videos, such as {self.paths[0]!r}"
 
 
 def scan_videos(root: str | Path, below: Iterable[str] = ("",)) -> VideoTree:
-    """Find the videos below a folder; hidden files and folders are passed over.
+    """Find the videos under a folder; hidden files and folders are skipped.
 
     Args:
         root: folder that the paths are relative to.
@@ -85,7 +85,7 @@ def scan_videos(root: str | Path, below: Iterable[str] = ("",)) -> VideoTree:
 
 
 def _walk(root: str, below: str) -> Iterator[str]:
-    # Beside each folder the targets of the links that led there, so that no link leads round.
+    # With each folder, the targets of the links that led there, so that no link leads in a circle.
     waiting: list[tuple[str, tuple[str, ...]]] = [(below, ())]
     while waiting:
         folder, links = waiting.pop()
@@ -107,7 +107,7 @@ def _walk(root: str, below: str) -> Iterator[str]:
 
 
 def _follow(entry: os.DirEntry, links: tuple[str, ...]) -> tuple[str, ...] | None:
-    """Return the links followed up to a folder, or None for a link that leads round."""
+    """Return the links followed up to a folder, or None for a link that leads in a circle."""
     if not entry.is_symlink():
         return links
     target = os.path.realpath(entry.path)

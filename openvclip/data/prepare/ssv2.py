@@ -19,7 +19,7 @@ def plan_ssv2(videos: Path, annotations: Path, root: Path) -> Preparation:
 
     Args:
         videos: folder of ``NUMBER.webm`` files; another video format will do.
-        annotations: folder of the JSON files, under either of their official names.
+        annotations: folder with the JSON files, under either of their official names.
         root: folder with ``zs_label_db``.
 
     Raises:
@@ -88,7 +88,7 @@ def _read_entries(path: Path, index: ClassIndex) -> list[Row]:
             raise DataError(f"{path}, entry {place}: no 'id' with a 'template'")
         label = index.find(template.replace("[", "").replace("]", ""))
         if label is None:
-            raise DataError(f"{path}, video {video}: the template {template!r} is none of the "
+            raise DataError(f"{path}, video {video}: the template {template!r} is not one of the "
                             f"{len(index.space)} classes")
         if str(video) in rows:
             raise DataError(f"{path}: the video {video} appears twice")
@@ -103,7 +103,7 @@ def _find_videos(
     for video, label in entries:
         files = tree.find_stem(video)
         if files:
-            # Of several the original format.
+            # If there are several, the original format.
             path = next((name for name in files if name.lower().endswith(".webm")), files[0])
             rows.append((path, label))
             known.add(path)
@@ -115,7 +115,7 @@ def _find_videos(
 def _leave_out_test(
     tree: VideoTree, annotations: Path, known: set[str], preparation: Preparation
 ) -> None:
-    """Know the videos of the test set by its file, which names no classes."""
+    """Read which videos are in the test set from its file, which names no classes."""
     path = find_annotation(annotations, _names("test"))
     if path is None:
         return

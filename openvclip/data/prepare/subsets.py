@@ -19,17 +19,17 @@ def plan_few_shot(
     source: Path, label_map: Path, output: Path, *,
     shots: Sequence[int] = (2, 4, 8, 16), seed: int = 1, allow_fewer: bool = False,
 ) -> Preparation:
-    """Plan ``output/shots_K/{train,val,test}.csv`` with K training videos a class, and draw.json.
+    """Plan ``output/shots_K/{train,val,test}.csv`` with K training videos per class, and draw.json.
 
-    Each class is shuffled once, by a generator of its own, and K videos are its first K: those of
+    Each class is shuffled once, by its own generator, and its first K videos are taken: those of
     2 shots are among those of 4. Validation and test lists are the source's ``test.csv``.
 
     Args:
         source: folder with ``train.csv`` and ``test.csv``.
         label_map: their ``index2cls.json``.
         output: folder to write below.
-        shots: numbers of videos a class.
-        seed: of the shuffles.
+        shots: numbers of videos per class.
+        seed: seed of the shuffles.
         allow_fewer: take all videos of a class that has fewer.
 
     Raises:
@@ -58,15 +58,15 @@ def plan_base_to_novel(
 ) -> Preparation:
     """Plan ``output/base/{train,val,test}.csv`` and ``output/novel/test.csv``, maps, draw.json.
 
-    Base classes are the half with most training videos, of equals those with the smaller label;
+    Base classes are the half with most training videos, with ties going to the smaller label;
     with an odd number the larger half. Both halves are renumbered in the original order.
 
     Args:
         source: folder with ``train.csv`` and ``test.csv``.
         label_map: their ``index2cls.json``.
         output: folder to write below.
-        shots: training videos a base class.
-        seed: of their draw, which is that of the few-shot lists.
+        shots: training videos per base class.
+        seed: seed of their draw, which is that of the few-shot lists.
         allow_fewer: take all videos of a class that has fewer.
 
     Raises:
@@ -116,7 +116,7 @@ def draw_shots(
         rest = f" and {len(fewer) - 5} more" if len(fewer) > 5 else ""
         raise DataError(
             f"fewer than {shots} training videos of {names}{rest}; lower --shots, or give "
-            "--allow-fewer to take what there is"
+            "--allow-fewer to take what is available"
         )
     kept: list[int] = []
     for label, own in places.items():
@@ -141,7 +141,7 @@ def _read_source(
 
 
 def _require_disjoint(train: Sequence[Row], test: Sequence[Row], source: Path) -> None:
-    """Refuse lists whose test would be on videos that were trained on."""
+    """Refuse lists whose test would use training videos."""
     trained = {os.path.normpath(path) for path, _ in train}
     shared = [path for path, _ in test if os.path.normpath(path) in trained]
     if shared:

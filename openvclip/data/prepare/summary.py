@@ -1,4 +1,4 @@
-"""What a person should see of a preparation, as lines of text."""
+"""The summary of a preparation for its user, as lines of text."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from openvclip.data.prepare.plan import Preparation, PreparedList
 from openvclip.data.prepare.writer import EXTRA, MISSING
 from openvclip.utils.text import clean
 
-SHOWN = 20  # Names of files on the terminal; the files have all.
+SHOWN = 20  # Names of files shown on the terminal; the files have them all.
 
 
 def describe_preparation(
     preparation: Preparation, root: Path | None = None, width: int = 100
 ) -> list[str]:
-    """Describe lists, counts of each class, missing and extra files.
+    """Describe the lists, the counts of each class, and missing and extra files.
 
     Args:
         preparation: what to describe.
-        root: folder that lists are named relative to.
+        root: folder relative to which lists are named.
         width: columns of the terminal.
     """
     lines = [f"{preparation.name}:", *_table(preparation.lists, root)]
@@ -40,7 +40,7 @@ def describe_preparation(
 
 
 def _table(lists: Sequence[PreparedList], root: Path | None) -> list[str]:
-    rows = [("list", "rows", "", "classes", "videos a class: least / median / most")]
+    rows = [("list", "rows", "", "classes", "videos per class: least / median / most")]
     for prepared in lists:
         counts = prepared.count_classes()
         rows.append((
@@ -64,12 +64,12 @@ def _published(prepared: PreparedList) -> str:
 
 
 def _class_counts(group: Sequence[PreparedList], root: Path | None, width: int) -> list[str]:
-    """Count class by class, in as many columns as there is room for; empty ones are one line."""
+    """Count class by class, in as many columns as fit; empty classes are one line."""
     every = list(zip(*(prepared.count_classes() for prepared in group), strict=True))
     present = [(name, " / ".join(f"{n:,}" for n in numbers))
                for name, numbers in zip(group[0].space.names, every, strict=True) if any(numbers)]
     title = " / ".join(_name(prepared.path, root) for prepared in group)
-    lines = [f"Videos a class, {title}:"]
+    lines = [f"Videos per class, {title}:"]
     if present:
         broad = max(len(count) for _, count in present)
         # Long names, as of Something-Something, are cut to leave room for two columns.

@@ -18,7 +18,7 @@ def plan_ucf101(videos: Path, annotations: Path, root: Path) -> Preparation:
     """Plan UCF-101's lists.
 
     The full list is all of testlist01, then all of trainlist01. The splits 2 and 3 are left out
-    where their files are missing.
+    if their files are missing.
 
     Args:
         videos: folder of the class folders (``ApplyEyeMakeup``, ...).
@@ -46,7 +46,7 @@ def plan_ucf101(videos: Path, annotations: Path, root: Path) -> Preparation:
 
 
 def _is_number(text: str) -> bool:
-    """Whether it is a number of a class: some digits, not thousands."""
+    """Whether a text is a class number: a few digits, not thousands."""
     return text.isdecimal() and len(text) < 10
 
 
@@ -79,7 +79,7 @@ class _Reader:
                 )
             label = self.index.find(ucf101_class_name(folder))
             if label is None:
-                raise DataError(f"{where}: {folder!r} is none of the {len(self.index.space)} "
+                raise DataError(f"{where}: {folder!r} is not one of the {len(self.index.space)} "
                                 "classes of UCF-101")
             if video in rows:
                 raise DataError(f"{where}: {video!r} appears twice")
@@ -90,7 +90,7 @@ class _Reader:
 
 
 def _check_order(rows: Sequence[Row], space: LabelSpace, path: Path) -> None:
-    """Labels count the classes as they first appear in testlist01."""
+    """Check that labels number the classes in the order of testlist01."""
     labels = list(dict.fromkeys(label for _, label in rows))
     for before, after in zip(labels, labels[1:], strict=False):
         if after < before:

@@ -15,7 +15,7 @@ MISSING, EXTRA = "missing_files.txt", "extra_files.txt"
 
 @dataclass(frozen=True)
 class Written:
-    """Files that were written or removed, and how many were as they should be already."""
+    """Files that were written or removed, and how many were already up to date."""
 
     files: list[Path]
     unchanged: int
@@ -26,16 +26,16 @@ def write_preparation(
 ) -> Written:
     """Write lists, label maps and the lists of missing and extra files.
 
-    Files that are there with the same content are left alone.
+    Existing files with the same content are left alone.
 
     Args:
         preparation: what to write.
         overwrite: replace lists that differ.
-        strict: take missing files, and files that cannot be placed, for an error.
+        strict: treat missing files, and files that cannot be placed, as an error.
 
     Raises:
-        DataError: lists that differ are there, a file cannot be written, or ``strict`` finds
-            fault; nothing is written then.
+        DataError: different lists exist, a file cannot be written, or ``strict`` finds problems;
+            nothing is written then.
     """
     if strict:
         _require_complete(preparation)
@@ -45,7 +45,7 @@ def write_preparation(
         names = ", ".join(str(path) for path in in_the_way[:3])
         rest = f" and {len(in_the_way) - 3} more" if len(in_the_way) > 3 else ""
         raise DataError(
-            f"{names}{rest} already there with other content; nothing was written. "
+            f"{names}{rest} already exist with other content; nothing was written. "
             "Give --overwrite to replace, or another --root or --output"
         )
     files = preparation.files | _reports(preparation)
@@ -92,7 +92,7 @@ def _differs(path: Path, text: str | None) -> bool:
 
 def _write_all(files: dict[Path, str | None]) -> None:
     try:
-        with ExitStack() as stack:  # No file takes its place before all are whole.
+        with ExitStack() as stack:  # No file is replaced before all are complete.
             for path, text in files.items():
                 if text is not None:
                     stack.enter_context(replacing(path)).write(text)
