@@ -20,17 +20,12 @@ KINDS = ("train_iter", "train_epoch", "val_epoch")
 
 @dataclass
 class Curves:
-    """Statistics of a run, each kind by the epochs that were done when they were logged.
+    """Statistics of a run, each kind by the epochs that were done when they were logged."""
 
-    Attributes:
-        train_iter: over the iterations since the line before.
-        train_epoch: over the whole epoch.
-        val_epoch: of a validation.
-    """
-
+    # over the iterations since the line before
     train_iter: dict[float, dict[str, Any]] = field(default_factory=dict)
-    train_epoch: dict[float, dict[str, Any]] = field(default_factory=dict)
-    val_epoch: dict[float, dict[str, Any]] = field(default_factory=dict)
+    train_epoch: dict[float, dict[str, Any]] = field(default_factory=dict)  # over the whole epoch
+    val_epoch: dict[float, dict[str, Any]] = field(default_factory=dict)  # of a validation
 
     def add(self, stats: dict[str, Any]) -> None:
         """Add a line; a training line removes what a killed run had logged after it."""

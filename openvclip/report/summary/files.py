@@ -18,7 +18,6 @@ from openvclip.report.summary.retrieval import RetrievalRow
 from openvclip.report.summary.rows import ModelRow
 from openvclip.report.summary.sections import MethodRow, Section
 from openvclip.report.summary.sweeps import save_sweeps
-from openvclip.report.summary.tables import list_tables
 from openvclip.utils.errors import DataError
 from openvclip.utils.files import explain_refusal, replacing
 from openvclip.utils.text import show_row
@@ -49,12 +48,12 @@ def build_csv(summary: Summary) -> Lines:
 
 
 def _list_numbers(row: ModelRow | Published, column: Column) -> list[Any]:
-    mean, std = row.number(column.key) or (None, None)
-    values = [None if value is None else f"{value:.2f}" for value in (mean, std)]
+    ours = isinstance(row, ModelRow)
+    number = row.number(column.key) if ours else row.numbers.get(column.key)
+    values = [None if value is None else f"{value:.2f}" for value in number or (None, None)]
     if not column.several:
         return values[:1]
-    lists = len(row.cells.get(column.key, ())) or None if isinstance(row, ModelRow) else None
-    return [*values, lists]
+    return [*values, len(row.cells[column.key]) if ours and number else None]
 
 
 def build_sections_csv(sections: Sequence[Section]) -> Lines:
@@ -110,7 +109,7 @@ def build_json(summary: Summary) -> dict[str, Any]:
         ],
         "sweeps": {"curves": sweeps.curves, "trained": sweeps.trained,
                    "zero_shot": sweeps.zero_shot},
-        "tables": _describe_sections(summary),
+        "tables": [_describe_section(section) for section in summary.sections],
         "notes": [
             {"kind": note.kind, "rows": list(note.rows), "text": note.text}
             for note in summary.notes
@@ -145,24 +144,20 @@ def _describe_result(result: Result) -> dict[str, Any]:
     }
 
 
-def _describe_sections(summary: Summary) -> list[dict[str, Any]]:
-    footers = {table.title: table.footer for table in list_tables(summary)}
-    return [
-        {
-            "key": section.key, "title": section.title, "about": footers[section.title],
-            "columns": section.columns,
-            "lines": [
-                {
-                    "dataset": line.dataset, "protocol": line.protocol, "backbone": line.backbone,
-                    "method": line.method, "tested_with": line.setup,
-                    "cells": {column: cell for column in section.columns
-                              if (cell := _describe_cell(line, column))},
-                }
-                for line in section.lines
-            ],
-        }
-        for section in summary.sections
-    ]
+def _describe_section(section: Section) -> dict[str, Any]:
+    return {
+        "key": section.key, "title": section.title, "about": section.footer,
+        "columns": section.columns,
+        "lines": [
+            {
+                "dataset": line.dataset, "protocol": line.protocol, "backbone": line.backbone,
+                "method": line.method, "tested_with": line.setup,
+                "cells": {column: cell for column in section.columns
+                          if (cell := _describe_cell(line, column))},
+            }
+            for line in section.lines
+        ],
+    }
 
 
 def _describe_cell(line: MethodRow, column: str) -> dict[str, Any] | None:

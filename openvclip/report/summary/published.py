@@ -26,14 +26,6 @@ class Published:
     source: str  # where the numbers stand
     numbers: dict[str, Number]  # column of the table -> top-1 accuracy in percent
 
-    def number(self, column: str) -> Number | None:
-        """Return the number of a column; None: none was published."""
-        return self.numbers.get(column)
-
-    def marks(self, column: str) -> str:
-        """No marks: how others tested is not known."""
-        return ""
-
 
 # UCF-101 full, its splits, HMDB-51 full, its splits, Kinetics-600's splits.
 _COLUMNS = ("ucf101_full", "ucf101_split", "hmdb51_full", "hmdb51_split", "kinetics600_split")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from openvclip.report.checks import MARKS, count_trained, say_trained
 from openvclip.report.retrieval_numbers import name_numbers
-from openvclip.report.summary.results import Number, Result
+from openvclip.report.summary.results import Result
 from openvclip.report.summary.rows import ModelRow, sort_and_label
 from openvclip.report.summary.runs import Run
 
@@ -35,14 +35,6 @@ class RetrievalRow:
     def numbers(self) -> list[float]:
         """The numbers, in the order of :func:`name_numbers`."""
         return [self.result.scores[name] for name in name_numbers()]
-
-    def number(self, column: str) -> Number:
-        """Return one of the numbers."""
-        return self.result.scores[column], None
-
-    def marks(self, column: str) -> str:
-        """No marks: they are after the list's size."""
-        return ""
 
 
 def is_retrieval(run: Run) -> bool:

@@ -18,11 +18,16 @@ from openvclip.report.summary.runs import Run
 from openvclip.report.summary.sweeps import name_folder, name_lists
 
 SHOTS = (2, 4, 8, 16)  # The numbers of videos per class that the peers report.
-TITLES = {
-    "few_shot": "Few-shot top-1 accuracy (%)",
-    "base_to_novel": "Base-to-novel top-1 accuracy (%)",
-    "supervised": "Supervised accuracy (%)",
-    "own": "Accuracy on own test sets (%)",
+# Key of a table -> its title and what stands below it.
+SECTIONS = {
+    "few_shot": ("Few-shot top-1 accuracy (%)", "K: training videos per class."),
+    "base_to_novel": ("Base-to-novel top-1 accuracy (%)",
+                      "Trained on the base classes. HM: harmonic mean 2bn / (b + n) of the two "
+                      "means, over the seeds that have both."),
+    "supervised": ("Supervised accuracy (%)", "Trained and tested on the same classes."),
+    "own": ("Accuracy on own test sets (%)",
+            "Lists of no known protocol, named after their folders; zero-shot where the weights "
+            "were not trained on their classes."),
 }
 
 
@@ -77,7 +82,7 @@ class MethodRow(Row):
 
 @dataclass(frozen=True)
 class Section:
-    """One table: a key of :data:`TITLES`, column -> heading, and its lines in order."""
+    """One table: a key of :data:`SECTIONS`, column -> heading, and its lines in order."""
 
     key: str
     columns: dict[str, str]
@@ -86,7 +91,17 @@ class Section:
     @property
     def title(self) -> str:
         """What stands above it."""
-        return TITLES[self.key]
+        return SECTIONS[self.key][0]
+
+    @property
+    def footer(self) -> str:
+        """What stands below it."""
+        footer = SECTIONS[self.key][1]
+        if "0" in self.columns:
+            footer += " K = 0 is the untouched CLIP."
+        if any(len(line.seeds) > 1 for line in self.lines):
+            footer += " Several seeds: mean ± population standard deviation (ddof 0) over them."
+        return footer
 
 
 def compute_harmonic_mean(base: float, novel: float) -> float:
@@ -105,7 +120,7 @@ def group_sections(results: Sequence[Result], shown: set[str] | None = None) -> 
     own = name_lists(result.run.content["list"] for key, result in places if key == "own")
     # A novel test's seed is that of the base test of the same weights, which comes first for it.
     places.sort(key=lambda place: _is_novel(place[1]))
-    lines: dict[str, dict[tuple, MethodRow]] = {key: {} for key in TITLES}
+    lines: dict[str, dict[tuple, MethodRow]] = {key: {} for key in SECTIONS}
     for key, result in places:
         identity, line = _make_line(key, result, own)
         if shown is None or line.protocol in shown:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from openvclip.report.retrieval_numbers import COLUMNS, DIRECTIONS, TITLES
 from openvclip.report.summary.collect import Summary
 from openvclip.report.summary.columns import Column
-from openvclip.report.summary.published import Published
+from openvclip.report.summary.published import Number
 from openvclip.report.summary.results import CLIP, Row
 from openvclip.report.summary.retrieval import RetrievalRow, collect_retrieval_notes
 from openvclip.report.summary.sections import Section
@@ -19,15 +19,6 @@ PUBLISHED = (
     "Several lists: mean ± population standard deviation (ddof 0) over them. Published numbers are "
     "the papers' and were not measured here; their deviations are as printed there."
 )
-SECTIONS = {
-    "few_shot": "K: training videos per class.",
-    "base_to_novel": "Trained on the base classes. HM: harmonic mean 2bn / (b + n) of the two "
-                     "means, over the seeds that have both.",
-    "supervised": "Trained and tested on the same classes.",
-    "own": "Lists of no known protocol, named after their folders; zero-shot where the weights "
-           "were not trained on their classes.",
-}
-SEVERAL = "Several seeds: mean ± population standard deviation (ddof 0) over them."
 RETRIEVAL = (
     "T2V: the video of a text among all videos; V2T: the best of a video's texts among all texts. "
     "R@k in percent, median (MdR) and mean (MnR) rank; tied answers share the mean of their "
@@ -84,13 +75,12 @@ def list_tables(summary: Summary) -> Iterator[Table]:
         yield _tabulate_retrieval(summary.retrieval)
 
 
-def say_cell(row: Row | Published | RetrievalRow, column: str) -> str:
-    """Format a number with its deviation and signs."""
-    number = row.number(column)
+def say_number(number: Number | None, marks: str = "") -> str:
+    """Format a mean with its deviation and marks."""
     if number is None:
         return "-"
     mean, std = number
-    return f"{mean:.1f}" + ("" if std is None else f" ± {std:.1f}") + row.marks(column)
+    return f"{mean:.1f}" + ("" if std is None else f" ± {std:.1f}") + marks
 
 
 def shorten(label: str) -> str:
@@ -102,8 +92,8 @@ def shorten(label: str) -> str:
     return f"{label[:head]}...{label[len(label) - (LABEL_WIDTH - head - 3):]}"
 
 
-def _say_cells(row: Row | Published | RetrievalRow, columns: Sequence[Column]) -> list[str]:
-    return [say_cell(row, column.key) for column in columns]
+def _say_cells(row: Row, columns: Sequence[Column]) -> list[str]:
+    return [say_number(row.number(column.key), row.marks(column.key)) for column in columns]
 
 
 def _tabulate_zero_shot(summary: Summary) -> Table:
@@ -119,7 +109,8 @@ def _tabulate_zero_shot(summary: Summary) -> Table:
         rows += [
             TableRow((name, row.method, f"published: {row.source}"),
                      [f"{row.method} [{sources.index(row.source) + 1}]"],
-                     f"{backbone}, published by others", _say_cells(row, summary.columns))
+                     f"{backbone}, published by others",
+                     [say_number(row.numbers.get(column.key)) for column in summary.columns])
             for row in summary.published if row.backbone == backbone
         ]
     published = {row.backbone for row in summary.published}
@@ -144,13 +135,9 @@ def _tabulate_section(section: Section) -> Table:
             (line.dataset, backbone, shorten(line.method), line.setup), "",
             [*_say_cells(line, columns), seeds],
         ))
-    footer = SECTIONS[section.key]
-    if "0" in section.columns:
-        footer += " K = 0 is the untouched CLIP."
-    if any(len(line.seeds) > 1 for line in section.lines):
-        footer += f" {SEVERAL}"
     about = ("dataset", "backbone", "method", "tested with")
-    return Table(section.title, about, about, [*columns, Column("seeds", "seeds")], rows, footer)
+    return Table(section.title, about, about, [*columns, Column("seeds", "seeds")], rows,
+                 section.footer)
 
 
 def _tabulate_retrieval(lines: Sequence[RetrievalRow]) -> Table:
@@ -158,7 +145,8 @@ def _tabulate_retrieval(lines: Sequence[RetrievalRow]) -> Table:
         TableRow(
             (line.list, line.size, line.row.backbone, line.row.label),
             [f"{line.row.backbone.replace('?', '')} {shorten(line.row.label)}"],
-            f"{line.list}: {line.size} (videos x texts)", _say_cells(line, RETRIEVAL_COLUMNS),
+            f"{line.list}: {line.size} (videos x texts)",
+            [f"{number:.1f}" for number in line.numbers],
         )
         for line in lines
     ]
