@@ -1,8 +1,8 @@
-"""Averaging of epoch checkpoints (SWA), one file in memory at a time."""
+"""Merging of epoch checkpoints, by default their mean (SWA): one file in memory at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -10,7 +10,9 @@ from openvclip.checkpoints import files as ckpt
 from openvclip.checkpoints.loading import load_original_clip
 from openvclip.checkpoints.training_config import VIDEOS
 from openvclip.clip.weights import check_tensors, drop_raw_model, find_not_finite
-from openvclip.interpolation import StateDict, average_state_dicts
+from openvclip.interpolation import StateDict
+from openvclip.interpolation.merging.mean import Mean
+from openvclip.interpolation.merging.method import MergeMethod, Sources
 from openvclip.utils.errors import CheckpointError, ConfigError
 from openvclip.utils.logging import Progress, get_logger
 
@@ -57,18 +59,21 @@ def load_model_state(path: str | Path) -> StateDict:
 
 
 def average_checkpoints(
-    source: str | Path, *, start: int, end: int, output: str | Path, clip: str | Path | None = None
+    source: str | Path, *, start: int, end: int, output: str | Path,
+    clip: str | Path | None = None, method: MergeMethod | None = None,
 ) -> Path:
-    """Write the mean of the checkpoints ``start`` .. ``end`` as ``{"model_state": ...}``.
+    """Write the checkpoints ``start`` .. ``end``, merged, as ``{"model_state": ...}``.
 
-    Beside it the config and the names of the training videos of the last one, if that has them.
+    The file also has the config and the names of the training videos of the last one, if that has
+    them.
 
     Args:
         source: as for :func:`find_checkpoints`.
         start: first file number; 0 stands for the original CLIP.
         end: last file number, included.
         output: file to write.
-        clip: weights of the original CLIP, needed with ``start`` 0.
+        clip: weights of the original CLIP, needed with ``start`` 0 and by methods that use it.
+        method: how to merge; None: the mean.
 
     Raises:
         ConfigError: the range is empty or negative, or ``clip`` is missing or has no use.
@@ -77,40 +82,39 @@ def average_checkpoints(
     """
     if start < 0 or end < start:
         raise ConfigError(f"--start {start} --end {end}: give 0 <= start <= end")
+    method = method or Mean()
     if start == 0 and clip is None:
         raise ConfigError("--start 0 takes the original CLIP into the mean; name it by --clip")
-    if start > 0 and clip is not None:
+    if method.uses_clip and clip is None:
+        raise ConfigError("this --method needs the original CLIP; name it by --clip")
+    if start > 0 and clip is not None and not method.uses_clip:
         raise ConfigError("--clip has a use with --start 0 only; drop it, or start at 0")
     ckpt.check_target(output)
     paths = find_checkpoints(source, max(start, 1), end)
     names = [str(clip)] if start == 0 else []
     names += [str(path) for path in paths.values()]
-
-    def states() -> Iterator[StateDict]:
-        if start == 0:
-            yield load_original_clip(clip)
-        yield from map(load_model_state, paths.values())
-
     progress = Progress(len(names), "averaging", "checkpoints")
-    average = average_state_dicts(
-        _count(states(), progress), names=names.__getitem__, clip_first=start == 0
-    )
-    broken = find_not_finite(average)
+
+    def load(place: int) -> StateDict:
+        read = load_original_clip if start == 0 and place == 0 else load_model_state
+        state = read(names[place])
+        progress.update()
+        return state
+
+    sources = Sources(names, load, load_original_clip(clip) if method.uses_clip else None,
+                      clip_first=start == 0)
+    merged = method.merge(sources)
+    broken = find_not_finite(merged)
     if broken:
-        _refuse_not_finite(zip(names, states(), strict=True), broken)
-    content = {"model_state": average}
+        _refuse_not_finite(zip(names, sources, strict=True), broken)
+    content = {"model_state": merged}
     last = ckpt.load_file(paths[end], verify=False) if paths else {}
     # What the weights were trained as, and on, for whoever loads the file alone.
     content.update({key: last[key] for key in ("cfg", VIDEOS) if last.get(key) is not None})
     ckpt.save_file(output, content)
-    logger.info("wrote the mean of %d checkpoints (%d..%d) to %s", len(names), start, end, output)
+    logger.info("wrote the %s of %d checkpoints (%d..%d) to %s", type(method).__name__.lower(),
+                len(names), start, end, output)
     return Path(output)
-
-
-def _count(states: Iterable[StateDict], progress: Progress) -> Iterator[StateDict]:
-    for state in states:
-        yield state
-        progress.update()
 
 
 def _refuse_not_finite(states: Iterable[tuple[str, StateDict]], broken: Sequence[str]) -> NoReturn:

@@ -18,15 +18,23 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--end", type=int, required=True, help="last file number, included")
     parser.add_argument("--output", required=True, help="file to write, such as swa_2_22.pth")
     parser.add_argument("--clip", help="weights of the original CLIP, needed with --start 0")
+    parser.add_argument("--method", default="mean", help="how to merge; default: %(default)s")
+    parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE",
+                        help="EXTENSIONS '[\"my_package.my_merge\"]' and the keys that it declares")
     return parser.parse_args(argv)
 
 
 def average(argv: list[str] | None) -> None:
     args = parse_args(argv)
+    from openvclip.config import load_opts
+    from openvclip.config.doors import MERGES
+
+    method = MERGES.get(args.method).build(load_opts(args.opts))
     from openvclip.checkpoints.averaging import average_checkpoints
 
     average_checkpoints(
-        args.source, start=args.start, end=args.end, output=args.output, clip=args.clip
+        args.source, start=args.start, end=args.end, output=args.output, clip=args.clip,
+        method=method,
     )
 
 

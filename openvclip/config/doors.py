@@ -19,6 +19,26 @@ TEMPORAL = Registry("MODEL.TEMPORAL_MODELING_TYPE", {
     "stadapt_zeroinit": "openvclip.models.temporal.stadapt_zeroinit:STAdapter",
 })
 
+OBJECTIVES = Registry("TRAIN.OBJECTIVES", {
+    "connect": "openvclip.training.objectives.connect:Connect",
+    "caption": "openvclip.training.objectives.caption:CaptionContrast",
+})
+
+MERGES = Registry("--method", {
+    "mean": "openvclip.interpolation.merging.mean:Mean",
+})
+
+PREPARERS = Registry("command", {
+    "kinetics400": "openvclip.data.prepare.kinetics_lists:Kinetics400",
+    "kinetics600": "openvclip.data.prepare.kinetics_lists:Kinetics600",
+    "ucf101": "openvclip.data.prepare.ucf101:UCF101",
+    "hmdb51": "openvclip.data.prepare.hmdb51:HMDB51",
+    "ssv2": "openvclip.data.prepare.ssv2:SSV2",
+    "folders": "openvclip.data.prepare.folders:Folders",
+    "few-shot": "openvclip.data.prepare.subsets:FewShot",
+    "base-to-novel": "openvclip.data.prepare.subsets:BaseToNovel",
+})
+
 TASKS = Registry("TEST.TASK", {
     "classification": "openvclip.evaluation.tasks.classification:Classification",
     "retrieval": "openvclip.evaluation.tasks.retrieval:Retrieval",

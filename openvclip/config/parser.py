@@ -358,6 +358,15 @@ def load_cfg(cfg_file: str | Path | None = None, opts: Sequence[str] = ()) -> Cf
     return cfg
 
 
+def take_opts(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Divide a tool's command line into its own arguments and the pairs behind ``--opts``."""
+    if "--opts" not in argv:
+        return list(argv), []
+    begin = list(argv).index("--opts")
+    end = next((i for i in range(begin + 1, len(argv)) if argv[i].startswith("--")), len(argv))
+    return [*argv[:begin], *argv[end:]], list(argv[begin + 1:end])
+
+
 def load_opts(opts: Sequence[str]) -> CfgNode:
     """Return the config of a tool whose ``--opts`` take EXTENSIONS and the keys these declare.
 

@@ -1,6 +1,6 @@
 """Combining weights: mixtures for training, patching and validation, and averages."""
 
-from openvclip.interpolation.averaging import average_state_dicts
+from openvclip.interpolation.merging.mean import average_state_dicts
 from openvclip.interpolation.mixing import (
     StateDict,
     WeightInterpolator,

@@ -8,9 +8,11 @@ import os
 import pytest
 import torch
 
+from openvclip.checkpoints import averaging
 from openvclip.checkpoints import files as ckpt
 from openvclip.checkpoints.averaging import average_checkpoints
 from openvclip.checkpoints.loading import load_weights
+from openvclip.interpolation.merging.method import MergeMethod
 from openvclip.utils.errors import CheckpointError, ConfigError
 
 
@@ -125,3 +127,32 @@ def test_published_epochs_with_the_original_clip_beside_the_model_are_averaged(t
     state = ckpt.load_file(out)["model_state"]
     assert list(state) == ["model.w"] and state["model.w"].tolist() == [1.5, 1.5]
     assert "named raw_model.*, is not used" in caplog.text
+
+
+def test_a_method_that_is_not_there_is_refused_by_the_nearest(run, capsys):
+    from openvclip.commands import average as weight_average
+
+    options = ["--source", str(run), "--start", "2", "--end", "5", "--output", str(run / "x.pth")]
+    assert weight_average.main([*options, "--method", "meen"]) == 2
+    assert "--method 'meen' is unknown; use only 'mean'" in capsys.readouterr().out
+    assert weight_average.main([*options, "--method", "mean"]) == 0
+    assert ckpt.load_file(run / "x.pth")["model_state"]["model.w"].tolist() == [3.5, 3.5]
+
+
+def test_a_method_gets_the_weights_again_and_the_original(run, monkeypatch):
+    class Steps(MergeMethod):
+        """CLIP plus all steps from it, looked at twice."""
+
+        uses_clip = True
+
+        def merge(self, sources):
+            assert len(sources) == 2 and sources.names[0].endswith("00004.pyth")
+            total = sum(state["model.w"] - sources.clip["model.w"] for state in sources)
+            assert [state["model.w"][0].item() for state in sources] == [4.0, 5.0]
+            return {"model.w": sources.clip["model.w"] + total}
+
+    with pytest.raises(ConfigError, match="this --method needs the original CLIP; name it by"):
+        average_checkpoints(run, start=4, end=5, output=run / "x.pth", method=Steps())
+    monkeypatch.setattr(averaging, "load_original_clip", lambda clip: {"model.w": torch.ones(2)})
+    average_checkpoints(run, start=4, end=5, output=run / "x.pth", method=Steps(), clip="c.pt")
+    assert ckpt.load_file(run / "x.pth")["model_state"]["model.w"].tolist() == [8.0, 8.0]

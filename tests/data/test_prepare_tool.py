@@ -139,3 +139,8 @@ def test_a_place_that_cannot_be_written_to(tool, ucf, capsys):
     (Path(ucf[6]) / "zs_label_db").touch()
     assert tool.main(ucf) == 2
     assert "DataError: cannot " in capsys.readouterr().out
+
+
+def test_a_command_that_is_not_there_is_refused_by_the_nearest(tool, capsys):
+    assert tool.main(["hmdb15", "--videos", "x"]) == 2
+    assert "command 'hmdb15' is unknown; use one of 'kinetics400', " in capsys.readouterr().out

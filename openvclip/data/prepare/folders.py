@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from argparse import ArgumentParser, Namespace
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from openvclip.data.lists.protocols import PROTOCOLS
 from openvclip.data.prepare.kinetics import SplitReader
 from openvclip.data.prepare.names import SPLIT_FOLDERS, ClassIndex, class_key, describe_outside
 from openvclip.data.prepare.plan import MAP_ENDING, Preparation, Row, group_by_label
+from openvclip.data.prepare.preparer import DatasetPreparer
 from openvclip.data.prepare.scan import VideoTree, scan_videos
 from openvclip.utils.errors import ConfigError, DataError
 
@@ -161,3 +163,27 @@ def _draw_val(
     return {
         "train": [row for row in rows if row[0] not in chosen], "val": held_out, "test": held_out,
     }
+
+
+class Folders(DatasetPreparer):
+    """Any data set in class folders."""
+
+    help = "any tree class/video or split/class/video"
+
+    def add_options(self, parser: ArgumentParser) -> None:
+        """Add the name, the label map, the layout and the draw."""
+        super().add_options(parser)
+        add = parser.add_argument
+        add("--name", required=True, help="what to call the dataset")
+        add("--map", type=Path, metavar="FILE",
+            help="label map to use; else the folders' names, sorted")
+        add("--layout", choices=LAYOUTS, default=LAYOUTS[0],
+            help="what the folders directly in --videos are (default: by their names)")
+        add("--val-share", type=float, default=0.0, metavar="F",
+            help="share of each class for val.csv and test.csv, the rest for train.csv")
+        add("--seed", type=int, default=1, help="seed of that draw (default: 1)")
+
+    def plan_lists(self, args: Namespace) -> Preparation:
+        """Plan the lists, see :func:`plan_folders`."""
+        return plan_folders(args.videos, args.name, args.root, label_map=args.map,
+                            val_share=args.val_share, seed=args.seed, layout=args.layout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from argparse import Namespace
 from pathlib import Path
 
 from openvclip.data.lists.labels import LabelSpace
@@ -11,6 +12,7 @@ from openvclip.data.prepare.names import ClassIndex
 from openvclip.data.prepare.official import read_rows
 from openvclip.data.prepare.official_splits import OfficialSplits, plan_official_splits
 from openvclip.data.prepare.plan import Preparation, Row
+from openvclip.data.prepare.preparer import DatasetPreparer
 from openvclip.utils.errors import DataError
 
 UNUSED, TRAIN, TEST = "0", "1", "2"
@@ -103,3 +105,14 @@ def _read_split(files: dict[int, tuple[str, Path]]) -> _Marked:
             seen.add(name)
             rows.append((f"{folder}/{name}", label, mark))
     return rows
+
+
+class HMDB51(DatasetPreparer):
+    """HMDB-51."""
+
+    help = "by the official CLASS_test_splitN.txt"
+    annotations = "folder of the CLASS_test_splitN.txt files"
+
+    def plan_lists(self, args: Namespace) -> Preparation:
+        """Plan the lists, see :func:`plan_hmdb51`."""
+        return plan_hmdb51(args.videos, args.annotations, args.root)

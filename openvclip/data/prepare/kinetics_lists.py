@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from openvclip.data.prepare.kinetics import (
 )
 from openvclip.data.prepare.names import ClassIndex, describe_outside
 from openvclip.data.prepare.plan import Preparation, Row
+from openvclip.data.prepare.preparer import DatasetPreparer
 from openvclip.data.prepare.scan import scan_videos
 from openvclip.utils.errors import DataError
 
@@ -136,3 +138,51 @@ def _relabel(rows: Sequence[Row], space: LabelSpace, other: LabelSpace) -> list[
         for path, label in rows
         if space.names[label] in labels
     ]
+
+
+class Kinetics400(DatasetPreparer):
+    """Kinetics-400."""
+
+    help = "class folders in train/ and val/, or official csv files"
+    official = "official csv files, or the folder of them; without, the class folders count"
+
+    def add_options(self, parser: ArgumentParser) -> None:
+        """Add the files and the folders of the splits."""
+        super().add_options(parser)
+        self.add_annotations(parser)
+        parser.add_argument("--train-folder", metavar="NAME",
+                            help="folder of the training videos, if several exist")
+        self.add_val_folder(parser)
+
+    def add_annotations(self, parser: ArgumentParser) -> None:
+        """Add ``--annotations``."""
+        parser.add_argument("--annotations", type=Path, nargs="+", default=[], metavar="FILE",
+                            help=self.official)
+
+    def add_val_folder(self, parser: ArgumentParser) -> None:
+        """Add ``--val-folder``."""
+        parser.add_argument("--val-folder", metavar="NAME",
+                            help="folder of the validation videos, if several exist")
+
+    def plan_lists(self, args: Namespace) -> Preparation:
+        """Plan the lists, see :func:`plan_kinetics400`."""
+        return plan_kinetics400(args.videos, args.annotations, args.root,
+                                train_folder=args.train_folder, val_folder=args.val_folder)
+
+
+class Kinetics600(Kinetics400):
+    """The part of Kinetics-600 that Kinetics-400 lacks."""
+
+    help = "the classes that Kinetics-400 lacks, of the validation set"
+    official = "official csv of the validation set; without, the class folders count"
+
+    def add_options(self, parser: ArgumentParser) -> None:
+        """Add the files and the folder of the split."""
+        DatasetPreparer.add_options(self, parser)
+        self.add_annotations(parser)
+        self.add_val_folder(parser)
+
+    def plan_lists(self, args: Namespace) -> Preparation:
+        """Plan the lists, see :func:`plan_kinetics600`."""
+        return plan_kinetics600(args.videos, args.annotations, args.root,
+                                val_folder=args.val_folder)

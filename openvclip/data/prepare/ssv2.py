@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from openvclip.data.lists.protocols import PROTOCOLS
 from openvclip.data.prepare.names import ClassIndex
 from openvclip.data.prepare.official import find_annotation, read_json, require_annotation
 from openvclip.data.prepare.plan import Preparation, Row
+from openvclip.data.prepare.preparer import DatasetPreparer
 from openvclip.data.prepare.scan import VideoTree, scan_videos
 from openvclip.utils.errors import DataError
 
@@ -123,3 +125,14 @@ def _leave_out_test(
     tested = {name for video in videos for name in tree.find_stem(video)} - known
     preparation.notes.append(f"{len(tested):,} videos of {path.name}, without labels: left out")
     known |= tested
+
+
+class SSV2(DatasetPreparer):
+    """Something-Something V2."""
+
+    help = "Something-Something V2, by labels.json, train.json and validation.json"
+    annotations = "folder of labels.json, train.json and validation.json"
+
+    def plan_lists(self, args: Namespace) -> Preparation:
+        """Plan the lists, see :func:`plan_ssv2`."""
+        return plan_ssv2(args.videos, args.annotations, args.root)

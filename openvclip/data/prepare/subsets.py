@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from openvclip.data.lists.labels import LabelSpace, read_list
 from openvclip.data.lists.protocols import find_protocol
 from openvclip.data.prepare.official_splits import take_classes
 from openvclip.data.prepare.plan import MAP_ENDING, Preparation, Row, group_by_label
+from openvclip.data.prepare.preparer import Preparer
 from openvclip.utils.errors import ConfigError, DataError
 
 
@@ -165,3 +167,49 @@ def _note_empty(rows: Sequence[Row], space: LabelSpace, preparation: Preparation
         preparation.notes.append(
             f"{len(empty)} classes have no training videos, the first {space.names[empty[0]]!r}"
         )
+
+
+class FewShot(Preparer):
+    """Some training videos per class."""
+
+    help = "K training videos per class, from a dataset that has its lists"
+    output = "folder to write shots_K/ to"
+
+    def add_options(self, parser: ArgumentParser) -> None:
+        """Add the source, the output and the draw."""
+        add = parser.add_argument
+        add("--source", required=True, type=Path, metavar="DIR",
+            help="folder with the dataset's train.csv and test.csv")
+        add("--map", required=True, type=Path, metavar="FILE", help="its index2cls.json")
+        add("--output", required=True, type=Path, metavar="DIR", help=self.output)
+        self.add_shots(parser)
+        add("--seed", type=int, default=1, help="seed of the draw (default: 1)")
+        add("--allow-fewer", action="store_true",
+            help="take all videos of a class that has fewer")
+
+    def add_shots(self, parser: ArgumentParser) -> None:
+        """Add ``--shots``, of which there may be several."""
+        parser.add_argument("--shots", type=int, nargs="+", metavar="K", default=[2, 4, 8, 16],
+                            help="training videos per class (default: 2 4 8 16)")
+
+    def plan(self, args: Namespace) -> Preparation:
+        """Plan the lists, see :func:`plan_few_shot`."""
+        return plan_few_shot(args.source, args.map, args.output, shots=args.shots, seed=args.seed,
+                             allow_fewer=args.allow_fewer)
+
+
+class BaseToNovel(FewShot):
+    """Half of the classes to train on, the others to test on."""
+
+    help = "half of the classes to train on, the others to test on"
+    output = "folder to write base/ and novel/ to"
+
+    def add_shots(self, parser: ArgumentParser) -> None:
+        """Add ``--shots``, one number."""
+        parser.add_argument("--shots", type=int, metavar="K", default=16,
+                            help="training videos per class (default: 16)")
+
+    def plan(self, args: Namespace) -> Preparation:
+        """Plan the lists, see :func:`plan_base_to_novel`."""
+        return plan_base_to_novel(args.source, args.map, args.output, shots=args.shots,
+                                  seed=args.seed, allow_fewer=args.allow_fewer)

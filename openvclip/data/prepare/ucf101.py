@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from openvclip.data.prepare.names import ClassIndex, joined_key, ucf101_class_na
 from openvclip.data.prepare.official import find_annotation, read_rows, require_annotation
 from openvclip.data.prepare.official_splits import OfficialSplits, plan_official_splits
 from openvclip.data.prepare.plan import Preparation, Row
+from openvclip.data.prepare.preparer import DatasetPreparer
 from openvclip.utils.errors import DataError
 
 
@@ -99,3 +101,14 @@ def _check_order(rows: Sequence[Row], space: LabelSpace, path: Path) -> None:
                 f"{space.names[before]!r} (label {before}); labels follow that order, so this is "
                 "not the official file"
             )
+
+
+class UCF101(DatasetPreparer):
+    """UCF-101."""
+
+    help = "by the official ucfTrainTestlist"
+    annotations = "folder ucfTrainTestlist"
+
+    def plan_lists(self, args: Namespace) -> Preparation:
+        """Plan the lists, see :func:`plan_ucf101`."""
+        return plan_ucf101(args.videos, args.annotations, args.root)

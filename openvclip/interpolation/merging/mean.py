@@ -1,4 +1,4 @@
-"""Averaging of weights (SWA): the mean in fp32, of one state dict at a time."""
+"""The plain mean (SWA), in fp32, of one state dict at a time."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor
 
+from openvclip.interpolation.merging.method import MergeMethod, Sources
 from openvclip.interpolation.mixing import StateDict
 from openvclip.utils.errors import CheckpointError
 
@@ -73,3 +74,12 @@ def _check_same_tensors(
                 f"{name_before} {'has' if verb == 'lacks' else 'lacks'}; average the checkpoints "
                 "of one training run"
             )
+
+
+class Mean(MergeMethod):
+    """The mean of every tensor, see :func:`average_state_dicts`."""
+
+    def merge(self, sources: Sources) -> StateDict:
+        """Return the mean; one state dict is in memory besides it."""
+        return average_state_dicts(
+            sources, names=sources.names.__getitem__, clip_first=sources.clip_first)
