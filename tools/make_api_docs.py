@@ -50,7 +50,8 @@ MODULES: dict[str, dict[str, str]] = {
         "data.captions.index": "CaptionFile CaptionMatch draw_caption write_captions caption_key",
     },
     "Training": {
-        "training.step": "PlainStep InterpolatedStep StepResult Captions",
+        "training.step": "PlainStep InterpolatedStep StepResult",
+        "training.objectives.objective": "Objective Part Pass Captions",
         "training.objectives.contrastive": "contrastive_loss gather_rows",
     },
     "Evaluation": {

@@ -56,7 +56,7 @@ class PretrainOptions:
     save_every: int = 200
 
 
-def contrastive_loss(
+def image_text_loss(
     image_features: torch.Tensor, text_features: torch.Tensor, logit_scale: torch.Tensor
 ) -> torch.Tensor:
     """CLIP's loss: each image finds its caption in the batch, and each caption its image.
@@ -155,7 +155,7 @@ def _train_step(
     for group in optimizer.param_groups:
         group["lr"] = learning_rate_at(step, options)
     images, tokens = still_batch(seed, step, options.batch_size, model.image_size)
-    loss = contrastive_loss(
+    loss = image_text_loss(
         model.encode_image(images), model.encode_text(tokens), model.logit_scale
     )
     optimizer.zero_grad(set_to_none=True)

@@ -147,7 +147,7 @@ class CLIP(nn.Module):
     Args:
         config: sizes of the towers.
         vision_block: makes a block of the image tower from its width; the temporal variants of
-            openvclip/models/temporal.py come in here.
+            openvclip/models/temporal come in here.
         use_checkpoint: activation checkpointing in the image tower.
     """
 

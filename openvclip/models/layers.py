@@ -110,7 +110,7 @@ class Attention(nn.Module):
     """Multi-head attention with the parameter names and initialisation of torch's own.
 
     ``project`` and ``attend`` are apart so that keys and values can be exchanged between frames
-    after their projection (openvclip/models/temporal.py).
+    after their projection (openvclip/models/temporal).
     """
 
     def __init__(self, width: int, device: torch.device | str | None = None) -> None:

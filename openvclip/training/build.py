@@ -15,25 +15,29 @@ from openvclip.checkpoints.loading import (
     build_precision,
     build_test_precision,
     copy_text_tower,
-    load_original_clip,
     load_weights,
     text_tower_differs,
     unwrap,
 )
 from openvclip.checkpoints.training_config import check_resumed, describe_videos
+from openvclip.config.defaults import flatten
+from openvclip.config.doors import OBJECTIVES
 from openvclip.config.patching import find_ratios
 from openvclip.data.augment.mixup import build_mixup
 from openvclip.data.lists.labels import build_label_space
 from openvclip.data.loader import build_loader
 from openvclip.evaluation.build import build_weights
-from openvclip.interpolation import WeightInterpolator
 from openvclip.models.backbone import CLIP
-from openvclip.models.build import build_classifier, build_model, resolve_clip
+from openvclip.models.build import build_classifier, build_model
 from openvclip.report.writers import TensorboardWriter, build_tensorboard
 from openvclip.training.captions import build_captions
+from openvclip.training.objectives.connect import build_interpolator
+from openvclip.training.objectives.keys import SWITCHES
 from openvclip.training.objectives.losses import build_loss
+from openvclip.training.objectives.objective import Objective
 from openvclip.training.optim import build_optimizer, build_schedule, freeze_parameters
-from openvclip.training.step import InterpolatedStep, PlainStep
+from openvclip.training.settings import Batches, Clipping, Output, Schedule
+from openvclip.training.step import PlainStep
 from openvclip.training.trainer import Trainer
 from openvclip.training.validation import Validator
 from openvclip.utils import distributed
@@ -44,49 +48,24 @@ from openvclip.utils.paths import is_file
 logger = get_logger(__name__)
 
 
-def build_interpolator(
-    cfg, model: nn.Module, frozen: Collection[str] = (), purpose: str = "in training"
-) -> WeightInterpolator:
-    """Build the mixer of the parameters that train, and of ``frozen`` ones, with the original CLIP.
-
-    The original is ``TRAIN.CLIP_ORI_PATH``, or else the CLIP that the model was made from. The log
-    says the ``purpose``.
-    """
-    source = cfg.TRAIN.CLIP_ORI_PATH or resolve_clip(cfg)
-    interpolator = WeightInterpolator(
-        {name: p for name, p in model.named_parameters() if p.requires_grad or name in frozen},
-        load_original_clip(source),
-    )
-    logger.info("mixing %d tensors with those of %s %s", len(interpolator.names), source, purpose)
-    return interpolator
+def build_objectives(cfg, model: nn.Module) -> list[Objective]:
+    """Build the objectives that the config switches on and names, in the registry's order."""
+    on = [name for name, switch in SWITCHES.items() if flatten(cfg)[switch]]
+    objectives = []
+    for name in (*on, *cfg.TRAIN.OBJECTIVES):
+        objective = OBJECTIVES.get(name).build(cfg, model)
+        objective.name = name
+        objectives.append(objective)
+    return objectives
 
 
 def build_step(cfg, model: nn.Module, device: torch.device) -> PlainStep:
-    """Build the training step that ``TRAIN.LINEAR_CONNECT_CLIMB`` asks for."""
+    """Build the training step, with all that is asked of the weights."""
     autocast, scaler = build_precision(cfg, device)
-    loss = build_loss(cfg)
-    common = {"autocast": autocast, "scaler": scaler, "accumulate": cfg.TRAIN.GRAD_ACCUM_STEPS,
-              "caption_ratio": cfg.TRAIN.CAPTION.LOSS_RATIO}
-    if not cfg.TRAIN.LINEAR_CONNECT_CLIMB:
-        return PlainStep(model, loss, **common)
-    logger.info(
-        "interpolated training: r ~ U(%g, %g), connect loss x %g",
-        cfg.TRAIN.LINEAR_CONNECT_SAMPLE_L, cfg.TRAIN.LINEAR_CONNECT_SAMPLE_R,
-        cfg.TRAIN.LINEAR_CONNECT_LOSS_RATIO,
-    )
-    return InterpolatedStep(
-        model,
-        loss,
-        build_interpolator(cfg, unwrap(model)),
-        low=cfg.TRAIN.LINEAR_CONNECT_SAMPLE_L,
-        high=cfg.TRAIN.LINEAR_CONNECT_SAMPLE_R,
-        loss_ratio=cfg.TRAIN.LINEAR_CONNECT_LOSS_RATIO,
-        seed=cfg.RNG_SEED,
-        chain_rule=cfg.TRAIN.LINEAR_CONNECT_CHAIN_RULE,
-        rank=distributed.rank() if cfg.TRAIN.LINEAR_CONNECT_PER_RANK else None,
-        # Nothing is loaded yet: the model is the original CLIP.
-        original_classifier=unwrap(model).classifier if unwrap(model).train_text else None,
-        **common,
+    return PlainStep(
+        model, build_loss(cfg), autocast=autocast, scaler=scaler,
+        accumulate=cfg.TRAIN.GRAD_ACCUM_STEPS, caption_ratio=None,
+        objectives=build_objectives(cfg, unwrap(model)),
     )
 
 
@@ -104,7 +83,7 @@ def build_validator(
     # VAL_MODE with the ratios of a test patches as that does (_load), and needs no other mixer.
     if cfg.TRAIN.EVAL_PATCHING_RATIO > 0 and not (cfg.VAL_MODE and find_ratios(cfg)):
         # The step's own, where it mixes all that a test would patch: no second copy of CLIP then.
-        shared = None if frozen else getattr(step, "interpolator", None)
+        shared = None if frozen else step.interpolator
         weights = shared or build_interpolator(
             cfg, unwrap(step.model), frozen, "for patched validation")
     return Validator(
@@ -165,10 +144,9 @@ def load_initial_weights(cfg, trainer: Trainer) -> str | None:
     if last is not None:
         path, content = last
         if trainer.train_loader is not None:
+            videos = trainer.output.train_videos
             distributed.run_together(
-                lambda: trainer.train_videos is not None
-                and check_resumed(content, path, trainer.train_videos)
-            )
+                lambda: videos is not None and check_resumed(content, path, videos))
         trainer.load(content, path)
         return str(path)
     if train.CHECKPOINT_FILE_PATH:
@@ -195,7 +173,7 @@ def build_trainer(cfg) -> Trainer:
     labels = build_label_space(cfg)
     here = {"rank": distributed.rank(), "world_size": distributed.world_size(), "device": device}
     train_loader = None if cfg.VAL_MODE else build_loader(cfg, "train", **here)
-    captions = build_captions(cfg, train_loader.dataset.videos.paths) if train_loader else None
+    batches = _build_batches(cfg, train_loader)
     has_val = is_file(Path(cfg.DATA.PATH_TO_DATA_DIR) / "val.csv")
     if not has_val:
         logger.warning("no val.csv in %s: training without validation", cfg.DATA.PATH_TO_DATA_DIR)
@@ -211,38 +189,49 @@ def build_trainer(cfg) -> Trainer:
     trainer = Trainer(
         step=step,
         optimizer=optimizer,
-        schedule=build_schedule(cfg),
-        train_loader=train_loader,
+        schedule=Schedule(
+            build_schedule(cfg),
+            max_epoch=cfg.SOLVER.MAX_EPOCH,
+            checkpoint_period=cfg.TRAIN.CHECKPOINT_PERIOD,
+            eval_period=cfg.TRAIN.EVAL_PERIOD,
+            log_period=cfg.LOG_PERIOD,
+            checkpoint_iters=cfg.TRAIN.CHECKPOINT_ITERS,
+        ),
+        batches=batches,
         validator=build_validator(cfg, step, val_loader, device, writer, own_text, frozen)
         if val_loader is not None
         else None,
-        output_dir=cfg.OUTPUT_DIR,
-        max_epoch=cfg.SOLVER.MAX_EPOCH,
-        seed=cfg.RNG_SEED,
+        output=_build_output(cfg, train_loader, writer),
         device=device,
-        config=cfg.dump(),
-        train_videos=describe_videos(train_loader.dataset.videos.paths, cfg.DATA.PATH_PREFIX)
-        if train_loader and distributed.is_main() else None,
-        checkpoint_period=cfg.TRAIN.CHECKPOINT_PERIOD,
-        eval_period=cfg.TRAIN.EVAL_PERIOD,
-        log_period=cfg.LOG_PERIOD,
-        checkpoint_iters=cfg.TRAIN.CHECKPOINT_ITERS,
-        keep=ckpt.Keep(
-            cfg.TRAIN.CHECKPOINT_KEEP_LAST,
-            cfg.TRAIN.CHECKPOINT_KEEP_EVERY,
-            *cfg.TRAIN.CHECKPOINT_KEEP_RANGE,
-        ),
-        clip_value=cfg.SOLVER.CLIP_GRAD_VAL,
-        clip_norm=cfg.SOLVER.CLIP_GRAD_L2NORM,
-        mixup=build_mixup(cfg),
-        multi_label=cfg.DATA.MULTI_LABEL,
-        max_bad_fraction=cfg.DATA.MAX_BAD_FRACTION,
-        captions=captions,
+        clipping=Clipping(cfg.SOLVER.CLIP_GRAD_VAL, cfg.SOLVER.CLIP_GRAD_L2NORM),
         embed_classes=own_text,
-        writer=writer,
     )
     _load(cfg, trainer, embed_classes)
     return trainer
+
+
+def _build_batches(cfg, loader: Any) -> Batches:
+    return Batches(
+        loader,
+        mixup=build_mixup(cfg),
+        captions=build_captions(cfg, loader.dataset.videos.paths) if loader else None,
+        multi_label=cfg.DATA.MULTI_LABEL,
+        max_bad_fraction=cfg.DATA.MAX_BAD_FRACTION,
+        seed=cfg.RNG_SEED,
+    )
+
+
+def _build_output(cfg, loader: Any, writer: TensorboardWriter | None) -> Output:
+    train, own = cfg.TRAIN, loader is not None and distributed.is_main()
+    return Output(
+        Path(cfg.OUTPUT_DIR),
+        config=cfg.dump(),
+        train_videos=describe_videos(loader.dataset.videos.paths, cfg.DATA.PATH_PREFIX)
+        if own else None,
+        keep=ckpt.Keep(train.CHECKPOINT_KEEP_LAST, train.CHECKPOINT_KEEP_EVERY,
+                       *train.CHECKPOINT_KEEP_RANGE),
+        writer=writer,
+    )
 
 
 def _build_updates(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from openvclip.clip.tokenizer import tokenize
 from openvclip.data.captions.index import CaptionFile, draw_caption
-from openvclip.training.step import Captions
+from openvclip.training.objectives.objective import Captions
 from openvclip.utils.errors import DataError
 from openvclip.utils.logging import get_logger
 

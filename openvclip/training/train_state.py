@@ -2,39 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from openvclip.checkpoints import files as ckpt
 from openvclip.checkpoints.loading import unwrap
-from openvclip.training.meters import Mean
+from openvclip.training.objectives.objective import Objective
 from openvclip.training.step import StepResult
 from openvclip.utils import distributed
 from openvclip.utils.errors import CheckpointError, TrainingError
 from openvclip.utils.files import iterate_lines
 from openvclip.utils.json_text import parse_json
+from openvclip.utils.logging import get_logger
 
-MEANS = ("loss", "connect_loss", "caption_loss", "connect_caption_loss", "grad_norm", "top1_err",
-         "top5_err")
-
-
-def gather_means(means: Mapping[str, Mean]) -> dict[str, dict[str, float]]:
-    """Sums and counts of running means over all processes, which all must call."""
-    parts = distributed.all_gather_object({name: dict(vars(mean)) for name, mean in means.items()})
-    return {name: {field: sum(part[name][field] for part in parts) for field in fields}
-            for name, fields in parts[0].items()}
-
-
-def restore_means(state: Mapping[str, Mapping[str, float]]) -> dict[str, Mean]:
-    """Running means from :func:`gather_means`; each process goes on from an equal share of them."""
-    means = {name: Mean() for name in MEANS}
-    for name in means.keys() & state.keys():
-        for field, value in state[name].items():
-            setattr(means[name], field, value / distributed.world_size())
-    return means
+logger = get_logger(__name__)
 
 
 def validation_missed(output_dir: str | Path, epoch: int) -> bool:
@@ -102,6 +87,18 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict, where: str | P
         values.update({k: v.clone() for k, v in values.items() if isinstance(v, torch.Tensor)})
 
 
+def load_objectives(
+    objectives: Sequence[Objective], states: Mapping[str, Any], where: str | Path
+) -> None:
+    """Give objectives their states from a checkpoint; say in the log what is left over."""
+    for objective in objectives:
+        if objective.name in states:
+            objective.load_state_dict(states[objective.name])
+    for name in states.keys() - {objective.name for objective in objectives}:
+        logger.warning("%s holds the state of the objective %r, which this run does not have",
+                       where, name)
+
+
 def stop_at_nonfinite(
     output_dir: str | Path,
     *,
@@ -125,9 +122,9 @@ def stop_at_nonfinite(
         TrainingError: always, the same in every process.
     """
     own = {
-        "rows": rows, "videos": videos, "loss": float(result.loss), "gradient_norm": norm,
-        "connect_loss": None if result.connect_loss is None else float(result.connect_loss),
-        "ratio": result.ratio, "finite": result.is_finite(),
+        "rows": rows, "videos": videos, "gradient_norm": norm, "ratio": result.ratio,
+        "finite": result.is_finite(), "connect_loss": None,
+        **{name: float(loss) for name, loss in result.losses().items()},
     }
     parts = distributed.all_gather_object(own)
     # The gradient is everybody's; where a loss is to blame, its own videos are enough to name.
@@ -148,9 +145,10 @@ def stop_at_nonfinite(
             note = f"its state could not be kept: {error}"
     note = distributed.all_gather_object(note)[0]
     first = blamed[0]
+    losses = ", ".join(f"{name.replace('_', ' ')} {first[name]}" for name in result.losses())
     raise TrainingError(
-        f"epoch {epoch + 1}, iteration {iteration + 1}: loss {first['loss']}, connect loss "
-        f"{first['connect_loss']}, gradient norm {norm} (ratio {first['ratio']}); videos "
+        f"epoch {epoch + 1}, iteration {iteration + 1}: {losses}, gradient norm {norm} (ratio "
+        f"{first['ratio']}); videos "
         f"{[video for part in blamed for video in part['videos']]}. Lower SOLVER.BASE_LR, or train "
         f"in fp32 (TRAIN.MIXED_PRECISION False); {note}; the last checkpoint is whole"
     )

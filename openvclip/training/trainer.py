@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,61 +15,43 @@ from openvclip.checkpoints.loading import unwrap
 from openvclip.checkpoints.training_config import VIDEOS
 from openvclip.clip.weights import find_state_dict
 from openvclip.config.extensions import parse_stored
-from openvclip.data.augment.mixup import Mixup
-from openvclip.metrics.classification import compute_topk_correct
 from openvclip.models.backbone import CLIP
 from openvclip.models.build import load_model_weights
 from openvclip.report.run.curves import write_curves
-from openvclip.report.writers import TensorboardWriter, write_csv
-from openvclip.training.captions import CaptionSampler
-from openvclip.training.meters import IterationTimer, Mean, describe_iteration
+from openvclip.training.bad_rows import BadRows
+from openvclip.training.log import TrainingLog, gather_means, restore_means
+from openvclip.training.meters import IterationTimer
 from openvclip.training.optim import set_learning_rate
-from openvclip.training.step import Captions, PlainStep, StepResult
+from openvclip.training.settings import Batches, Clipping, Output, Schedule
+from openvclip.training.step import PlainStep, StepResult
 from openvclip.training.train_state import (
     check_progress,
-    gather_means,
+    load_objectives,
     load_optimizer,
-    restore_means,
     stop_at_nonfinite,
     validation_missed,
 )
 from openvclip.training.validation import Validator
 from openvclip.utils import distributed, live
-from openvclip.utils.errors import DataError
-from openvclip.utils.logging import get_logger, log_json_stats
-from openvclip.utils.memory import memory_stats, peak_gpu_memory, resident_memory
+from openvclip.utils.logging import get_logger
 from openvclip.utils.signals import Interrupted, StopSignals
 
 logger = get_logger(__name__)
 
 
 class Trainer:
-    """Trains a video classifier by one of the steps of :mod:`openvclip.training.step`.
+    """Trains a video classifier by a step of :mod:`openvclip.training.step`.
 
     Args:
         step: leaves the gradients of a batch on the parameters; holds the model.
         optimizer: groups carry ``lr_factor``; None to only validate.
-        schedule: learning rate as a function of the exact epoch.
-        train_loader: batches of ``video``, ``label``, ``index`` and ``bad``; None to only validate.
+        schedule: how long, and when what is done.
+        batches: the training videos.
         validator: evaluates the validation list, or None.
-        output_dir: where log, checkpoints and statistics go.
-        max_epoch: number of epochs in all.
-        seed: the run's seed.
+        output: what is written, and where.
         device: where the model is.
-        config: text of the resolved config, kept in checkpoints.
-        train_videos: what they keep of the training list, see
-            :func:`openvclip.checkpoints.training_config.describe_videos`; or None.
-        checkpoint_period, eval_period, log_period: in epochs, epochs, iterations. The last
-            iteration of an epoch is logged, too, so that short epochs have a line.
-        checkpoint_iters: iterations between states written inside epochs; 0: none.
-        keep: which epoch checkpoints stay when a newer one is written.
-        clip_value, clip_norm: limits of each gradient entry or of the global L2 norm, or None.
-        mixup: mixes a batch, or None.
-        multi_label: labels are 0/1 vectors (B, C); mean average precision is reported.
-        max_bad_fraction: share of training rows that may fail to decode before the run stops.
-        captions: gives the captions of a batch's videos, or None.
+        clipping: limits of the gradient.
         embed_classes: makes the (C, D) classifier by the text tower, where that trains.
-        writer: TensorBoard, or None.
     """
 
     def __init__(
@@ -78,47 +59,25 @@ class Trainer:
         *,
         step: PlainStep,
         optimizer: torch.optim.Optimizer | None,
-        schedule: Callable[[float], float],
-        train_loader: Any,
+        schedule: Schedule,
+        batches: Batches,
         validator: Validator | None,
-        output_dir: str | Path,
-        max_epoch: int,
-        seed: int,
+        output: Output,
         device: torch.device,
-        config: str = "",
-        train_videos: Tensor | None = None,
-        checkpoint_period: int = 1,
-        eval_period: int = 1,
-        log_period: int = 10,
-        checkpoint_iters: int = 0,
-        keep: ckpt.Keep | None = None,
-        clip_value: float | None = None,
-        clip_norm: float | None = None,
-        mixup: Mixup | None = None,
-        multi_label: bool = False,
-        max_bad_fraction: float = 0.01,
-        captions: CaptionSampler | None = None,
+        clipping: Clipping,
         embed_classes: Callable[[CLIP], Tensor] | None = None,
-        writer: TensorboardWriter | None = None,
     ) -> None:
-        self.step = step
-        self.optimizer, self.schedule = optimizer, schedule
-        self.train_loader, self.validator = train_loader, validator
-        self.output_dir = Path(output_dir)
-        self.max_epoch, self.seed, self.device = max_epoch, seed, device
-        self.config, self.train_videos = config, train_videos
-        self.checkpoint_period, self.eval_period = checkpoint_period, eval_period
-        self.log_period = log_period
-        self.checkpoint_iters, self.keep = checkpoint_iters, keep or ckpt.Keep()
-        self.clip_value, self.clip_norm = clip_value, clip_norm
-        self.mixup, self.multi_label = mixup, multi_label
-        self.max_bad_fraction = max_bad_fraction
-        self.captions, self.embed_classes = captions, embed_classes
-        self.writer = writer
+        self.step, self.optimizer = step, optimizer
+        self.schedule, self.batches, self.output = schedule, batches, output
+        self.validator, self.device = validator, device
+        self.clipping, self.embed_classes = clipping, embed_classes
+        self.train_loader = batches.loader
         self.start_epoch = self.start_iteration = 0
-        self.means = restore_means({})
+        self.log = TrainingLog(output.folder, schedule.max_epoch, device,
+                               multi_label=batches.multi_label, writer=output.writer)
         self.stop, self._stopping = StopSignals(), False
-        self.bad_rows: dict[int, str] = {}
+        self.bad_rows = BadRows(self.train_loader.dataset if self.train_loader else None,
+                                batches.max_bad_fraction)
         self.skipped_steps = 0
 
     @property
@@ -138,70 +97,67 @@ class Trainer:
         """
         self.stop = stop or self.stop
         self.stop.take_interrupts()
-        if self.start_epoch >= self.max_epoch:
-            logger.info("training is complete (%d epochs)", self.max_epoch)
+        schedule, folder = self.schedule, self.output.folder
+        if self.start_epoch >= schedule.max_epoch:
+            logger.info("training is complete (%d epochs)", schedule.max_epoch)
         last = self.start_epoch - 1
         whole = last >= 0 and self.start_iteration == 0 and self.validator is not None
-        if whole and self._due(last, self.eval_period) and validation_missed(self.output_dir, last):
+        if whole and schedule.due(last, schedule.eval_period) and validation_missed(folder, last):
             self.validate(last)
-        for epoch in range(self.start_epoch, self.max_epoch):
+        for epoch in range(self.start_epoch, schedule.max_epoch):
             if epoch == self.start_epoch:
                 logger.info("epoch %d of %d: starting the decoding processes; %d iterations",
-                            epoch + 1, self.max_epoch, len(self.train_loader))
+                            epoch + 1, schedule.max_epoch, len(self.train_loader))
             self.train_epoch(epoch)
-            if self._due(epoch, self.checkpoint_period):
+            if schedule.due(epoch, schedule.checkpoint_period):
                 self.save(epoch)
-            if self.validator is not None and self._due(epoch, self.eval_period):
+            if self.validator is not None and schedule.due(epoch, schedule.eval_period):
                 self.validate(epoch)
-        if self.writer is not None:
-            self.writer.close()
+        if self.output.writer is not None:
+            self.output.writer.close()
         if (line := live.current()) is not None:
             line.clear()
         if distributed.is_main():
-            write_curves(self.output_dir)
-
-    def _due(self, epoch: int, period: int) -> bool:
-        return (epoch + 1) % period == 0 or epoch + 1 == self.max_epoch
+            write_curves(folder)
 
     def train_epoch(self, epoch: int) -> None:
         """Run one epoch, or the rest of the one that was begun, and log its statistics."""
         start = self.start_iteration if epoch == self.start_epoch else 0
-        self.means = means = self.means if start else restore_means({})
+        if not start:
+            self.log.means = restore_means({})
         self.model.train()
+        for objective in self.step.objectives:
+            objective.begin_epoch(epoch)
         self.train_loader.set_epoch(epoch, start)
         iterations = len(self.train_loader)
-        timer = IterationTimer((self.max_epoch - epoch) * iterations - start)
-        lr = self.schedule(epoch + max(start - 1, 0) / iterations)
+        timer = IterationTimer((self.schedule.max_epoch - epoch) * iterations - start)
+        lr = self.schedule.learning_rate(epoch + max(start - 1, 0) / iterations)
         for i, batch in enumerate(self.train_loader, start):
             timer.data_ready()
-            self._note_bad(batch["bad"])
-            lr = self.schedule(epoch + i / iterations)
+            self.bad_rows.note(batch["bad"])
+            lr = self.schedule.learning_rate(epoch + i / iterations)
             set_learning_rate(self.optimizer, lr)
             result, label, norm = self._train_iteration(batch, epoch, i, epoch * iterations + i)
-            self._add_to_means(means, result, label, norm)
+            self.log.add(result, label, norm)
             timer.iteration_done(len(label) * distributed.world_size())
-            if (line := live.current()) is not None:
-                where = f"{epoch + 1}/{self.max_epoch}", f"{i + 1}/{iterations}"
-                line.show(describe_iteration(where, means, result.ratio, lr, timer, self.device))
-            if (i + 1) % self.log_period == 0 or i + 1 == iterations:
-                self._log_iteration(epoch, i, iterations, means, result, lr, timer)
+            place = epoch, i, iterations
+            self.log.show_iteration(place, result.ratio, lr, timer)
+            if (i + 1) % self.schedule.log_period == 0 or i + 1 == iterations:
+                self.log.write_iteration(place, result.ratio, lr, timer, self.skipped_steps)
             self._checkpoint_inside(epoch, i + 1)
-        self._log_epoch(epoch, means, lr, timer)
-        self._gather_bad()
+        self.log.write_epoch(epoch, lr, timer)
+        self.bad_rows.write(self.output.folder)
         self.refresh_classifier()
+        for objective in self.step.objectives:
+            objective.end_epoch(epoch)
 
     def _train_iteration(
         self, batch: dict, epoch: int, iteration: int, step: int
     ) -> tuple[StepResult, Tensor, float]:
         """Forward, backward, clip and update for one batch."""
-        video = batch["video"].to(self.device, non_blocking=True)
-        label = batch["label"].to(self.device, non_blocking=True)
-        if self.mixup is not None:
-            # The same in every process, so that their number does not matter.
-            rng = np.random.default_rng((self.seed % 2**64, step))
-            video, label = self.mixup(video, label, rng)
+        video, label, captions = self.batches.load(batch, self.device, epoch, step)
         self.optimizer.zero_grad(set_to_none=True)
-        result = self.step(video, label, step, self._captions_of(batch, epoch))
+        result = self.step(video, label, step, captions)
         scaler = self.step.scaler
         scaler.unscale_(self.optimizer)
         norm = self._clip_gradients()
@@ -210,20 +166,20 @@ class Trainer:
         if broken:
             rows = batch["index"].tolist()
             stop_at_nonfinite(
-                self.output_dir, epoch=epoch, iteration=iteration, model=self.model, result=result,
-                norm=norm, rows=rows, videos=self.train_loader.dataset.describe(rows),
-                config=self.config,
+                self.output.folder, epoch=epoch, iteration=iteration, model=self.model,
+                result=result, norm=norm, rows=rows, config=self.output.config,
+                videos=self.train_loader.dataset.describe(rows),
             )
         before = scaler.get_scale()
         scaler.step(self.optimizer)
         scaler.update()
         self.skipped_steps += scaler.get_scale() < before
+        for objective in self.step.objectives:
+            objective.after_update(step)
         return result, label, norm
 
-    def _captions_of(self, batch: dict, epoch: int) -> Captions | None:
-        if self.captions is None:
-            return None
-        return Captions(*(part.to(self.device) for part in self.captions(batch["index"], epoch)))
+    def _clip_gradients(self) -> float:
+        return self.clipping([p for p in self.model.parameters() if p.grad is not None])
 
     def refresh_classifier(self) -> None:
         """Compute the class embeddings by a text tower that trains, as it is now."""
@@ -238,94 +194,21 @@ class Trainer:
     def _checkpoint_inside(self, epoch: int, done: int) -> None:
         """After ``done`` iterations: write the state if it is due, and leave if that was agreed."""
         iterations = len(self.train_loader)
-        period = self.checkpoint_iters
+        period = self.schedule.checkpoint_iters
         due = period > 0 and (epoch * iterations + done) % period == 0
-        own = done == iterations and self._due(epoch, self.checkpoint_period)
+        own = done == iterations and self.schedule.due(epoch, self.schedule.checkpoint_period)
         if self._stopping or (due and not own):
             self.save_partial(epoch, done)
         if self._stopping:
             self._leave()
 
     def _leave(self) -> None:
-        if self.writer is not None:
-            self.writer.close()
+        if self.output.writer is not None:
+            self.output.writer.close()
         leaving = Interrupted(self.stop.received)
         logger.warning("%s: the state is saved, and the same command goes on from there (exit "
                        "code %d)", self.stop.received or "a signal elsewhere", leaving.code)
         raise leaving
-
-    def _clip_gradients(self) -> float:
-        """Limit the gradients and return their global L2 norm before that."""
-        parameters = [p for p in self.model.parameters() if p.grad is not None]
-        if self.clip_value is not None:
-            norm = nn.utils.get_total_norm([p.grad for p in parameters])
-            nn.utils.clip_grad_value_(parameters, self.clip_value)
-        else:
-            norm = nn.utils.clip_grad_norm_(parameters, self.clip_norm or math.inf)
-        return float(norm)
-
-    def _add_to_means(
-        self, means: dict[str, Mean], result: StepResult, label: Tensor, norm: float
-    ) -> None:
-        count = len(label)
-        for name, loss in result.losses().items():
-            means[name].add(float(loss), count)
-        if math.isfinite(norm):
-            means["grad_norm"].add(norm, count)
-        if not self.multi_label:
-            hits = compute_topk_correct(result.logits, label).double().mean(dim=1)
-            for name, hit in zip(("top1_err", "top5_err"), hits.tolist(), strict=True):
-                means[name].add(100.0 - 100.0 * hit, count)
-
-    def _log_iteration(
-        self,
-        epoch: int,
-        i: int,
-        iterations: int,
-        means: dict[str, Mean],
-        result: StepResult,
-        lr: float,
-        timer: IterationTimer,
-    ) -> None:
-        stats: dict[str, Any] = {
-            "_type": "train_iter",
-            "epoch": f"{epoch + 1}/{self.max_epoch}",
-            "iter": f"{i + 1}/{iterations}",
-            **{name: mean.window() for name, mean in means.items() if mean.count},
-        }
-        if result.ratio is not None:
-            stats["ratio"] = result.ratio
-        if self.skipped_steps:
-            stats["skipped_steps"] = self.skipped_steps
-        stats.update(lr=lr, **timer.stats(window=True), **memory_stats(self.device))
-        if distributed.is_main():
-            log_json_stats(stats, self.output_dir, terminal=live.current() is None)
-        if self.writer is not None:
-            memory = {"RAM_GiB": resident_memory()}
-            if self.device.type == "cuda":
-                memory["gpu_mem_GiB"] = peak_gpu_memory(self.device)
-            self.writer.add_scalars("Train", {**stats, **memory}, epoch * iterations + i)
-
-    def _log_epoch(
-        self, epoch: int, means: dict[str, Mean], lr: float, timer: IterationTimer
-    ) -> None:
-        """Log the epoch's means over all processes."""
-        present = [name for name, mean in means.items() if mean.count]
-        sums = distributed.all_reduce_sum(
-            [x for name in present for x in (means[name].total, means[name].count)], self.device
-        )
-        stats = {
-            "_type": "train_epoch",
-            "epoch": f"{epoch + 1}/{self.max_epoch}",
-            **{name: sums[2 * j] / sums[2 * j + 1] for j, name in enumerate(present)},
-            "lr": lr,
-            **timer.stats(window=False),
-            **memory_stats(self.device),
-        }
-        if distributed.is_main():
-            log_json_stats(stats, self.output_dir)
-        if self.writer is not None:
-            self.writer.add_scalars("Epoch", stats, epoch)
 
     def validate(self, epoch: int) -> dict[str, float]:
         """Evaluate the validation list; see :meth:`Validator.report` for what is returned.
@@ -335,76 +218,50 @@ class Trainer:
         """
         found = self.validator.predict(unwrap(self.model), epoch, self.stop)
         if self._agree(bool(self.stop.received))[0]:
-            if not self._due(epoch, self.checkpoint_period):
+            if not self.schedule.due(epoch, self.schedule.checkpoint_period):
                 self.save_partial(epoch, len(self.train_loader))
             self._leave()
         return self.validator.report(found, epoch)
 
-    def _note_bad(self, bad: list[tuple[int, str]]) -> None:
-        """Count rows that could not be decoded, name each once, stop when there are too many."""
-        rows = len(self.train_loader.dataset)
-        for row, reason in bad:
-            if row not in self.bad_rows:
-                self.bad_rows[row] = reason
-                logger.warning("bad video (row %d): %s", row, reason)
-        if bad and len(self.bad_rows) > self.max_bad_fraction * rows:
-            raise DataError(
-                f"{len(self.bad_rows)} of {rows} training videos could not be decoded, more than "
-                f"DATA.MAX_BAD_FRACTION ({self.max_bad_fraction:g}) allows; the last: "
-                f"{bad[-1][1]}. Repair or leave out these files, or raise the fraction"
-            )
-
-    def _gather_bad(self) -> None:
-        """Share the bad rows among processes and write them to ``bad_videos.csv``."""
-        for part in distributed.all_gather_object(self.bad_rows):
-            self.bad_rows.update(part)
-        if self.bad_rows and distributed.is_main():
-            rows = sorted(self.bad_rows.items())
-            paths = self.train_loader.dataset.describe([row for row, _ in rows])
-            write_csv(
-                self.output_dir / "bad_videos.csv",
-                ["row", "path", "reason"],
-                ([row, path, reason] for (row, reason), path in zip(rows, paths, strict=True)),
-            )
-
     def save(self, epoch: int) -> None:
         """Write the checkpoint after ``epoch`` (counted from 0), then delete what it replaces."""
-        path = ckpt.checkpoint_path(self.output_dir, epoch + 1)
+        path = ckpt.checkpoint_path(self.output.folder, epoch + 1)
         self._write(path, (epoch + 1, 0), {"epoch": epoch})
 
     def save_partial(self, epoch: int, done: int) -> None:
         """Write the state after ``done`` iterations of ``epoch``, in place of an earlier one."""
-        path = ckpt.partial_path(self.output_dir, epoch + 1, done)
+        path = ckpt.partial_path(self.output.folder, epoch + 1, done)
         self._write(path, (epoch, done), {
             "epoch": epoch - 1,  # the last whole one, as in every checkpoint
             "iteration": done,
             "iterations": len(self.train_loader),
-            "means": gather_means(self.means),
+            "means": gather_means(self.log.means),
         })
 
     def _write(self, path: Path, position: tuple[int, int], progress: dict[str, Any]) -> None:
         """Rank 0 writes; all processes must call it, and all raise if it fails."""
-        for part in distributed.all_gather_object(self.bad_rows):
-            self.bad_rows.update(part)
         content = {
             **progress,
             "model_state": unwrap(self.model).state_dict(),
             "optimizer_state": self.optimizer.state_dict(),
             "scaler_state": self.step.scaler.state_dict(),
             "random_state": ckpt.get_random_state(),
-            "bad_rows": self.bad_rows,
+            "bad_rows": self.bad_rows.gather(),
             "skipped_steps": int(self.skipped_steps),
-            "cfg": self.config,
+            "cfg": self.output.config,
         }
-        if self.train_videos is not None:
-            content[VIDEOS] = self.train_videos
+        if self.output.train_videos is not None:
+            content[VIDEOS] = self.output.train_videos
         if self.embed_classes is not None:  # that of the epoch's beginning, for going on inside it
             content["classifier"] = unwrap(self.model).classifier
+        states = {x.name: state for x in self.step.objectives if (state := x.state_dict())}
+        if states:
+            content["objectives"] = states
 
         def write() -> None:
             if distributed.is_main():
                 ckpt.save_file(path, content)
-                ckpt.remove_outdated(self.output_dir, position, self.keep)
+                ckpt.remove_outdated(self.output.folder, position, self.output.keep)
 
         distributed.run_together(write)
         logger.info("saved %s", path)
@@ -428,6 +285,7 @@ class Trainer:
             return
         if self.optimizer is not None:
             load_optimizer(self.optimizer, content["optimizer_state"], where)
+            load_objectives(self.step.objectives, content.get("objectives", {}), where)
         if content.get("scaler_state"):
             self.step.scaler.load_state_dict(content["scaler_state"])
         if "random_state" in content:
@@ -437,8 +295,8 @@ class Trainer:
         )
         if self.start_iteration and "classifier" in content:
             unwrap(self.model).set_classifier(content["classifier"])
-        self.means = restore_means(content.get("means", {}))
-        self.bad_rows = dict(content.get("bad_rows", {}))
+        self.log.means = restore_means(content.get("means", {}))
+        self.bad_rows.reasons = dict(content.get("bad_rows", {}))
         self.skipped_steps = content.get("skipped_steps", 0)
         logger.info("resuming after epoch %d, iteration %d from %s", self.start_epoch,
                     self.start_iteration, where)

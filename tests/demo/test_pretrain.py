@@ -9,7 +9,7 @@ import torch
 
 from openvclip.clip.weights import load_clip
 from openvclip.demo import pretrain as demo_clip
-from openvclip.demo.pretrain import PretrainOptions, contrastive_loss, pretrain
+from openvclip.demo.pretrain import PretrainOptions, image_text_loss, pretrain
 from openvclip.models.backbone import CLIP, CLIPConfig
 from openvclip.utils.errors import CheckpointError, DataError
 
@@ -24,7 +24,7 @@ def test_contrastive_loss_by_hand() -> None:
     half = math.sqrt(0.5)
     logits = 10 * torch.tensor([[1.0, half], [0.0, half]])
     rows = -(logits.softmax(1).diagonal().log().mean() + logits.softmax(0).diagonal().log().mean())
-    loss = contrastive_loss(images, texts, torch.tensor(math.log(10)))
+    loss = image_text_loss(images, texts, torch.tensor(math.log(10)))
     torch.testing.assert_close(loss, rows / 2)
 
 
@@ -45,7 +45,7 @@ def test_weights_are_a_plain_clip_and_learn(tmp_path) -> None:
     for name, clip in (("start", start), ("trained", model)):
         images, tokens = demo_clip.still_batch(7, 0, 64, 32)
         with torch.no_grad():
-            losses[name] = contrastive_loss(
+            losses[name] = image_text_loss(
                 clip.encode_image(images), clip.encode_text(tokens), model.logit_scale
             ).item()
     assert losses["trained"] < losses["start"] - 0.2

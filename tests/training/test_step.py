@@ -71,7 +71,7 @@ def prepare_steps(recorded, tiny_clip_state, other_clip):
         torch.manual_seed(7)
         batches = [torch.randn(3, 3, 8, 64, 64) for _ in recorded["steps"]]
         for number, wanted in enumerate(recorded["steps"]):
-            step.low = step.high = wanted["ratio"] if interpolate else 0.0
+            step.connect.low = step.connect.high = wanted["ratio"] if interpolate else 0.0
             set_learning_rate(optimizer, wanted["lr"])
             optimizer.zero_grad(set_to_none=True)
             result = step(batches[number], recorded["labels"][number], number)

@@ -1,1 +1,4 @@
-"""Terms of the training loss."""
+"""What training asks of the weights, besides classifying: one objective per file.
+
+Each is named in openvclip/config/doors.py; its config keys are in ``keys.py``.
+"""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -69,33 +68,3 @@ def contrastive_loss(video: Tensor, text: Tensor, scale: Tensor) -> Tensor:
         return logits.sum()
     partner = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, partner) + F.cross_entropy(logits.T, partner)) / 2
-
-
-# What the loss pulls at: its gradient at the video and text embeddings of a part, and at the scale.
-Pull = tuple[Tensor, Tensor, Tensor]
-
-
-def compute_pulls(parts: Sequence[Pull]) -> tuple[Tensor, list[Pull]]:
-    """Compute the loss of a batch that comes in parts, and its gradient at each part.
-
-    Args:
-        parts: video and text embeddings of each part, and the scale, which all share.
-
-    Returns:
-        The loss, and gradients for :func:`pull`; that of the scale is with the first part alone.
-    """
-    with torch.enable_grad():
-        video, text = (torch.cat([part[i] for part in parts]).requires_grad_() for i in (0, 1))
-        scale = parts[0][2].detach().clone().requires_grad_()
-        loss = contrastive_loss(video, text, scale)
-    of_video, of_text, of_scale = torch.autograd.grad(loss, (video, text, scale))
-    sizes = [len(part[0]) for part in parts]
-    of_scales = [of_scale, *[torch.zeros_like(of_scale)] * (len(parts) - 1)]
-    return loss.detach(), list(zip(of_video.split(sizes), of_text.split(sizes), of_scales,
-                                   strict=True))
-
-
-def pull(output: Any, gradients: Pull) -> Tensor:
-    """A scalar of which ``gradients`` are those at ``output``'s video, text and scale."""
-    found = (output.video, output.text, output.scale)
-    return sum((x * gradient).sum() for x, gradient in zip(found, gradients, strict=True))

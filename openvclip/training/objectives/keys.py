@@ -10,6 +10,26 @@ from openvclip.config.defaults import flatten
 from openvclip.config.idle import RESULT, is_on, under
 from openvclip.config.keys import declare
 
+# Objectives that keys of their own switch on.
+SWITCHES = {"connect": "TRAIN.LINEAR_CONNECT_CLIMB", "caption": "TRAIN.CAPTION.ENABLE"}
+
+
+def check_objectives(cfg: CfgNode) -> Iterator[str]:
+    names = cfg.TRAIN.OBJECTIVES
+    for name in dict.fromkeys(names):
+        if name in SWITCHES:
+            yield (f"TRAIN.OBJECTIVES has {name!r}, which {SWITCHES[name]} True switches on; set "
+                   "that instead")
+        elif names.count(name) > 1:
+            yield f"TRAIN.OBJECTIVES has {name!r} {names.count(name)} times; give it once"
+
+
+declare({
+    # Ours. What else is asked of the weights: names of objectives that extensions register, see
+    # docs/extending.md.
+    "TRAIN.OBJECTIVES": [],
+}, types={"TRAIN.OBJECTIVES": str}, rules=[check_objectives])
+
 
 def check_connect(cfg: CfgNode) -> Iterator[str]:
     train = cfg.TRAIN

@@ -1,4 +1,4 @@
-"""Training losses by the names of ``MODEL.LOSS_FUNC``."""
+"""The classification loss, by the names of ``MODEL.LOSS_FUNC``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from openvclip.models.layers import at_least_fp32
+from openvclip.training.objectives.objective import Objective, Part
 from openvclip.utils.errors import ConfigError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -51,3 +52,18 @@ def build_loss(cfg) -> Loss:
             f"MODEL.LOSS_FUNC is {cfg.MODEL.LOSS_FUNC!r}; it must be one of {', '.join(LOSSES)}"
         )
     return LOSSES[cfg.MODEL.LOSS_FUNC]
+
+
+class Classification(Objective):
+    """The loss of the logits against the labels.
+
+    Args:
+        compute: maps logits and labels to a scalar, a mean over the videos.
+    """
+
+    def __init__(self, compute: Loss) -> None:
+        self.compute = compute
+
+    def loss(self, logits: Tensor, part: Part) -> Tensor:
+        """Return the mean over the part's videos."""
+        return self.compute(logits, part.label)

@@ -1,0 +1,128 @@
+"""Interpolated training (Open-VCLIP, equation 5): also the loss at weights mixed with CLIP."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from openvclip.checkpoints.loading import load_original_clip, unwrap
+from openvclip.interpolation import WeightInterpolator, draw_ratio
+from openvclip.models.build import resolve_clip
+from openvclip.training.objectives.objective import Objective, Pass
+from openvclip.utils import distributed
+from openvclip.utils.logging import get_logger
+
+logger = get_logger(__name__)
+
+
+def build_interpolator(
+    cfg: Any, model: nn.Module, frozen: Collection[str] = (), purpose: str = "in training"
+) -> WeightInterpolator:
+    """Build the mixer of the parameters that train, and of ``frozen`` ones, with the original CLIP.
+
+    The original is ``TRAIN.CLIP_ORI_PATH``, or else the CLIP that the model was made from. The log
+    says the ``purpose``.
+    """
+    source = cfg.TRAIN.CLIP_ORI_PATH or resolve_clip(cfg)
+    interpolator = WeightInterpolator(
+        {name: p for name, p in model.named_parameters() if p.requires_grad or name in frozen},
+        load_original_clip(source),
+    )
+    logger.info("mixing %d tensors with those of %s %s", len(interpolator.names), source, purpose)
+    return interpolator
+
+
+class Connect(Objective):
+    """Adds the gradient at mixed weights: ``g = g_current + loss_ratio * g_mixed``.
+
+    The chain rule's factor (1 - r) is cancelled by the paper's weight C / (1 - r) of the second
+    term; ``chain_rule`` keeps it.
+
+    Args:
+        model: the model that trains.
+        interpolator: mixes the parameters that train with the original CLIP.
+        low: lower end of the range of r.
+        high: upper end of the range of r.
+        loss_ratio: weight of the loss at the mixed weights.
+        seed: the run's seed, for drawing r.
+        chain_rule: multiply the mixed gradient by (1 - r).
+        rank: give it to let every process draw its own r.
+        original_classifier: (classes, D) class embeddings by the original CLIP, where the text
+            tower trains.
+    """
+
+    name = "connect"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        interpolator: WeightInterpolator,
+        *,
+        low: float,
+        high: float,
+        loss_ratio: float,
+        seed: int,
+        chain_rule: bool = False,
+        rank: int | None = None,
+        original_classifier: Tensor | None = None,
+    ) -> None:
+        self.model = model
+        self.interpolator = interpolator
+        self.low, self.high = low, high
+        self.loss_ratio = loss_ratio
+        self.seed = seed
+        self.chain_rule = chain_rule
+        self.rank = rank
+        self.original_classifier = original_classifier
+
+    @classmethod
+    def build(cls, cfg: Any, model: nn.Module) -> Connect:
+        """Build what ``TRAIN.LINEAR_CONNECT_*`` ask for."""
+        train = cfg.TRAIN
+        logger.info(
+            "interpolated training: r ~ U(%g, %g), connect loss x %g",
+            train.LINEAR_CONNECT_SAMPLE_L, train.LINEAR_CONNECT_SAMPLE_R,
+            train.LINEAR_CONNECT_LOSS_RATIO,
+        )
+        return cls(
+            model,
+            build_interpolator(cfg, model),
+            low=train.LINEAR_CONNECT_SAMPLE_L,
+            high=train.LINEAR_CONNECT_SAMPLE_R,
+            loss_ratio=train.LINEAR_CONNECT_LOSS_RATIO,
+            seed=cfg.RNG_SEED,
+            chain_rule=train.LINEAR_CONNECT_CHAIN_RULE,
+            rank=distributed.rank() if train.LINEAR_CONNECT_PER_RANK else None,
+            original_classifier=model.classifier if model.train_text else None,
+        )
+
+    def passes(self, step: int) -> Iterator[Pass]:
+        """The pass at the weights that are mixed at the ratio of this step."""
+        ratio = draw_ratio(self.low, self.high, seed=self.seed, step=step, rank=self.rank)
+        weight = self.loss_ratio * ((1.0 - ratio) if self.chain_rule else 1.0)
+        yield Pass("connect", weight, self._mixed(ratio), ratio)
+
+    @contextmanager
+    def _mixed(self, ratio: float) -> Iterator[None]:
+        """Hold the weights and, where the text tower trains, the class embeddings mixed.
+
+        These are mixed, not computed by the mixed tower: that would take a pass over all sentences
+        at every step, and the two agree to first order in what training changed.
+        """
+        with self.interpolator.at(ratio):
+            if self.original_classifier is None:
+                yield
+                return
+            model = unwrap(self.model)
+            current = model.classifier
+            mixture = torch.lerp(current, self.original_classifier, ratio)
+            model.set_classifier(F.normalize(mixture, dim=-1))
+            try:
+                yield
+            finally:
+                model.set_classifier(current)

@@ -1,0 +1,148 @@
+"""What an entry of this folder is: a term of the loss, further passes, or work around steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+
+class Captions(NamedTuple):
+    """Captions of a batch.
+
+    Attributes:
+        tokens: int64 (n, columns) token ids; n may be 0.
+        videos: int64 (n,) which video of the batch each belongs to.
+    """
+
+    tokens: Tensor
+    videos: Tensor
+
+
+@dataclass(frozen=True)
+class Part:
+    """What goes through the model at once: a batch, or a part of it, to save memory.
+
+    Attributes:
+        index: number of the part in the batch.
+        video: (b, 3, T, H, W), normalised.
+        label: (b,) class indices or (b, classes) soft targets.
+        captions: of these videos, or None.
+        share: b over the size of the batch.
+    """
+
+    index: int
+    video: Tensor
+    label: Tensor
+    captions: Captions | None
+    share: float
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A further forward and backward pass of a step over the batch, at other weights.
+
+    Attributes:
+        name: put before the names of its losses in the log.
+        weight: factor of its gradients.
+        weights: holds the model at the weights that it is taken at; left before the update.
+        ratio: share of CLIP in them, for the log, or None.
+    """
+
+    name: str
+    weight: float
+    weights: AbstractContextManager
+    ratio: float | None = None
+
+
+class Objective:
+    """One objective of a training; each hook does nothing unless it is overridden.
+
+    A loss that is a mean over videos overrides :meth:`loss` alone. Processes exchange gradients as
+    means, so it needs no exchange of its own. The step adds it up over the parts of a batch.
+
+    Attributes:
+        name: of its loss in the log, ``<name>_loss``; set from the registry.
+        weight: factor of its loss.
+    """
+
+    name = ""
+    weight = 1.0
+    _seen: Tensor | None = None
+
+    @classmethod
+    def build(cls, cfg: Any, model: nn.Module) -> Objective:
+        """Make it from the config.
+
+        Args:
+            cfg: the resolved config.
+            model: the :class:`VideoCLIP` that trains, on its device; it still holds the original
+                CLIP.
+        """
+        return cls()
+
+    def loss(self, logits: Tensor, part: Part) -> Tensor | None:
+        """Return a scalar, the mean over the part's videos; None: there is none.
+
+        Args:
+            logits: (b, classes) of the part's videos, with gradients.
+            part: the videos and their labels.
+        """
+        return None
+
+    def begin(self, parts: Sequence[Part], forward: Callable[[Part], Any]) -> None:
+        """Look at all parts of a batch before their backward passes, without gradients.
+
+        Args:
+            parts: the whole batch.
+            forward: runs the model on a part.
+        """
+        self._seen = None
+
+    def term(self, output: Any, logits: Tensor, part: Part) -> Tensor | None:
+        """Return what a part adds to the batch's loss, before ``weight``; None: nothing.
+
+        Args:
+            output: what the model returned, a :class:`VideoAndText` where there are captions.
+            logits: (b, classes).
+            part: the videos and their labels.
+        """
+        loss = self.loss(logits, part)
+        if loss is None:
+            return None
+        loss = loss * part.share
+        self._seen = loss.detach() if self._seen is None else self._seen + loss.detach()
+        return loss
+
+    def value(self) -> Tensor | None:
+        """Return the batch's loss, detached, once all parts are through; None: there is none."""
+        return self._seen
+
+    def passes(self, step: int) -> Iterable[Pass]:
+        """Return the passes that the optimizer step ``step`` takes before that at its weights."""
+        return ()
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Prepare for an epoch, counted from 0; also for the rest of one that is gone on with."""
+
+    def after_update(self, step: int) -> None:
+        """Act on the weights after the optimizer step ``step``."""
+
+    def end_epoch(self, epoch: int) -> None:
+        """Act after an epoch, before it is saved and validated."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint must keep: tensors and plain values."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what :meth:`state_dict` gave."""
+
+
+def collect_passes(objectives: Iterable[Objective], step: int) -> Iterator[Pass]:
+    """Yield the passes of all objectives, in order."""
+    for objective in objectives:
+        yield from objective.passes(step)
