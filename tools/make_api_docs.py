@@ -37,7 +37,7 @@ MODULES: dict[str, dict[str, str]] = {
         "checkpoints.export": "export_model load_export Export",
     },
     "Models": {
-        "models.backbone": "CLIP CLIPConfig VisionTransformer",
+        "models.backbone.backbone": "", "models.backbone.clip": "",
         "clip.tokenizer": "tokenize Tokenizer clean_text",
         "models.temporal": "",
         "models.temporal.block": "",

@@ -173,6 +173,10 @@ def read_temporal_settings(path: str | Path) -> dict[str, str]:
         config = None
     if config is None:
         return {}
+    backbone = config.section("MODEL").get("BACKBONE", "clip")
+    if backbone != "clip":
+        raise CheckpointError(f"{path} is of the MODEL.BACKBONE {backbone!r}, which neither "
+                              "OpenAI's layout nor open_clip can hold; only CLIPs can be exported")
     settings = {}
     for key in TEMPORAL_KEYS:
         section, name = key.split(".")

@@ -132,7 +132,7 @@ def check_finite(
 
 def load_patched(
     clip: str | Path, checkpoint: str | Path | None, ratio: float | None = None, *,
-    temporal_type: str | None = None, num_frames: int = 8,
+    temporal_type: str | None = None, num_frames: int = 8, backbone: str = "clip",
 ) -> VideoCLIP:
     """Load CLIP, or a checkpoint patched with it, as a model without classes.
 
@@ -140,14 +140,15 @@ def load_patched(
         clip: file, or name of open_clip, of the original CLIP.
         checkpoint: fine-tuned weights; None: CLIP as it is. A tuned head is not used.
         ratio: share of CLIP in the weights, 0 to 1; None: the checkpoint as it is.
-        temporal_type, num_frames: see :func:`openvclip.models.temporal.build_temporal_clip`.
+        temporal_type, num_frames, backbone: see :func:`openvclip.models.temporal.build_temporal_clip`.
 
     Raises:
         CheckpointError: a file is missing, damaged, holds NaN or does not fit.
     """
     original = load_clip(clip)
     tower = build_temporal_clip(
-        original, temporal_type=temporal_type, num_frames=num_frames, where=str(clip))
+        original, temporal_type=temporal_type, num_frames=num_frames, where=str(clip),
+        backbone=backbone)
     model = VideoCLIP(tower, num_frames, torch.zeros(0, tower.embed_dim))
     if checkpoint is None:
         return model

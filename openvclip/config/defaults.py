@@ -95,6 +95,7 @@ _C.MODEL = CfgNode()
 # vitb32, vitb16, vitl14 or vitl14_336: the CLIP that is used when no path is given. Sizes
 # always come from the weights; auto takes any size.
 _C.MODEL.ARCH = "vitb16"
+_C.MODEL.BACKBONE = "clip"  # Ours. clip, or a family of towers that an extension registers.
 _C.MODEL.MODEL_NAME = "TemporalClipVideo"  # TemporalClipVideo, or BasicClipVideo: each frame alone.
 _C.MODEL.NUM_CLASSES = 400  # Must equal the number of names in INDEX_LABEL_MAPPING_FILE.
 _C.MODEL.LOSS_FUNC = "cross_entropy"  # cross_entropy, soft_cross_entropy, bce, bce_logit.

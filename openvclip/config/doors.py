@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from openvclip.utils.registry import Registry
 
+BACKBONES = Registry("MODEL.BACKBONE", {
+    "clip": "openvclip.models.backbone.clip:CLIP",
+})
+
 TEMPORAL = Registry("MODEL.TEMPORAL_MODELING_TYPE", {
     None: "openvclip.models.layers:ResidualAttentionBlock",
     "expand_temporal_view": "openvclip.models.temporal.expanded_view:ExpandedView",

@@ -12,7 +12,7 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from openvclip.config.defaults import flatten
-from openvclip.config.doors import OBJECTIVES, TASKS, TEMPORAL
+from openvclip.config.doors import BACKBONES, OBJECTIVES, TASKS, TEMPORAL
 from openvclip.utils.registry import not_a_choice
 
 # Names that MODEL.TEXT_TEMPLATES takes besides files.
@@ -36,7 +36,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "SOLVER.LR_POLICY": ("cosine", "steps_with_relative_lrs"),
 }
 # Choices that an extension may add to.
-DOORS = (TEMPORAL, OBJECTIVES, TASKS)
+DOORS = (BACKBONES, TEMPORAL, OBJECTIVES, TASKS)
 # Values that earlier versions accepted, and what to give instead.
 REMOVED = {
     ("DATA.DECODING_BACKEND", "torchcodec"): "was removed: it was no faster; give 'pyav', which "

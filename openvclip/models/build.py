@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from openvclip.clip.weights import ARCH_FILES, check_keys, default_clip_path, load_clip
-from openvclip.models.backbone import CLIP
+from openvclip.models.backbone import CLIP, Backbone
 from openvclip.models.temporal import build_temporal_clip, is_adapter
 from openvclip.models.text import class_embeddings
 from openvclip.models.text_choices import build_text_choice
@@ -54,9 +54,9 @@ def resolve_clip(cfg: Any) -> str:
     return str(path)
 
 
-def check_arch(arch: str, clip: CLIP, where: str) -> None:
-    """Raise unless the loaded CLIP has the sizes of MODEL.ARCH ("" and "auto" fit any)."""
-    if arch in ANY_ARCH:
+def check_arch(arch: str, clip: Backbone, where: str) -> None:
+    """Raise unless a loaded CLIP has the sizes of MODEL.ARCH ("" and "auto" fit any)."""
+    if arch in ANY_ARCH or not isinstance(clip, CLIP):  # the sizes are of OpenAI's family
         return
     if arch not in ARCH_SIZES:
         raise ConfigError(f"MODEL.ARCH {arch!r} is unknown; use auto or one of "
@@ -151,15 +151,11 @@ def build_model(cfg: Any, label_names: Sequence[str] | None) -> VideoCLIP:
         num_frames=cfg.DATA.NUM_FRAMES,
         use_checkpoint=cfg.MODEL.USE_CHECKPOINT,
         where=where,
+        backbone=cfg.MODEL.BACKBONE,
     )
     check_arch(cfg.MODEL.ARCH, clip, where)
-    size = clip.config
-    check_crops(cfg, size.image_size, where)
-    logger.info(
-        "CLIP from %s: %d px, patch %d, image tower %d x %d, text tower %d x %d; temporal type %s",
-        where, size.image_size, size.patch_size, size.vision_layers, size.vision_width,
-        size.text_layers, size.text_width, temporal_type,
-    )
+    check_crops(cfg, clip.image_size, where)
+    logger.info("CLIP from %s: %s; temporal type %s", where, clip.describe(), temporal_type)
     classifier = torch.empty(0, clip.embed_dim)
     if label_names is not None:
         classifier = build_classifier(cfg, clip, label_names)
@@ -172,7 +168,7 @@ def build_model(cfg: Any, label_names: Sequence[str] | None) -> VideoCLIP:
 
 
 def build_classifier(
-    cfg: Any, clip: CLIP, label_names: Sequence[str], *, cache: bool = True
+    cfg: Any, clip: Backbone, label_names: Sequence[str], *, cache: bool = True
 ) -> torch.Tensor:
     """Return the (classes, embed_dim) classifier of ``label_names`` by the text tower of ``clip``.
 
@@ -196,9 +192,9 @@ def build_classifier(
         clip.to(home)
 
 
-def compile_blocks(clip: CLIP) -> None:
+def compile_blocks(clip: Backbone) -> None:
     """Have the image tower's blocks compiled, once as they share their code, when first run."""
-    for block in clip.visual.transformer.resblocks:
+    for block in clip.vision_blocks():
         block.compile()
 
 

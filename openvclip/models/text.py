@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from openvclip.clip.tokenizer import count_tokens, tokenize
-from openvclip.models.backbone import CLIP
+from openvclip.clip.tokenizer import count_tokens
+from openvclip.models.backbone import CLIP, Backbone
 from openvclip.utils.errors import DataError, first_line
 from openvclip.utils.files import replacing_file
 from openvclip.utils.finite import require_finite
@@ -52,7 +52,7 @@ def class_texts(
 
 
 def embed_texts(
-    clip: CLIP,
+    clip: Backbone,
     texts: Sequence[str],
     context_length: int = 77,
     batch_size: int = 256,
@@ -77,7 +77,7 @@ def embed_texts(
         DataError: a text is too long, and ``truncate`` is off.
         CheckpointError: an embedding is not finite.
     """
-    tokens = tokenize(texts, context_length, truncate=truncate)
+    tokens = clip.tokenize(texts, context_length, truncate=truncate)
     cut = sum(count_tokens(text) > context_length for text in texts) if truncate else 0
     if cut:
         logger.warning("%d of %d texts have more than %d tokens and were cut off there", cut,
@@ -89,7 +89,7 @@ def embed_texts(
 
 
 def class_embeddings(
-    clip: CLIP,
+    clip: Backbone,
     names: Sequence[str],
     templates: Sequence[str] = TEMPLATES,
     context_length: int = 77,
@@ -135,7 +135,7 @@ def class_embeddings(
 
 
 def cache_key(
-    clip: CLIP, names: Sequence[str], templates: Sequence[str], context_length: int,
+    clip: Backbone, names: Sequence[str], templates: Sequence[str], context_length: int,
     descriptions: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
     """Return the sha256, in hex, of the text tower's weights and of everything else that counts."""
@@ -147,13 +147,15 @@ def cache_key(
     rest: list = [CACHE_VERSION, list(names), list(templates), context_length]
     if descriptions is not None:
         rest[2] = {"descriptions": class_texts(names, descriptions=descriptions)}
+    if type(clip) is not CLIP:  # other towers may have the same weights
+        rest.append(f"{type(clip).__module__}:{type(clip).__qualname__}")
     digest.update(json.dumps(rest).encode())
     return digest.hexdigest()
 
 
 @torch.no_grad()
 def embed_tokens(
-    clip: CLIP,
+    clip: Backbone,
     tokens: torch.Tensor,
     batch_size: int = 256,
     *,
@@ -180,7 +182,7 @@ def embed_tokens(
     """
     # Texts of similar length together, so that short ones need not run over many columns.
     batches = tokens.argmax(dim=-1).argsort(stable=True).split(batch_size)[share[0]::share[1]]
-    device = clip.text_projection.device
+    device = clip.logit_scale.device
     progress = Progress(sum(map(len, batches)), what, "sentences")
     parts = [torch.empty(0, clip.embed_dim)]
     for rows in batches:
@@ -192,7 +194,7 @@ def embed_tokens(
 
 
 def _compute(
-    clip: CLIP, texts: list[list[str]], context_length: int, batch_size: int, truncate: bool
+    clip: Backbone, texts: list[list[str]], context_length: int, batch_size: int, truncate: bool
 ) -> torch.Tensor:
     features = embed_texts(
         clip, [text for own in texts for text in own], context_length, batch_size,

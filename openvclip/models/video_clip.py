@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from openvclip.models.backbone import CLIP
+from openvclip.models.backbone import Backbone
 from openvclip.models.layers import at_least_fp32
 from openvclip.utils.errors import DataError
 
@@ -36,7 +36,7 @@ class VideoCLIP(nn.Module):
     classifier is not part of it.
 
     Args:
-        clip: a CLIP whose image tower was built for ``num_frames`` frames.
+        clip: towers whose image tower was built for ``num_frames`` frames.
         num_frames: T, frames in a clip.
         classifier: (classes, embed_dim) embeddings of the classes, each of length 1.
         tune_head: train a copy of ``classifier``.
@@ -45,7 +45,7 @@ class VideoCLIP(nn.Module):
 
     def __init__(
         self,
-        clip: CLIP,
+        clip: Backbone,
         num_frames: int,
         classifier: torch.Tensor,
         tune_head: bool = False,
@@ -137,7 +137,7 @@ class VideoCLIP(nn.Module):
         """
         self.check_video(video)
         # (B·T, 3, H, W), a clip's frames adjacent.
-        frames = video.transpose(1, 2).flatten(0, 1).to(self.model.visual.proj.dtype)
+        frames = video.transpose(1, 2).flatten(0, 1).to(self.model.logit_scale.dtype)
         features = self.model.encode_image(frames)  # (B·T, D)
         with torch.autocast(features.device.type, enabled=False):
             features = F.normalize(at_least_fp32(features), dim=-1)

@@ -117,7 +117,7 @@ def load_model(
     options = replace(options, **{k: None if v == "none" else v for k, v in given.items()
                                   if v is not None})
     model = load_patched(name, checkpoint, patching_ratio, temporal_type=options.temporal_type,
-                         num_frames=options.num_frames)
+                         num_frames=options.num_frames, backbone=options.backbone)
     return VideoClassifier(model.to(target).eval(), options, views=views, dtype=dtype,
                            batch_size=batch_size, as_tested=as_tested)
 

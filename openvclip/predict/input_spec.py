@@ -20,7 +20,7 @@ logger = get_logger(__name__)
 # What a training checkpoint's config is asked for; the rest of it, which may be another
 # program's, is not looked at.
 KEYS = (
-    "MODEL.MODEL_NAME", "MODEL.TEMPORAL_MODELING_TYPE",
+    "MODEL.BACKBONE", "MODEL.MODEL_NAME", "MODEL.TEMPORAL_MODELING_TYPE",
     "DATA.NUM_FRAMES", "DATA.SAMPLING_RATE", "DATA.TARGET_FPS", "DATA.USE_OFFSET_SAMPLING",
     "DATA.SAMPLING_COMPAT", "DATA.MEAN", "DATA.STD", "DATA.REVERSE_INPUT_CHANNEL",
 )
@@ -40,6 +40,7 @@ class VideoOptions:
         mean: subtracted from RGB in 0..1.
         std: what that is divided by.
         reverse_channels: BGR instead of RGB.
+        backbone: MODEL.BACKBONE.
     """
 
     temporal_type: str | None = "expand_temporal_view"
@@ -51,6 +52,7 @@ class VideoOptions:
     mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)
     std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
     reverse_channels: bool = False
+    backbone: str = "clip"
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_frames <= 1024:
@@ -95,6 +97,7 @@ def build_video_options(cfg: Any) -> VideoOptions:
         mean=tuple(data.MEAN),
         std=tuple(data.STD),
         reverse_channels=data.REVERSE_INPUT_CHANNEL,
+        backbone=cfg.MODEL.BACKBONE,
     )
 
 

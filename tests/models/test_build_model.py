@@ -11,6 +11,7 @@ import torch
 
 from openvclip.clip.weights import load_state_dict_file
 from openvclip.config import get_cfg
+from openvclip.config.doors import BACKBONES
 from openvclip.models.backbone import CLIP, CLIPConfig
 from openvclip.models.build import build_model, check_arch, load_model_weights, resolve_clip
 from openvclip.utils.errors import CheckpointError, ConfigError
@@ -196,3 +197,27 @@ def test_compiling_is_refused_where_it_does_not_work(tmp_path):
     )
     assert "ConfigError: MODEL.COMPILE is True, but torch.compile does not work" in done.stderr
     assert done.stderr.strip().endswith("set MODEL.COMPILE False")
+
+
+def test_a_backbone_of_ones_own_is_built_and_described(cfg, monkeypatch, caplog):
+    class Gelu(CLIP):
+        def __init__(self, *args):
+            super().__init__(*args)
+            for block in (*self.vision_blocks(), *self.transformer.resblocks):
+                block.mlp.gelu = torch.nn.GELU()
+
+        def describe(self):
+            return "with GELU"
+
+    monkeypatch.setitem(BACKBONES._entries, "gelu", Gelu)
+    caplog.set_level("INFO", logger="openvclip")
+    plain = build_model(cfg, NAMES)
+    cfg.MODEL.BACKBONE, cfg.MODEL.ARCH = "gelu", "auto"
+    own = build_model(cfg, NAMES)
+    assert type(own.model) is Gelu and "with GELU; temporal type" in caplog.text
+    assert not torch.equal(own.classifier, plain.classifier)
+    images = torch.randn(8, 3, own.model.image_size, own.model.image_size)
+    assert not torch.equal(own.model.encode_image(images), plain.model.encode_image(images))
+    cfg.MODEL.BACKBONE = "clop"
+    with pytest.raises(ConfigError, match="MODEL.BACKBONE 'clop' is unknown; .*nearest: clip"):
+        build_model(cfg, NAMES)

@@ -13,8 +13,8 @@ from functools import partial
 import torch
 from torch import nn
 
-from openvclip.config.doors import TEMPORAL
-from openvclip.models.backbone import CLIP
+from openvclip.config.doors import BACKBONES, TEMPORAL
+from openvclip.models.backbone import Backbone
 from openvclip.models.layers import ResidualAttentionBlock
 
 
@@ -46,7 +46,8 @@ def build_temporal_clip(
     num_frames: int = 8,
     use_checkpoint: bool = False,
     where: str = "the state dict",
-) -> CLIP:
+    backbone: str = "clip",
+) -> Backbone:
     """Build a CLIP whose image tower runs on clips of ``num_frames`` frames.
 
     Args:
@@ -55,13 +56,14 @@ def build_temporal_clip(
         temporal_type, num_frames: see :func:`temporal_block`.
         use_checkpoint: activation checkpointing in the image tower.
         where: what to call ``state`` in errors.
+        backbone: a name in ``BACKBONES``.
 
     Raises:
         CheckpointError: names or shapes do not fit.
-        ConfigError: unknown ``temporal_type``.
+        ConfigError: unknown ``temporal_type`` or ``backbone``.
     """
     original = not any(is_adapter(name) for name in state)
-    return CLIP.from_state_dict(
+    return BACKBONES.get(backbone).from_state_dict(
         state,
         vision_block=temporal_block(temporal_type, num_frames),
         use_checkpoint=use_checkpoint,

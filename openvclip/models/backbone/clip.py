@@ -7,7 +7,7 @@ and the small models of the demo and the tests.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from openvclip.clip.weights import check_keys, count_layers, require_keys
+from openvclip.models.backbone.backbone import Backbone
 from openvclip.models.layers import LayerNorm, ResidualAttentionBlock, num_heads
 from openvclip.utils.errors import CheckpointError, DataError
 
@@ -138,7 +139,7 @@ class VisionTransformer(nn.Module):
         return self.ln_post(x[:, 0]) @ self.proj
 
 
-class CLIP(nn.Module):
+class CLIP(Backbone):
     """CLIP: an image and a text tower that share an embedding space.
 
     A new instance has OpenAI's initialisation and trains in all its parameters; one made by
@@ -227,15 +228,15 @@ class CLIP(nn.Module):
         model.freeze_text()
         return model
 
-    def text_parameters(self) -> dict[str, nn.Parameter]:
-        """Names and parameters of the text tower: all but ``visual.*`` and ``logit_scale``."""
-        return {name: p for name, p in self.named_parameters()
-                if not name.startswith("visual.") and name != "logit_scale"}
+    def vision_blocks(self) -> Iterable[nn.Module]:
+        """The residual blocks of the image tower."""
+        return self.visual.transformer.resblocks
 
-    def freeze_text(self) -> None:
-        """Take the text tower out of training."""
-        for parameter in self.text_parameters().values():
-            parameter.requires_grad_(False)
+    def describe(self) -> str:
+        """Sizes of both towers."""
+        size = self.config
+        return (f"{size.image_size} px, patch {size.patch_size}, image tower {size.vision_layers} "
+                f"x {size.vision_width}, text tower {size.text_layers} x {size.text_width}")
 
     def encode_image(self, images: torch.Tensor) -> torch.Tensor:
         """(N, 3, image_size, image_size) normalised images -> (N, embed_dim), not normalised."""

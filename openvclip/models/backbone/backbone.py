@@ -1,0 +1,87 @@
+"""What a family of towers offers."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+from torch import nn
+
+from openvclip.clip import tokenizer
+
+
+class Backbone(nn.Module):
+    """An image and a text tower that share an embedding space.
+
+    Parameters of the image tower are named ``visual.*``; all others but ``logit_scale`` are the
+    text tower's.
+
+    Attributes:
+        image_size: side of the image tower's input, in pixels.
+        embed_dim: D, size of the embeddings.
+        context_length: most tokens of a text.
+        logit_scale: logarithm of the factor on cosines, a scalar parameter.
+    """
+
+    image_size: int
+    embed_dim: int
+    context_length: int
+    logit_scale: nn.Parameter
+
+    @classmethod
+    @abstractmethod
+    def from_state_dict(
+        cls,
+        state: Mapping[str, torch.Tensor],
+        *,
+        vision_block: Callable[[int], nn.Module],
+        use_checkpoint: bool = False,
+        allow_missing: Callable[[str], bool] | None = None,
+        where: str = "the state dict",
+    ) -> Backbone:
+        """Build the towers whose weights ``state`` holds, in fp32, the text tower frozen.
+
+        Args:
+            state: names to tensors.
+            vision_block: makes a block of the image tower from its width, which is where a
+                temporal variant opens the attention.
+            use_checkpoint: activation checkpointing in the image tower.
+            allow_missing: says of a name whether it may keep its initial value.
+            where: what to call ``state`` in errors.
+
+        Raises:
+            CheckpointError: names or shapes do not fit.
+        """
+
+    @abstractmethod
+    def vision_blocks(self) -> Iterable[nn.Module]:
+        """The blocks of the image tower, in order."""
+
+    @abstractmethod
+    def encode_image(self, images: torch.Tensor) -> torch.Tensor:
+        """(N, 3, image_size, image_size) normalised images -> (N, D), not normalised."""
+
+    @abstractmethod
+    def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(N, columns) of :meth:`tokenize` -> (N, D), not normalised."""
+
+    def tokenize(
+        self, texts: Sequence[str], context_length: int, *, truncate: bool = False
+    ) -> torch.Tensor:
+        """Return int64 (N, columns) token ids; the end of a text is the largest id of its row."""
+        return tokenizer.tokenize(texts, context_length, truncate=truncate)
+
+    def describe(self) -> str:
+        """The sizes in words, for the log."""
+        return f"{self.image_size} px, embeddings of {self.embed_dim}"
+
+    def text_parameters(self) -> dict[str, nn.Parameter]:
+        """Names and parameters of the text tower."""
+        return {name: p for name, p in self.named_parameters()
+                if not name.startswith("visual.") and name != "logit_scale"}
+
+    def freeze_text(self) -> None:
+        """Take the text tower out of training."""
+        for parameter in self.text_parameters().values():
+            parameter.requires_grad_(False)
