@@ -140,7 +140,8 @@ def load_patched(
         clip: file, or name of open_clip, of the original CLIP.
         checkpoint: fine-tuned weights; None: CLIP as it is. A tuned head is not used.
         ratio: share of CLIP in the weights, 0 to 1; None: the checkpoint as it is.
-        temporal_type, num_frames, backbone: see :func:`openvclip.models.temporal.build_temporal_clip`.
+        temporal_type, num_frames, backbone: see
+            :func:`openvclip.models.temporal.build_temporal_clip`.
 
     Raises:
         CheckpointError: a file is missing, damaged, holds NaN or does not fit.

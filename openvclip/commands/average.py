@@ -29,7 +29,8 @@ def average(argv: list[str] | None) -> None:
     from openvclip.config import load_opts
     from openvclip.config.doors import MERGES
 
-    method = MERGES.get(args.method).build(load_opts(args.opts))
+    cfg = load_opts(args.opts)  # first, as it may register the method
+    method = MERGES.get(args.method).build(cfg)
     from openvclip.checkpoints.averaging import average_checkpoints
 
     average_checkpoints(

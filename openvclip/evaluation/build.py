@@ -207,7 +207,8 @@ def build_resume_key(
     The videos' contents are not read for it: their paths stand for them.
     """
     keys = {name: value for name, value in flatten(cfg).items()
-            if name.startswith(("DATA.", "TEST.", "MODEL.MODEL_NAME", "MODEL.CONTEXT_LENGTH"))
+            if name.startswith(("DATA.", "TEST.", "MODEL.MODEL_NAME", "MODEL.CONTEXT_LENGTH",
+                                "MODEL.BACKBONE"))
             and not name.startswith(NOT_IN_SCORES)}
     rows = "\n".join(loader.dataset.videos.paths)
     return {
