@@ -1,4 +1,4 @@
-"""What a user chooses for predicting: weights, device and precision, checked before any work."""
+"""The weights, device and precision that a user chooses, checked before any work."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from openvclip.utils.paths import local_weights
 def check_sources(
     clip: str | Path, checkpoint: str | Path | None, patching_ratio: float | None
 ) -> str:
-    """Return the file or open_clip name of the CLIP, if all that :func:`load_model` takes is there.
+    """Return the file or open_clip name of the CLIP, if all that :func:`load_model` takes exists.
 
     Raises:
         ConfigError: the ratio is outside 0..1, or there is nothing to patch.
@@ -31,9 +31,9 @@ def check_sources(
     path = local_weights(name)
     named_as_file = path.suffix in SUFFIXES or name.startswith(("/", ".", "~"))
     if named_as_file and not path.is_file():
-        raise CheckpointError(f"CLIP {path} does not exist or is no file; check --clip")
+        raise CheckpointError(f"CLIP {path} does not exist or is not a file; check --clip")
     if checkpoint is not None and not local_weights(checkpoint).is_file():
-        raise CheckpointError(f"checkpoint {checkpoint} does not exist or is no file; check "
+        raise CheckpointError(f"checkpoint {checkpoint} does not exist or is not a file; check "
                               "--checkpoint")
     return name
 
@@ -42,7 +42,7 @@ def select_device(name: str) -> torch.device:
     """Return the device that auto, cpu, cuda or cuda:N names.
 
     Raises:
-        ConfigError: the name means nothing, or there is no such device.
+        ConfigError: the name is unknown, or there is no such device.
     """
     count = torch.cuda.device_count()
     if name == "auto":

@@ -1,4 +1,4 @@
-"""A model for a person's own videos and words: ``load_model`` and what it returns."""
+"""A model for a user's own videos and words: ``load_model`` and what it returns."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from openvclip.utils.logging import get_logger
 
 logger = get_logger(__name__)
 
-LABEL_SETS = 16  # Label sets whose embeddings are kept.
+LABEL_SETS = 16  # Label sets whose embeddings are cached.
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ class EncodedVideo:
 
     Attributes:
         video: path of the file.
-        embedding: float32 (D,) on the CPU, see :meth:`VideoClassifier.encode_video`; None where
+        embedding: float32 (D,) on the CPU, see :meth:`VideoClassifier.encode_video`; None if
             the file could not be read.
-        error: why it could not; "" otherwise.
+        error: why it could not be read; "" otherwise.
         seconds, times, frames: see :class:`openvclip.predict.results.Prediction`.
     """
 
@@ -80,26 +80,26 @@ def load_model(
 ) -> VideoClassifier:
     """Load CLIP, or a fine-tuned and patched checkpoint, for predicting on any video.
 
-    What the model expects of a clip is read from ``config``, else from the config that the
-    checkpoint carries or that lies beside it (``config.yaml``), else it is that of the shipped
-    Kinetics recipe (expand_temporal_view, 8 frames, every 16th at 30 frames a second). Without a
-    checkpoint frames do not see each other.
+    What the model expects of a clip is read from ``config``, else from the config inside the
+    checkpoint or next to it (``config.yaml``), else it is the shipped Kinetics recipe
+    (expand_temporal_view, 8 frames, every 16th at 30 frames per second). Without a checkpoint,
+    frames do not see each other.
 
     Args:
         clip: the original CLIP: a file, a name that open_clip lists, or vitb32, vitb16, vitl14 or
             vitl14_336 for the file in ``~/.cache/clip``.
-        checkpoint: fine-tuned weights, averaged or of one epoch; None: CLIP as it is.
-        patching_ratio: share of CLIP in the weights, 0 to 1; None: the checkpoint as it is.
-        config: yaml file of the training, such as ``config.yaml`` in its OUTPUT_DIR.
-        temporal_type: instead of what was found, a MODEL.TEMPORAL_MODELING_TYPE or "none".
+        checkpoint: fine-tuned weights, averaged or from one epoch; None: the original CLIP.
+        patching_ratio: share of CLIP in the weights, 0 to 1; None: the unpatched checkpoint.
+        config: yaml file of the training run, such as ``config.yaml`` in its OUTPUT_DIR.
+        temporal_type: overrides the above: a MODEL.TEMPORAL_MODELING_TYPE or "none".
         num_frames: likewise, frames of a clip.
-        sampling_rate: likewise, frames of a 30-a-second video from one to the next.
+        sampling_rate: likewise, frames from one to the next in a video of 30 frames per second.
         views: clips spread over each video, whose scores are averaged.
         device: auto (a GPU if there is one), cpu, cuda or cuda:N.
-        precision: float32, bfloat16, float16, or auto: half precision of the device's liking.
-        batch_size: most clips of a forward pass, unless one video has more.
+        precision: float32, bfloat16, float16, or auto: the device's preferred half precision.
+        batch_size: most clips per forward pass, unless one video has more.
         as_tested: read videos exactly as tests do: in those shorter than a clip the last frame is
-            repeated, and those that a phone stored turned are not turned back.
+            repeated, and those that a phone stored rotated are not turned upright.
 
     Raises:
         ConfigError: an option is out of range, or there is nothing to patch.
@@ -123,17 +123,17 @@ def load_model(
 
 
 class VideoClassifier:
-    """Names what videos show, among labels that are given with each call.
+    """Names what videos show, choosing among labels that are given with each call.
 
     Args:
         model: on its device, in evaluation mode.
-        options: how it wants its videos.
+        options: how it expects its videos.
         views, batch_size, as_tested: see :func:`load_model`.
-        dtype: of the forward passes, None for float32.
+        dtype: type of the forward passes, None for float32.
 
     Attributes:
         embed_dim: D, the size of embeddings.
-        logit_scale: what cosine similarities are multiplied by to be scores.
+        logit_scale: factor from cosine similarities to scores.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class VideoClassifier:
         self._texts: dict[tuple[str, ...], torch.Tensor] = {}
 
     def predict(self, video: str | Path, labels: Sequence[str], top_k: int = 5) -> Prediction:
-        """Rank labels by how well they say what a video shows.
+        """Rank labels by how well they describe a video.
 
         Args:
             video: the file.
@@ -186,7 +186,7 @@ class VideoClassifier:
         Args:
             videos, labels, top_k: see :meth:`predict`.
             workers: threads that read videos ahead.
-            keep_frames: keep small pictures of the frames, for figures.
+            keep_frames: store small pictures of the frames, for figures.
 
         Raises:
             ConfigError: ``top_k`` is below 1.
@@ -207,7 +207,7 @@ class VideoClassifier:
     def encode_text(self, labels: Sequence[str]) -> torch.Tensor:
         """Embed labels: float32 (N, D) on the CPU, each of length 1, averaged over 28 sentences.
 
-        The embeddings of the last few label sets are kept.
+        The embeddings of the last few label sets are cached.
 
         Raises:
             DataError: a label is empty, double or too long.
@@ -225,8 +225,8 @@ class VideoClassifier:
         """Embed a video: float32 (D,) on the CPU.
 
         It is the mean of the unit embeddings of all frames of all clips, so that ``logit_scale *
-        encode_text(labels) @ encode_video(video)`` are the scores. For cosine similarities between
-        videos, divide it by its length, which is below 1 where frames differ.
+        encode_text(labels) @ encode_video(video)`` gives the scores. For cosine similarities
+        between videos, divide it by its length, which is below 1 if frames differ.
 
         Raises:
             DataError: the video cannot be read.
@@ -320,12 +320,12 @@ class VideoClassifier:
         Args:
             video: the file.
             labels: N different texts.
-            window: seconds of a window; None: what a clip covers in training, or the whole video
-                where that is less.
+            window: seconds per window; None: what a clip covers in training, or the whole video
+                if that is shorter.
             stride: seconds from one window's start to the next; None: half a window.
 
         Raises:
-            ConfigError: ``window`` or ``stride`` cannot be.
+            ConfigError: ``window`` or ``stride`` has an impossible value.
             DataError: the video cannot be read, or a label is empty, double or too long.
         """
         _name_video(video)
@@ -353,7 +353,7 @@ class VideoClassifier:
         """Return the seconds of a timeline's windows and strides.
 
         Raises:
-            ConfigError: they cannot be.
+            ConfigError: they are impossible.
         """
         window = self.options.seconds if window is None else window
         return check_windows(window, window / 2 if stride is None else stride)
@@ -368,5 +368,5 @@ def _name_video(video: Any) -> str:
         )
     name = os.fspath(video)
     if not isinstance(name, str) or "\0" in name:
-        raise DataError(f"{name!r} is no path of a video")
+        raise DataError(f"{name!r} is not the path of a video")
     return name

@@ -1,4 +1,4 @@
-"""Videos that are in no list, found by name. No torch: a wrong name is said at once."""
+"""Finding videos that are in no list, by name. No torch: a wrong name is reported immediately."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def find_videos(names: Sequence[str]) -> list[str]:
     """
     found: dict[str, None] = {}
     for name in names:
-        # A file of that very name first: names of videos may have brackets.
+        # A file with exactly that name first: names of videos may have brackets.
         matches = [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True))
         if not matches:
             what = "matches no file" if glob.has_magic(name) else "does not exist"

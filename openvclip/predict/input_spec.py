@@ -1,4 +1,4 @@
-"""How a model wants its videos, and where that is written: a checkpoint, a config, the defaults."""
+"""How a model expects its videos, and the source of that: a checkpoint, a config, the defaults."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from openvclip.utils.logging import get_logger
 
 logger = get_logger(__name__)
 
-# What a training checkpoint's config is asked for; the rest of it, which may be another
-# program's, is not looked at.
+# What is read from a training checkpoint's config; the rest of it, which may be another
+# program's, is ignored.
 KEYS = (
     "MODEL.BACKBONE", "MODEL.MODEL_NAME", "MODEL.TEMPORAL_MODELING_TYPE",
     "DATA.NUM_FRAMES", "DATA.SAMPLING_RATE", "DATA.TARGET_FPS", "DATA.USE_OFFSET_SAMPLING",
@@ -38,7 +38,7 @@ class VideoOptions:
         use_offset: DATA.USE_OFFSET_SAMPLING.
         compat: DATA.SAMPLING_COMPAT.
         mean: subtracted from RGB in 0..1.
-        std: what that is divided by.
+        std: divides the result.
         reverse_channels: BGR instead of RGB.
         backbone: MODEL.BACKBONE.
     """
@@ -78,13 +78,13 @@ class VideoOptions:
                         self.compat)
 
     def pixels(self, size: int) -> Pixels:
-        """Return what becomes of them: the central square, ``size`` pixels wide, normalised."""
+        """Return how they become a clip: the central square, ``size`` pixels wide, normalised."""
         return Pixels(scales=(size, size), size=size, mean=self.mean, std=self.std,
                       reverse_channels=self.reverse_channels)
 
 
 def build_video_options(cfg: Any) -> VideoOptions:
-    """Take from a config what concerns the model's input."""
+    """Take the model's input settings from a config."""
     basic = cfg.MODEL.MODEL_NAME == "BasicClipVideo"
     data = cfg.DATA
     return VideoOptions(
@@ -106,13 +106,13 @@ def find_video_options(
 ) -> VideoOptions:
     """Return the options of ``config``, or find those that the checkpoint was trained with.
 
-    See :func:`openvclip.checkpoints.training_config.find_training_config`; where that finds
-    nothing, as of weights of others, the defaults are taken. The original CLIP, without checkpoint
-    and config, has frames that do not see each other.
+    See :func:`openvclip.checkpoints.training_config.find_training_config`; if that finds nothing,
+    as for other people's weights, the defaults are used. In the original CLIP, without checkpoint
+    and config, frames do not see each other.
 
     Raises:
         ConfigError: the config file cannot be used.
-        CheckpointError: the config that was found cannot be.
+        CheckpointError: the config that was found cannot be used.
     """
     if config is not None:
         return build_video_options(load_cfg(config))
@@ -135,7 +135,7 @@ def find_video_options(
 
 
 def parse_video_options(config: TrainingConfig) -> VideoOptions:
-    """Take the options from the config of a training.
+    """Take the options from the config of a training run.
 
     Raises:
         CheckpointError: a value in it cannot be used.

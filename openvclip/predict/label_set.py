@@ -1,4 +1,4 @@
-"""Labels that a person typed: checked before anything long begins."""
+"""Labels that a user typed: checked before anything long begins."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def read_labels(texts: Sequence[str] | None, file: str | Path | None) -> tuple[s
     """Return the labels of a tool's ``--labels`` or ``--label-file``.
 
     Raises:
-        ConfigError: none or both are given.
+        ConfigError: neither or both are given.
         DataError: see :func:`check_labels` and :func:`openvclip.data.lists.labels.read_label_file`.
     """
     if bool(texts) == bool(file):
@@ -30,21 +30,21 @@ def read_labels(texts: Sequence[str] | None, file: str | Path | None) -> tuple[s
 def check_labels(
     labels: Sequence[str], context_length: int = 77, where: str = "labels"
 ) -> tuple[str, ...]:
-    """Return the labels, stripped of space at their ends, if a classifier can be made of them.
+    """Return the labels, stripped of space at their ends, if a classifier can be made from them.
 
     Args:
-        labels: texts, one a class.
-        context_length: most tokens of a sentence, the template's own included.
+        labels: texts, one per class.
+        context_length: most tokens of a sentence, including the template's own.
         where: what to call the labels in errors: an option or a file.
 
     Raises:
-        DataError: there are none; one is empty, no text, the same as another but for capitals and
-            spaces (to CLIP they are one text), or too long.
+        DataError: there are none; one is empty, not a text, the same as another except for case
+            and spaces (to CLIP they are one text), or too long.
     """
     if isinstance(labels, str):
         raise DataError(f"{where}: {_show(labels)} is one text; give a list of them")
     if not labels:
-        raise DataError(f"{where}: there are no labels; give two at least")
+        raise DataError(f"{where}: there are no labels; give at least two")
     seen: dict[str, int] = {}
     for number, label in enumerate(labels, 1):
         if not isinstance(label, str):
@@ -77,7 +77,7 @@ def _longest_template() -> str:
 
 
 def _count(text: str) -> int:
-    """Tokens of a text with those for its start and end."""
+    """Number of tokens of a text, including those for its start and end."""
     return int(tokenize([text], 77 + 8 * len(text)).argmax()) + 1
 
 

@@ -18,7 +18,7 @@ TITLE = 0.45  # Its two lines, likewise.
 PER_LINE = 8  # Frames side by side.
 LINES = 6  # Most lines of frames.
 TALLEST = 1.7  # Of a frame, in inches.
-LABEL_LINE = 60  # Signs of a label on a line; at most two lines.
+LABEL_LINE = 60  # Characters of a label per line; at most two lines.
 ROWS = 20  # Most labels of a timeline.
 MATTERS = 0.05  # A label with this probability at its peak is sorted by when that is.
 STRIP = 12  # Pictures above a timeline.
@@ -37,7 +37,7 @@ def format_time(seconds: float) -> str:
 
 
 def wrap_label(label: str) -> str:
-    """Break a label into at most two lines of ``LABEL_LINE`` signs."""
+    """Break a label into at most two lines of ``LABEL_LINE`` characters."""
     lines = textwrap.wrap(shorten(printable(label), 2 * LABEL_LINE - 10), LABEL_LINE)
     return "\n".join(lines[:2])
 
@@ -45,7 +45,7 @@ def wrap_label(label: str) -> str:
 def draw_prediction(prediction: Prediction, note: str = "") -> Figure:
     """Draw the frames that the model saw, with their times, above bars of the ranking.
 
-    What lies outside the square that the model sees of a frame is dimmed. Of many clips the first
+    The parts of a frame outside the square that the model sees are dimmed. Of many clips the first
     lines are shown.
 
     Args:
@@ -146,7 +146,7 @@ def draw_timeline(timeline: Timeline, note: str = "") -> Figure:
 
 
 def order_rows(values: np.ndarray) -> list[int]:
-    """Return which labels of probabilities (N, W) a timeline shows, from its top."""
+    """Return which labels of probabilities (N, W) a timeline shows, from top to bottom."""
     peaks = values.max(axis=1)
     rows = np.argsort(-peaks, kind="stable")[:ROWS].tolist()
     strong = [row for row in rows if peaks[row] >= MATTERS]
@@ -158,7 +158,7 @@ def _set_title(figure: Figure | SubFigure, video: str, note: str) -> None:
 
 
 def _draw_strip(axes: Axes, timeline: Timeline, edges: Sequence[float]) -> None:
-    """Draw pictures at the times that they are of, as many as fit without overlapping."""
+    """Draw pictures at their times, as many as fit without overlapping."""
     axes.set_axis_off()
     axes.set_ylim(0, 1)
     room = (edges[-1] - edges[0]) / STRIP

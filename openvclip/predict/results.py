@@ -1,4 +1,4 @@
-"""What was predicted of videos: as objects, as a table in a terminal, as JSON and CSV."""
+"""Predictions for videos: as objects, as a table in a terminal, as JSON and CSV."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from torch import Tensor
 from openvclip.report.writers import write_csv, write_json
 from openvclip.utils.text import clean
 
-BAR = 24  # Most signs of a bar in the terminal, at 100 %.
+BAR = 24  # Characters of a bar in the terminal at 100 %.
 NUMBERS = 16  # Columns of a line that rank, probability and spaces take.
 
 
 class Ranked(NamedTuple):
-    """A label, its probability among the labels given, and its score (the logit)."""
+    """A label, its probability among the given labels, and its score (the logit)."""
 
     label: str
     probability: float
@@ -34,9 +34,9 @@ class Prediction:
     Attributes:
         video: path of the file.
         ranking: the labels, best first.
-        seconds: duration of the video; 0 where the file does not say.
-        times: for each clip the seconds at which its T frames are shown.
-        frames: small pictures of them, uint8 (clips, T, h, w, 3); None unless asked for.
+        seconds: duration of the video; 0 if the file does not say.
+        times: for each clip, the times of its T frames in seconds.
+        frames: small pictures of them, uint8 (clips, T, h, w, 3); None unless requested.
         error: why the video could not be read; "" otherwise.
     """
 
@@ -58,13 +58,13 @@ class Timeline:
     Attributes:
         video: path of the file.
         labels: the N labels.
-        window: seconds of a window.
+        window: seconds per window.
         stride: seconds from one window's start to the next.
         spans: seconds at which each of the W windows begins and ends.
         probabilities: (W, N), rows sum to 1.
         pictures: number of a window -> uint8 (h, w, 3), spread over the video.
-        merged: windows that are part of the one before, since they show the same frames.
-        cut: whether the video goes on after the last window, there being too many.
+        merged: number of windows merged into the one before, since they show the same frames.
+        cut: whether the video continues after the last window, because there were too many.
     """
 
     video: str
@@ -80,7 +80,7 @@ class Timeline:
     def segments(self) -> list[dict[str, Any]]:
         """Return the stretches in which one label is first: start, end, label, mean probability.
 
-        A window speaks for the time around its middle; the first and the last up to the ends.
+        A window stands for the time around its middle; the first and the last up to the ends.
         """
         best = self.probabilities.argmax(dim=1).tolist()
         found, first = [], 0
@@ -97,7 +97,7 @@ class Timeline:
         return found
 
     def edge(self, number: int) -> float:
-        """Return the second at which window ``number`` begins to speak."""
+        """Return the second from which window ``number`` stands for the video."""
         if number == 0:
             return self.spans[0][0]
         if number == len(self.spans):
@@ -137,7 +137,7 @@ def shorten(text: str, width: int) -> str:
 
 
 def printable(text: str) -> str:
-    """Return a path as text that any output can hold: one line, every sign can be seen."""
+    """Return a path as text that any output can hold: one line, every character visible."""
     return clean(text.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
 
 
@@ -162,7 +162,7 @@ def format_prediction(prediction: Prediction, heading: str = "", columns: int = 
 
 
 def describe(prediction: Prediction) -> dict[str, Any]:
-    """Return what ``predictions.json`` says of a video."""
+    """Return a video's entry in ``predictions.json``."""
     if prediction.error:
         return {"video": printable(prediction.video), "reason": printable(prediction.error)}
     return {
@@ -180,13 +180,13 @@ def describe(prediction: Prediction) -> dict[str, Any]:
 def write_predictions(
     folder: str | Path, facts: dict[str, Any], videos: Iterable[dict], failed: Iterable[dict]
 ) -> list[Path]:
-    """Write ``predictions.json`` and ``predictions.csv``; returns their paths.
+    """Write ``predictions.json`` and ``predictions.csv``; return their paths.
 
     Args:
-        folder: where to.
+        folder: where to write them.
         facts: what the JSON begins with: the model and the labels.
-        videos: what :func:`describe` gives of the videos that were predicted.
-        failed: likewise of those that could not be read.
+        videos: what :func:`describe` returns for the videos that were predicted.
+        failed: likewise for those that could not be read.
     """
     videos, failed = list(videos), list(failed)
     paths = [Path(folder) / "predictions.json", Path(folder) / "predictions.csv"]
@@ -198,7 +198,7 @@ def write_predictions(
 
 
 def write_timeline(path: str | Path, timeline: Timeline) -> None:
-    """Write a CSV with one row a window: start, end, the first label, every label's probability."""
+    """Write a CSV with one row per window: start, end, first label, every label's probability."""
     rows = (
         [round(start, 3), round(end, 3), timeline.labels[max(range(len(row)), key=row.__getitem__)],
          *(round(value, 6) for value in row)]

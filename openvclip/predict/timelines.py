@@ -1,4 +1,4 @@
-"""Labels over time: the windows that slide over a video, and their scores gathered."""
+"""Labels over time: scoring the windows that slide over a video."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from openvclip.utils.errors import ConfigError
 from openvclip.utils.logging import Progress
 from openvclip.utils.text import clean
 
-MOST_OVERLAP = 16  # Windows that may overlap: what bounds the memory of a timeline.
+MOST_OVERLAP = 16  # Windows that may overlap: this bounds the memory of a timeline.
 PICTURES = 24  # Most small pictures that are kept.
 MOST_WINDOWS = 50_000  # More than a day of them at what a clip covers in training.
 SHORTEST, LONGEST = 1e-3, 1e6  # Seconds of a window or stride.
 
 
 def check_seconds(window: float | None, stride: float | None) -> None:
-    """Check what was given of a window and a stride, each by itself.
+    """Check the given window and stride, each by itself.
 
     Raises:
-        ConfigError: one is too short, too long or no number.
+        ConfigError: one is too short, too long or not a number.
     """
     for name, value, least in (("window", window, SHORTEST),
                                ("stride", stride, SHORTEST / MOST_OVERLAP)):
@@ -35,10 +35,10 @@ def check_seconds(window: float | None, stride: float | None) -> None:
 
 
 def check_windows(window: float, stride: float) -> tuple[float, float]:
-    """Return the seconds of a window and a stride, if they fit together.
+    """Return the seconds of a window and a stride, if they are compatible.
 
     Raises:
-        ConfigError: they do not, or :func:`check_seconds` refuses one.
+        ConfigError: they are not, or :func:`check_seconds` refuses one.
     """
     check_seconds(window, stride)
     if not window / MOST_OVERLAP <= stride:
@@ -50,12 +50,12 @@ def check_windows(window: float, stride: float) -> tuple[float, float]:
 
 
 def tell_progress(stream: Iterator[Window], video: str, total: int) -> Iterator[Window]:
-    """Yield the windows, and log how many have been taken where that goes on for long.
+    """Yield the windows, and log how many have been taken if it takes long.
 
     Args:
         stream: the windows.
         video: path of the file, for the log.
-        total: how many there are if the file's length is what it says.
+        total: how many there are if the file's declared length is true.
     """
     progress = Progress(min(total, MOST_WINDOWS), f"timeline of {clean(video)}", "windows")
     for item in stream:
@@ -78,14 +78,14 @@ def collect_timeline(
     window: float,
     stride: float,
 ) -> Timeline:
-    """Score the windows of a video, at most ``MOST_WINDOWS`` of them; memory stays flat.
+    """Score the windows of a video, at most ``MOST_WINDOWS`` of them, in constant memory.
 
     Args:
         video: path of the file, for the result.
         labels: N texts.
         stream: the windows in order.
         score: maps clips (B, 3, T, H, W) to scores (B, N) on the CPU.
-        batch_size: most windows of a forward pass.
+        batch_size: most windows per forward pass.
         window, stride: seconds, for the result.
     """
     spans: list[tuple[float, float]] = []

@@ -1,4 +1,4 @@
-"""Videos that are in no list, read with times."""
+"""Reading videos that are in no list, with times."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from openvclip.data.video.video_io import Clips, Keep, read_clips
 from openvclip.data.video.video_reader import open_video
 
 THUMBNAIL = 240  # Longest side of the small pictures, in pixels.
-# Videos with larger frames are read one after the other, however many threads read.
+# Videos with larger frames are read one after another, however many threads read.
 _ONE_LARGE = threading.Lock()
 PIXELS_A_SIDE = 8  # Pixels of a frame, along a side, of which one of a small picture is made.
 
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """What a file says of its video, before any frame is decoded; 0 where it does not say.
+    """What a file says about its video, before any frame is decoded; 0 if it does not say.
 
     Attributes:
         fps: average frame rate.
         count: frames.
         seconds: duration.
-        turns: quarter turns, counter-clockwise, by which players turn its frames.
-        pixels: of a frame.
+        turns: counter-clockwise quarter turns by which players rotate its frames.
+        pixels: pixels per frame.
     """
 
     fps: float
@@ -41,7 +41,7 @@ class VideoFacts:
 
 
 def probe(path: str) -> VideoFacts:
-    """Read the frame rate, frame count and duration of a video, and how it is turned.
+    """Read the frame rate, frame count, duration and rotation of a video.
 
     Raises:
         DataError: the file cannot be opened, or has no video stream.
@@ -59,7 +59,7 @@ def probe(path: str) -> VideoFacts:
 
 
 def count_turns(frame: av.VideoFrame) -> int:
-    """Return the quarter turns, counter-clockwise, that bring a frame upright."""
+    """Return the counter-clockwise quarter turns that bring a frame upright."""
     return round(frame.rotation / 90) % 4
 
 
@@ -68,16 +68,16 @@ def read_views(
 ) -> tuple[Clips, VideoFacts]:
     """Read ``views`` clips spread over a video, as a test does.
 
-    Of a video that is shorter than a clip, the frames of one clip are spread over all of it, where
-    a test would repeat the last frame. Frames are turned as the file says, as phones write it;
-    tests leave them as they are stored.
+    In a video that is shorter than a clip, the frames of one clip are spread over the whole video,
+    while a test would repeat the last frame. Frames are rotated as the file says, as phones write
+    it; tests leave them as they are stored.
 
     Args:
         path: the file.
         sampling: how clips are drawn.
-        views: how many.
-        as_tested: do with short and with turned videos what a test does.
-        keep: what of each frame, which is turned before; see
+        views: number of clips.
+        as_tested: treat short and rotated videos as a test does.
+        keep: what to keep of each frame, which is rotated first; see
             :func:`openvclip.data.video.video_io.read_clips`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What ``tools/predict.py`` does: every video named, every file that is wanted of it."""
+"""What ``tools/predict.py`` does: predicting every named video and writing the requested files."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def predict_videos(
     show: Callable[[str], None] = lambda text: None,
     **model_options: Any,
 ) -> list[Prediction]:
-    """Predict every video, show its table, and write the results below ``output``.
+    """Predict every video, show its table, and write the results to ``output``.
 
     Args:
         videos: files, folders or glob patterns.
@@ -62,25 +62,25 @@ def predict_videos(
         clip, checkpoint, patching_ratio, model_options: see
             :func:`openvclip.predict.classifier.load_model`.
         output: folder for predictions.json, predictions.csv and figures.
-        top_k: labels of a ranking.
-        save_figures: draw a contact sheet of each video.
+        top_k: labels per ranking.
+        save_figures: draw a contact sheet for each video.
         timeline: draw and write the labels over time.
-        window, stride: seconds, of timelines.
+        window, stride: of timelines, in seconds.
         workers: threads that read videos ahead.
         columns: width of the tables.
-        show: gets the text of each table, once the results have the prediction.
+        show: gets the text of each table, once the results include the prediction.
 
     Returns:
         The predictions, without frames; ``error`` says why one failed.
 
     Raises:
-        OpenVCLIPError: something given cannot be used; found before weights or videos are read
-            wherever that is possible.
+        OpenVCLIPError: an argument cannot be used; raised before weights or videos are read
+            if possible.
     """
     if top_k < 1:
         raise ConfigError(f"--top-k is {top_k}; give 1 or more")
     if not timeline and (window is not None or stride is not None):
-        raise ConfigError("--window and --stride belong to --timeline; give that, too")
+        raise ConfigError("--window and --stride belong to --timeline; give that too")
     paths = find_videos(videos)
     check_sources(clip, checkpoint, patching_ratio)
     with _writing(output):
@@ -128,11 +128,11 @@ def _describe_model(
 
 
 class _Run:
-    """What has been predicted so far, and the files of it.
+    """The predictions so far, and their files.
 
     Attributes:
-        predictions: so far, without frames.
-        failed: how many of them could not be read.
+        predictions: those so far, without frames.
+        failed: number of them that could not be read.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class _Run:
         picture = self._path(prediction, "_timeline.png")
         name, end = clean(prediction.video), timeline.spans[-1][1]
         if timeline.merged:
-            logger.info("%s: %d windows show the same frames as the one before and are part of it",
+            logger.info("%s: %d windows show the same frames as the one before: merged into it",
                         name, timeline.merged)
         if timeline.cut:
             logger.warning("%s: its timeline ends at %.1f s, after %d windows; a longer --stride "
@@ -185,7 +185,7 @@ class _Run:
         }
 
     def add(self, prediction: Prediction, save_figures: bool) -> None:
-        """Take a prediction into the results."""
+        """Add a prediction to the results."""
         described = describe(prediction)
         if prediction.error:
             self.failed += 1
@@ -217,7 +217,7 @@ class _Run:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Write predictions.json and predictions.csv at the end, or of what there is before it."""
+        """Write predictions.json and predictions.csv, at the end or with what there is so far."""
         with _writing(self.output):
             try:
                 yield

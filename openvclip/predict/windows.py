@@ -1,9 +1,9 @@
-"""A video as a stream of windows: decoded once, from its start, in flat memory.
+"""A video as a stream of windows: decoded once, from its start, in constant memory.
 
-A window takes F frames, evenly spread over it. Windows next to each other that take the very same
-frames would be classified alike, so that they are one: a frame that is shown for a day, in a file
-whose times have a gap or in a time-lapse, makes one window and not tens of thousands. The number
-of windows is thus bounded by the number of frames and not by what the file says of their times.
+A window takes F frames, evenly spread over it. Consecutive windows that take exactly the same
+frames would be classified alike, so they become one: a frame that is shown for a day, in a file
+whose timestamps have a gap or in a time-lapse, makes one window and not tens of thousands. The
+number of windows is thus bounded by the number of frames and not by their timestamps.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from openvclip.utils.logging import get_logger
 logger = get_logger(__name__)
 
 ROUNDING = 1e-6  # Seconds by which sums of times may be off.
-LATEST = 1e9  # Seconds, 32 years: a frame that is said to be shown later comes of a damaged file.
+LATEST = 1e9  # Seconds, 32 years: a frame with a later timestamp comes from a damaged file.
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Window:
 
     Attributes:
         start: seconds from the video's beginning.
-        end: likewise; where the video ends within the window, that.
+        end: likewise; the video's end if that is within the window.
         clip: float32 (3, T, size, size), normalised.
         picture: uint8 (h, w, 3), the frame in its middle, small.
         count: windows that this one stands for: those from ``start`` on with the same frames.
@@ -52,10 +52,10 @@ class Window:
 
 @dataclass
 class _Open:
-    """A window that waits for more of its frames.
+    """A window that still lacks frames.
 
     Attributes:
-        start: of the window, in seconds.
+        start: start of the window, in seconds.
         last: start of the last window that it stands for.
         count: windows that it stands for.
     """
@@ -67,7 +67,7 @@ class _Open:
     picture: np.ndarray | None = None
 
     def offer(self, shown: _Shown, until: float, step: float, num_frames: int) -> None:
-        """Take what is shown ``until`` then, as often as the window asks for it."""
+        """Take the frame shown ``until`` then, as often as the window needs it."""
         while len(self.frames) < num_frames and (
             self.last + len(self.frames) * step < until - ROUNDING
         ):
@@ -76,11 +76,11 @@ class _Open:
                 self.picture = shown.small
 
     def fill(self, num_frames: int) -> None:
-        """Repeat the last frame where the video ended within the window."""
+        """Repeat the last frame if the video ended within the window."""
         self.frames += self.frames[-1:] * (num_frames - len(self.frames))
 
     def join(self, other: _Open) -> bool:
-        """Stand for the next window, too, if its frames are the same; say whether they are."""
+        """Stand for the next window too if its frames are the same; return whether they are."""
         same = all(a is b for a, b in zip(self.frames, other.frames, strict=True))
         if same:
             self.last, self.count = other.last, self.count + other.count
@@ -91,7 +91,7 @@ class _Open:
 
 
 class _Shown:
-    """A decoded frame and, once something asks for it, what the model sees of it."""
+    """A decoded frame and, once requested, the part that the model sees."""
 
     def __init__(self, frame: av.VideoFrame, start: float, pixels: Pixels) -> None:
         self.frame, self.start, self.pixels = frame, start, pixels
@@ -120,17 +120,17 @@ def stream_windows(
 ) -> Iterator[Window]:
     """Decode a video once, from its start, and yield a clip for every window.
 
-    Frame i of the window from ``s`` is the one that is shown at ``s + i * window / num_frames``. A
-    last window that the video's end cuts counts where half of it is there, its last frame repeated;
-    so does the first one, whatever there is of it. Windows with the frames of the one before are
-    part of it. Only the frames of windows that are not complete are held, ``window / stride *
-    num_frames`` at most.
+    Frame i of the window from ``s`` is the one shown at ``s + i * window / num_frames``. A last
+    window that the video's end cuts off counts if at least half of it exists, with its last frame
+    repeated; the first window counts in any case. Windows with the frames of the one before are
+    merged into it. Only the frames of incomplete windows are held, at most ``window / stride *
+    num_frames``.
 
     Args:
         path: the file.
-        pixels: what becomes of the frames.
+        pixels: how frames become clips.
         num_frames: frames of a clip (T).
-        window: seconds of a window.
+        window: seconds per window.
         stride: seconds from one window's start to the next.
 
     Raises:
@@ -151,7 +151,7 @@ def stream_windows(
 def _complete_windows(
     path: str, pixels: Pixels, num_frames: int, window: float, stride: float
 ) -> Iterator[tuple[_Open, float]]:
-    """Yield windows that have all of their frames, and the second until which the video is known.
+    """Yield windows with all of their frames, and the second up to which the video is known.
 
     Raises:
         DataError: the file cannot be opened, or no frame can be decoded.
@@ -185,7 +185,7 @@ def _complete_windows(
 
 
 def _showings(reader: VideoReader, pixels: Pixels) -> Iterator[tuple[_Shown, float]]:
-    """Yield each frame and the second until which it is shown; frames that go back are left out."""
+    """Yield each frame and the second until which it is shown; skip frames that go back in time."""
     held: _Shown | None = None
     step = 1.0 / reader.fps
     for stamp, frame in reader.frames():
@@ -193,7 +193,7 @@ def _showings(reader: VideoReader, pixels: Pixels) -> Iterator[tuple[_Shown, flo
         if held is not None and now <= held.start:
             continue
         if now > LATEST:
-            reader.error = f"a frame is said to be shown {now:.3g} s after the beginning"
+            reader.error = f"a frame has a timestamp {now:.3g} s after the beginning"
             break
         if held is not None:
             # A gap lowers the average rate: the last frame is not shown longer than the one before.
