@@ -21,7 +21,7 @@ from openvclip.data.lists.labels import LabelSpace, read_label_file, read_list
 from openvclip.data.lists.retrieval import read_retrieval_list
 from openvclip.data.prepare.official import read_json, read_rows
 from openvclip.data.video.cache import FrameCache
-from openvclip.evaluation.resume_log import Record, ResumeLog, read_records
+from openvclip.evaluation.resume_log import ResumeLog, ScoredGroup, read_records
 from openvclip.models.text import _load, _save
 from openvclip.models.text_choices import load_descriptions, load_templates
 from openvclip.report.run.curves import write_curves
@@ -139,7 +139,7 @@ def test_journals_and_the_cache_follow_no_link(tmp_path, caplog):
     name = f"{'0' * 16}-1-0.journal"
     (tmp_path / name).symlink_to(outside)
     ResumeLog(tmp_path, "0" * 64, 1, frozenset()).append(
-        Record(0, [0], torch.zeros(1, 1, 1), {}))
+        ScoredGroup(0, [0], torch.zeros(1, 1, 1), {}))
     assert "cannot be written" in caplog.text
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "total").symlink_to(outside)

@@ -60,19 +60,21 @@ def find_training_config(checkpoint: str | Path) -> TrainingConfig | None:
     """
     checkpoint = Path(checkpoint).expanduser()
     text = _read(checkpoint).get("cfg")
-    if isinstance(text, str) and text.strip():
-        return TrainingConfig(checkpoint, _parse(text, checkpoint))
-    folder = find_output_dir(checkpoint)
+    carried = isinstance(text, str) and bool(text.strip())
+    where = checkpoint if carried else find_output_dir(checkpoint) / CONFIG
     try:
-        tree = load_config(folder)
+        if carried and len(text) > MOST_BYTES:
+            raise ValueError(f"it has {len(text)} characters, more than {MOST_BYTES}")
+        tree = load_yaml(text) if carried else load_config(where.parent)
     except (OSError, UnicodeDecodeError):
         return None
     except ValueError as error:
-        raise _not_yaml(folder / CONFIG, error) from error
-    if not has_trained(tree):
+        raise CheckpointError(
+            f"the config in {where} is not yaml: {error}; give another config file") from error
+    if not carried and not has_trained(tree):
         return None
-    refuse_stored(tree, folder / CONFIG)
-    return TrainingConfig(folder / CONFIG, tree)
+    refuse_stored(tree, where)
+    return TrainingConfig(where, tree if isinstance(tree, dict) else {})
 
 
 def _read(checkpoint: Path) -> dict[str, Any]:
@@ -85,29 +87,15 @@ def _read(checkpoint: Path) -> dict[str, Any]:
         return {}
 
 
-def _parse(text: str, where: Path) -> dict[str, Any]:
+def _find_list(checkpoint: str | Path) -> TrainingConfig | None:
+    """As :func:`find_training_config`; None where what it finds does not say the training list."""
     try:
-        if len(text) > MOST_BYTES:
-            raise ValueError(f"it has {len(text)} characters, more than {MOST_BYTES}")
-        tree = load_yaml(text)
-    except ValueError as error:
-        raise _not_yaml(where, error) from error
-    refuse_stored(tree, where)
-    return tree if isinstance(tree, dict) else {}
-
-
-def _not_yaml(where: Path, error: ValueError) -> CheckpointError:
-    return CheckpointError(
-        f"the config in {where} is not yaml: {error}; give another config file")
-
-
-def _find_readable(checkpoint: str | Path) -> TrainingConfig | None:
-    """As :func:`find_training_config`; None where what was found is not yaml."""
-    try:
-        return find_training_config(checkpoint)
+        config = find_training_config(checkpoint)
     except CheckpointError as error:
         logger.warning("what %s was trained on is not known: %s", checkpoint, error)
         return None
+    lists = config is not None and config.section("DATA") and has_trained(config.tree)
+    return config if lists else None
 
 
 def find_training(checkpoint: str | Path | None) -> dict[str, Any] | None:
@@ -121,8 +109,8 @@ def find_training(checkpoint: str | Path | None) -> dict[str, Any] | None:
         interpolated, what the text tower did if there were captions, and its seed; None where
         :func:`find_training_config` finds no list of a training.
     """
-    config = None if checkpoint is None else _find_readable(checkpoint)
-    if config is None or not config.section("DATA") or not has_trained(config.tree):
+    config = None if checkpoint is None else _find_list(checkpoint)
+    if config is None:
         return None
     data, train = config.section("DATA"), config.section("TRAIN")
     lists = Path(str(data.get("PATH_TO_DATA_DIR")))
@@ -211,8 +199,8 @@ def _find_videos(checkpoint: Path) -> np.ndarray | None:
     videos = _read(checkpoint).get(VIDEOS)
     if isinstance(videos, torch.Tensor) and videos.dtype == torch.int64 and videos.dim() == 1:
         return videos.numpy()
-    config = _find_readable(checkpoint)
-    if config is None or not config.section("DATA") or not has_trained(config.tree):
+    config = _find_list(checkpoint)
+    if config is None:
         return None
     data = config.section("DATA")
     folder, prefix, separator = (str(data.get(name, default)) for name, default in (

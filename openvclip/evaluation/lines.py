@@ -79,6 +79,6 @@ class EvaluationLines:
                  "iter": f"{self.done}/{self.iterations}", **times, **memory_stats(self.device)}
         if self.labels is not None and rows:
             accuracies = compute_accuracy(ensemble.scores[rows], self.labels[rows])
-            stats.update({f"top{k}_err": 100.0 - found
-                          for k, found in zip((1, 5), accuracies, strict=True)})
+            stats.update({f"top{k}_err": 100.0 - accuracy
+                          for k, accuracy in zip((1, 5), accuracies, strict=True)})
         return stats

@@ -39,7 +39,7 @@ SYNC_SECONDS = 5.0  # Between two flushes to the disk itself; to the system each
 
 
 @dataclass(frozen=True)
-class Record:
+class ScoredGroup:
     """One group of a list.
 
     Attributes:
@@ -68,7 +68,7 @@ class ResumeLog:
 
     def __init__(
         self, folder: Path, digest: str, attempt: int, done: frozenset[int],
-        restored: Sequence[Record] = (),
+        restored: Sequence[ScoredGroup] = (),
     ) -> None:
         self.folder, self.digest = folder, digest
         self.done, self.restored = done, list(restored)
@@ -82,7 +82,7 @@ class ResumeLog:
         except OSError as error:
             self._give_up(error)
 
-    def append(self, record: Record) -> None:
+    def append(self, record: ScoredGroup) -> None:
         """Keep one more group. A disk that cannot take it ends the log, not the evaluation."""
         if self._file is None:
             return
@@ -141,7 +141,7 @@ def open_resume_log(
     """
     folder = Path(output_dir) / FOLDER
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    records: dict[int, Record] = {}
+    records: dict[int, ScoredGroup] = {}
     attempt = 1
     if distributed.is_main():
         files = _list(folder)
@@ -170,7 +170,7 @@ def _list(folder: Path) -> list[tuple[Path, str, int]]:
     return [(folder / match[0], match[1], int(match[2])) for match in matches if match]
 
 
-def read_records(path: Path, digest: str, shape: tuple[int, int]) -> list[Record]:
+def read_records(path: Path, digest: str, shape: tuple[int, int]) -> list[ScoredGroup]:
     """Return the whole records of a journal, up to the first that is torn or damaged.
 
     Args:
@@ -178,7 +178,7 @@ def read_records(path: Path, digest: str, shape: tuple[int, int]) -> list[Record
         digest: the one that it must begin with; no records otherwise.
         shape: number of ratios and of outputs per video.
     """
-    records: list[Record] = []
+    records: list[ScoredGroup] = []
     try:
         with open_regular(path) as file:
             payloads = _payloads(file, path)
@@ -205,7 +205,7 @@ def _payloads(file: BinaryIO, path: Path) -> Iterator[bytes]:
         return
 
 
-def _record(payload: bytes, shape: tuple[int, int]) -> Record:
+def _record(payload: bytes, shape: tuple[int, int]) -> ScoredGroup:
     (length,) = struct.unpack_from("<I", payload)
     head = parse_json(payload[4:4 + length])
     ratios, rows, outputs = head["shape"]
@@ -213,4 +213,4 @@ def _record(payload: bytes, shape: tuple[int, int]) -> Record:
         raise ValueError(f"scores of shape {head['shape']}")
     scores = np.frombuffer(payload[4 + length:], dtype="<f4").reshape(head["shape"])
     failures = {int(row): str(reason) for row, reason in head["failures"]}
-    return Record(int(head["first"]), head["rows"], torch.from_numpy(scores.copy()), failures)
+    return ScoredGroup(int(head["first"]), head["rows"], torch.from_numpy(scores.copy()), failures)

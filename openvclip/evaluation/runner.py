@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from openvclip.evaluation.ensemble import ViewEnsemble
 from openvclip.evaluation.lines import EvaluationLines
-from openvclip.evaluation.resume_log import Record, ResumeLog, open_resume_log
+from openvclip.evaluation.resume_log import ResumeLog, ScoredGroup, open_resume_log
 from openvclip.evaluation.tasks.task import Predictions, Setup, Task
 from openvclip.interpolation import Weights
 from openvclip.report.writers import write_json
@@ -237,7 +237,7 @@ def _note(resume_log: ResumeLog, batch: dict, ensembles: list[ViewEnsemble]) -> 
         rows = [row for row in range(first, end) if ensembles[0].seen[row].all()]
         failures = {row: reason for row, reason in batch["bad"] if first <= row < end}
         scores = torch.stack([ensemble.scores[rows] for ensemble in ensembles])
-        resume_log.append(Record(first, rows, scores, failures))
+        resume_log.append(ScoredGroup(first, rows, scores, failures))
 
 
 def _gather(ensemble: ViewEnsemble, failures: dict[int, str]) -> Predictions:

@@ -165,10 +165,10 @@ class VideoClassifier:
         Raises:
             DataError: the video cannot be read, or a label is empty, double or too long.
         """
-        found = next(self.predict_many([video], labels, top_k))
-        if found.error:
-            raise DataError(found.error)
-        return found
+        prediction = next(self.predict_many([video], labels, top_k))
+        if prediction.error:
+            raise DataError(prediction.error)
+        return prediction
 
     def predict_many(
         self,
@@ -292,8 +292,8 @@ class VideoClassifier:
     ) -> Iterator[EncodedVideo]:
         packed = [clips for _, clips in group if clips is not None]
         if packed:
-            found = self._encode_clips(PackedBatch(packed).finish(self.device))
-            parts = iter(found.split([len(clips) for clips in packed]))
+            embeddings = self._encode_clips(PackedBatch(packed).finish(self.device))
+            parts = iter(embeddings.split([len(clips) for clips in packed]))
         for item, clips in group:
             if clips is None:
                 yield item

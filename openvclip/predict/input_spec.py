@@ -118,8 +118,8 @@ def find_video_options(
         return build_video_options(load_cfg(config))
     if checkpoint is None:
         return VideoOptions(temporal_type=None)
-    found = find_training_config(checkpoint)
-    if found is None:
+    trained = find_training_config(checkpoint)
+    if trained is None:
         options = VideoOptions()
         logger.warning(
             "%s carries no config (published weights have none) and no config.yaml of a training "
@@ -127,10 +127,10 @@ def find_video_options(
             options.temporal_type, options.num_frames, options.sampling_rate,
         )
         return options
-    options = parse_video_options(found)
+    options = parse_video_options(trained)
     logger.info("%s, %d frames, sampling rate %g at %g frames a second, as %s says",
                 options.temporal_type, options.num_frames, options.sampling_rate,
-                options.target_fps, found.where)
+                options.target_fps, trained.where)
     return options
 
 

@@ -114,14 +114,14 @@ class Validator:
             lines=self.lines,
         )
 
-    def report(self, found: dict[float, Predictions], epoch: int) -> dict[str, float]:
-        """Log what :meth:`predict` found, and return the accuracies in percent.
+    def report(self, predictions: dict[float, Predictions], epoch: int) -> dict[str, float]:
+        """Log what :meth:`predict` returned, and return the accuracies in percent.
 
         ``top1_acc`` and ``top5_acc`` (or ``map``) are of the weights as they are, and the same with
         ``_patched``, of the first ratio; the log has a line for each further one. Videos that fail
         to decode count as wrong.
         """
-        dataset, own = self.loader.dataset, found[0.0]
+        dataset, own = self.loader.dataset, predictions[0.0]
         labels = dataset.label_tensor()
         accuracies = self._score(own, labels)
         stats: dict[str, Any] = {
@@ -136,7 +136,7 @@ class Validator:
         lines = [stats]
         for ratio in self.ratios:
             patched = {f"{name}_patched": value
-                       for name, value in self._score(found[ratio], labels).items()}
+                       for name, value in self._score(predictions[ratio], labels).items()}
             if len(lines) == 1 and "patching_ratio" not in stats:
                 accuracies.update(patched)
                 stats.update(patched, patching_ratio=ratio)
@@ -155,7 +155,7 @@ class Validator:
         return accuracies
 
     def _published_fields(self, stats: dict[str, Any]) -> dict[str, Any]:
-        """What PySlowFast's ``val_epoch`` lines have beside ours."""
+        """What PySlowFast's ``val_epoch`` lines have in addition to ours."""
         fields: dict[str, Any] = memory_stats(self.device)
         if self.lines is not None:
             fields["time_diff"] = self.lines.seconds
@@ -165,12 +165,12 @@ class Validator:
                 fields[f"min_top{k}_err"] = self.least[k]
         return fields
 
-    def _score(self, found: Predictions, labels: Tensor) -> dict[str, float]:
-        done = found.complete
+    def _score(self, predictions: Predictions, labels: Tensor) -> dict[str, float]:
+        done = predictions.complete
         if self.multi_label:
-            return {"map": compute_mean_average_precision(found.scores[done], labels[done])}
+            return {"map": compute_mean_average_precision(predictions.scores[done], labels[done])}
         share = float(done.double().mean())
-        top1, top5 = compute_accuracy(found.scores[done], labels[done])
+        top1, top5 = compute_accuracy(predictions.scores[done], labels[done])
         return {"top1_acc": top1 * share, "top5_acc": top5 * share}
 
 

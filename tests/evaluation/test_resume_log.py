@@ -7,19 +7,25 @@ import json
 import pytest
 import torch
 
-from openvclip.evaluation.resume_log import FOLDER, FRAME, Record, open_resume_log, read_records
+from openvclip.evaluation.resume_log import (
+    FOLDER,
+    FRAME,
+    ScoredGroup,
+    open_resume_log,
+    read_records,
+)
 
 KEY = {"list": "abc", "ratios": [0.0, 0.5]}
 SHAPE = (2, 5)
 
 
-def record(first: int) -> Record:
+def record(first: int) -> ScoredGroup:
     rng = torch.Generator().manual_seed(first)
-    return Record(first, [first, first + 2], torch.randn(2, 2, 5, generator=rng),
+    return ScoredGroup(first, [first, first + 2], torch.randn(2, 2, 5, generator=rng),
                   {first + 1: "bröken"})
 
 
-def same(one: Record, other: Record) -> bool:
+def same(one: ScoredGroup, other: ScoredGroup) -> bool:
     return (one.first, one.rows, one.failures) == (other.first, other.rows, other.failures) and (
         torch.equal(one.scores, other.scores))
 

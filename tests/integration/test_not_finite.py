@@ -115,6 +115,6 @@ def test_a_journal_with_such_scores_is_not_gone_on_with(tmp_path):
     journal = journals.open_resume_log(tmp_path, {"a": 1}, (1, 2))
     for first, value in ((0, 1.0), (1, float("nan")), (2, 2.0)):
         scores = torch.full((1, 1, 2), value)
-        journal.append(journals.Record(first, [first], scores, {}))
+        journal.append(journals.ScoredGroup(first, [first], scores, {}))
     journal.close()
     assert journals.open_resume_log(tmp_path, {"a": 1}, (1, 2)).done == {0, 2}

@@ -84,7 +84,7 @@ class Classification(Task):
         """Write the picture of the sweep, accuracies per class, predictions and the report."""
         dataset, folder = setup.loader.dataset, setup.output_dir
         labels = dataset.label_tensor()
-        pairs = {ratio: (found.scores, found.complete) for ratio, found in predictions.items()}
+        pairs = {ratio: (one.scores, one.complete) for ratio, one in predictions.items()}
         write_test_sweep(folder, results)
         if not self.multi_label:
             columns = {name_top1(setup.name_ratio(ratio)): pair for ratio, pair in pairs.items()}

@@ -46,7 +46,7 @@ class PooledFrames(nn.Module):
         return self.model.pool_frames(video)
 
 
-class Captions:
+class TokenizedTexts:
     """Texts as token ids, each different one once.
 
     Args:
@@ -104,7 +104,7 @@ class Retrieval(Task):
     def prepare(self, model: VideoCLIP) -> dict[str, Any]:
         """Tokenize the captions, and describe the list."""
         length = min(self.context_length, model.model.context_length)
-        self.captions = Captions(self.pairs.captions, length)
+        self.captions = TokenizedTexts(self.pairs.captions, length)
         return {"task": "retrieval", "list": self.pairs.source,
                 "captions": describe_pairs(self.pairs, self.captions)}
 
@@ -119,13 +119,13 @@ class Retrieval(Task):
         model, rows, texts = setup.model.model, [], None
         patches_text = not {f"model.{name}" for name in model.text_parameters()}.isdisjoint(
             setup.weights.names)
-        for ratio, found in predictions.items():
+        for ratio, one in predictions.items():
             if texts is None or patches_text:
                 with setup.weights.at(ratio):
                     texts = self.captions.encode(model)
 
-            def score(ratio=ratio, found=found, texts=texts):
-                return self._score(setup, ratio, found, texts) if distributed.is_main() else None
+            def score(ratio=ratio, one=one, texts=texts):
+                return self._score(setup, ratio, one, texts) if distributed.is_main() else None
 
             rows.append(distributed.all_gather_object(distributed.run_together(score))[0])
         return rows
@@ -194,7 +194,7 @@ class Retrieval(Task):
         )
 
 
-def describe_pairs(pairs: RetrievalList, captions: Captions) -> dict[str, Any]:
+def describe_pairs(pairs: RetrievalList, captions: TokenizedTexts) -> dict[str, Any]:
     """What the results say of the list; the log says what its reader should know."""
     facts = {
         "count": len(pairs.captions),

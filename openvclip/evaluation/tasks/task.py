@@ -106,8 +106,8 @@ class Task:
         self, setup: Setup, predictions: Mapping[float, Predictions]
     ) -> list[dict[str, Any]]:
         """Return what ``results.json`` says of each patching ratio; all processes call it."""
-        return [{"patching_ratio": setup.name_ratio(ratio), **self.score_videos(setup, found)}
-                for ratio, found in predictions.items()]
+        return [{"patching_ratio": setup.name_ratio(ratio), **self.score_videos(setup, one)}
+                for ratio, one in predictions.items()]
 
     def score_videos(self, setup: Setup, predictions: Predictions) -> dict[str, Any]:
         """Return what ``results.json`` says of one patching ratio."""
