@@ -101,8 +101,8 @@ def average_checkpoints(
         progress.update()
         return state
 
-    sources = Sources(names, load, load_original_clip(clip) if method.uses_clip else None,
-                      clip_first=start == 0)
+    original = load_original_clip(clip) if method.uses_clip and clip is not None else None
+    sources = Sources(names, load, original, clip_first=start == 0)
     merged = method.merge(sources)
     broken = find_not_finite(merged)
     if broken:

@@ -129,6 +129,7 @@ def load_export(
     if checkpoint is not None:
         check_exportable(checkpoint)
     model = load_patched(clip, checkpoint, patching_ratio).model.requires_grad_(False)
+    assert isinstance(model, CLIP)  # what it builds by default
     facts = {"openvclip": __version__, "arch": name_arch(model), **describe_source("clip", clip)}
     if checkpoint is not None:
         facts.update(describe_source("checkpoint", checkpoint))
@@ -269,6 +270,7 @@ def save_classifier(export: Export, path: Path) -> None:
     facts = {name: text for name, text in export.facts.items() if not name.startswith("checkpoint")}
     facts["classes"] = json.dumps(export.labels, ensure_ascii=False)
     facts["prompts"] = json.dumps(TEMPLATES)
+    assert export.classifier is not None  # the caller plans the file where there are labels
     scale = export.model.logit_scale.detach().clone()
     save_tensors({"embeddings": export.classifier, "logit_scale": scale}, path, facts)
 

@@ -9,12 +9,13 @@ CRC-32 that the zip file has of each member does not cover headers, padding and 
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import random
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ LEFTOVER = re.compile(r"^\.(checkpoint|partial|nonfinite)_epoch_.*\.tmp$")
 
 MARK = b"openvclip-xxh3-128:"
 # What files may carry, the newest first.
-CHECKSUMS = {MARK: xxhash.xxh3_128, b"openvclip-sha256:": hashlib.sha256}
+CHECKSUMS: dict[bytes, Any] = {MARK: xxhash.xxh3_128, b"openvclip-sha256:": hashlib.sha256}
 # A zip file ends in a record of 22 bytes, the last two of which are the size of the comment.
 ZIP_START, ZIP_END, ZIP_END_SIZE = b"PK\x03\x04", b"PK\x05\x06", 22
 
@@ -87,7 +88,7 @@ def save_file(path: str | Path, content: Any) -> Path:
         check_target(path)
         with create_new(temporary) as file:
             hashing = _HashingFile(file)
-            torch.save(content, hashing)
+            torch.save(content, cast(BinaryIO, hashing))  # it asks for write and flush only
             file.seek(-2, os.SEEK_END)
             file.write(_comment(MARK, hashing.hash))
             file.flush()
@@ -131,7 +132,7 @@ def _comment(mark: bytes, checksum: Any) -> bytes:
     return len(text).to_bytes(2, "little") + text
 
 
-def _find_damage(file: BinaryIO) -> str | None:
+def _find_damage(file: io.BufferedReader) -> str | None:
     """What is wrong with a file: "" for nothing, None if it carries no checksum."""
     size = file.seek(0, os.SEEK_END)
     for mark, make in CHECKSUMS.items():
@@ -148,7 +149,7 @@ def _find_damage(file: BinaryIO) -> str | None:
     return "its end is missing or damaged"
 
 
-def _hash_start(file: BinaryIO, count: int, checksum: Any) -> Any:
+def _hash_start(file: io.BufferedReader, count: int, checksum: Any) -> Any:
     """Hash the first ``count`` bytes, and the comment's size as torch writes it: 0."""
     file.seek(0)
     buffer = memoryview(bytearray(1 << 20))
@@ -303,10 +304,11 @@ def remove_leftovers(output_dir: str | Path) -> None:
 def get_random_state() -> dict[str, Any]:
     """State of Python's, NumPy's and torch's global generators, as plain values and tensors."""
     version, internal, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     state: dict[str, Any] = {
         "python": [version, list(internal), gauss],
-        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
+        "numpy": [name, torch.from_numpy(np.asarray(keys, np.int64)), position, has_gauss,
+                  cached],
         "torch": torch.get_rng_state(),
     }
     if torch.cuda.is_available():

@@ -9,6 +9,7 @@ import pickle
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -223,7 +224,7 @@ def _reading_error(path: Path, error: Exception) -> CheckpointError:
     )
 
 
-def _find_tensors(content: object, path: str | Path) -> dict[str, torch.Tensor]:
+def _find_tensors(content: Any, path: str | Path) -> dict[str, torch.Tensor]:
     if isinstance(content, Mapping):
         for key in CONTAINERS:
             if isinstance(content.get(key), Mapping):

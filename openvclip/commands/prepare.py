@@ -21,7 +21,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     load_opts(opts)
     parser = Parser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in PREPARERS.names():
+    for name in filter(None, PREPARERS.names()):
         preparer = PREPARERS.get(name)()
         text = preparer.help
         command = commands.add_parser(name, help=text, description=f"Lists of {name}: {text}.")

@@ -151,7 +151,7 @@ class _BaseReader:
         except FileNotFoundError:
             raise ConfigError(f"{path}: no such config file") from None
         except (OSError, ValueError, RuntimeError) as error:
-            if is_address(path):
+            if isinstance(error, OSError) and is_address(path):
                 raise ConfigError(describe_os_error(error)) from error
             raise ConfigError(f"{path!r}: no config file can have this name: {error}") from None
         if file in above:

@@ -35,9 +35,10 @@ class SafeYaml(yaml.SafeLoader):
         """Compose the next node, unless it makes too many values."""
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent):
-            if event.anchor in self.anchors and event.anchor not in self._sizes:
-                self._refuse(f"*{event.anchor} refers to itself", event)
-            self._add(self._sizes.get(event.anchor, 1), event)
+            anchor = event.anchor or ""  # yaml gives every alias one
+            if anchor in self.anchors and anchor not in self._sizes:
+                self._refuse(f"*{anchor} refers to itself", event)
+            self._add(self._sizes.get(anchor, 1), event)
             return super().compose_node(parent, index)
         before = self._count
         self._add(1, event)

@@ -49,7 +49,7 @@ def _unquote(text: str) -> str:
     return text
 
 
-def _scalar(value: Any, kind: type) -> Any:
+def _scalar(value: Any, kind: Any) -> Any:
     """Return ``value`` as ``kind`` or raise TypeError; only text and int to float are converted."""
     if kind is not str and isinstance(value, str):
         value = parse_text(value)  # among others 1e-5, which yaml 1.1 takes for a string
@@ -78,7 +78,7 @@ def expected(key: str, default: Any) -> str:
     """Say which values the key takes, for an error message."""
     if isinstance(default, (list, tuple)):
         kind = type(default[0]) if default else ELEMENTS.get(key)
-        names = {int: " of ints", float: " of numbers", str: " of strings"}
+        names: dict[Any, str] = {int: " of ints", float: " of numbers", str: " of strings"}
         return f"a list{names.get(kind, '')}, such as [1, 2]" if kind is not str else "a list"
     if default is None:
         return f"{_KINDS[OPTIONAL.get(key, str)]} or None"

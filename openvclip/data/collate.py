@@ -49,8 +49,10 @@ def collate(
 
 
 def _join(videos: list[torch.Tensor | PackedClips]) -> torch.Tensor | PackedBatch:
-    packed = isinstance(videos[0], PackedClips)
-    return PackedBatch(videos) if packed else torch.cat(videos)
+    packed = [video for video in videos if isinstance(video, PackedClips)]
+    if packed:  # then all of them are
+        return PackedBatch(packed)
+    return torch.cat([video for video in videos if isinstance(video, torch.Tensor)])
 
 
 def collate_to_hand_over(

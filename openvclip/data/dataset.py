@@ -262,7 +262,7 @@ class VideoDataset(Dataset):
         kept, (order,) = self._read(row, [request], drawn)
         cuts = drawn.cuts(kept, order)
         clips = self._pack(cuts)
-        if self.augment is None or not self.finish:
+        if self.augment is None or isinstance(clips, PackedClips):
             return clips
         return torch.stack([
             self.augment.erase(clip, rng)
@@ -312,4 +312,4 @@ class VideoDataset(Dataset):
             self.videos.paths[row], requests, self.sampling, multi_thread=self.multi_thread,
             keep=keep,
         )
-        return clips.frames, clips.indices
+        return list(clips.frames), clips.indices

@@ -35,7 +35,9 @@ CLIPS_PER_FORWARD = 8
 def _init_worker(_: int) -> None:
     # Workers share the cores by being several, not by having several threads.
     torch.set_num_threads(1)
-    leave_signals_to_parent(multiprocessing.parent_process().pid)
+    parent = multiprocessing.parent_process()
+    assert parent is not None and parent.pid is not None  # this runs in workers only
+    leave_signals_to_parent(parent.pid)
 
 
 class _DataLoader(DataLoader):
@@ -98,11 +100,20 @@ class Loader:
 
     def skip(self, done: Collection[int]) -> None:
         """Skip the evaluation groups that begin at the rows ``done``."""
-        self.sampler.skip(done)
+        self._eval_sampler().skip(done)
 
     def count_rows(self) -> int:
         """Return how many rows this process visits in an evaluation."""
-        return self.sampler.count_rows()
+        return self._eval_sampler().count_rows()
+
+    @property
+    def group(self) -> int:
+        """Rows of an evaluation that share a forward pass."""
+        return self._eval_sampler().group
+
+    def _eval_sampler(self) -> EvalSampler:
+        assert isinstance(self.sampler, EvalSampler), "a training has no groups"
+        return self.sampler
 
     def __len__(self) -> int:
         """Return the batches of a whole epoch on this process."""
@@ -278,7 +289,8 @@ def build_loader(
                 f"{dataset.videos.source} has {len(dataset)} rows, fewer than one batch: "
                 f"TRAIN.BATCH_SIZE is {batch}; lower it to {len(dataset)} or less"
             )
-        sampler = TrainSampler(len(dataset), batch, seed=cfg.RNG_SEED, **share)
+        sampler: TrainSampler | EvalSampler = TrainSampler(
+            len(dataset), batch, seed=cfg.RNG_SEED, **share)
     else:
         clips = dataset.clips_per_video
         group = max(1, min(batch, CLIPS_PER_FORWARD) // clips)

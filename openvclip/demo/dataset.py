@@ -160,6 +160,7 @@ def write_clip(path: str | Path, frames: np.ndarray, fps: int = world.FPS) -> No
     try:
         with replacing_file(path) as part, av.open(str(part), "w", format="mp4") as output:
             stream = output.add_stream(CODEC, rate=fps, options=CODEC_OPTIONS)
+            assert isinstance(stream, av.VideoStream)
             stream.height, stream.width = frames.shape[1:3]
             stream.pix_fmt = PIXELS
             stream.codec_context.thread_count = 1

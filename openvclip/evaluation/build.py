@@ -216,7 +216,7 @@ def build_resume_key(
         "keys": keys,
         "compiled": cfg.MODEL.COMPILE,
         "rows": hashlib.sha256(rows.encode("utf-8", "surrogateescape")).hexdigest(),
-        "group": loader.sampler.group,
+        "group": loader.group,
         "ratios": ratios,
         "patched_with": compute_file_hash(cfg.TEST.CLIP_ORI_PATH) if cfg.TEST.CLIP_ORI_PATH
         else facts["clip"]["sha256"],

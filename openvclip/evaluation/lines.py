@@ -75,7 +75,7 @@ class EvaluationLines:
         times = {"eta": left, "time_diff": self.seconds}
         if self.kind == "test_iter":
             return {"_type": self.kind, "split": self.kind, "cur_iter": str(self.done), **times}
-        stats = {"_type": self.kind, "epoch": self.epoch,
+        stats: dict[str, Any] = {"_type": self.kind, "epoch": self.epoch,
                  "iter": f"{self.done}/{self.iterations}", **times, **memory_stats(self.device)}
         if self.labels is not None and rows:
             accuracies = compute_accuracy(ensemble.scores[rows], self.labels[rows])

@@ -97,6 +97,7 @@ class ResumeLog:
             self._give_up(error)
 
     def _write(self, payload: bytes) -> None:
+        assert self._file is not None  # the caller asks
         data = FRAME.pack(MAGIC, len(payload), zlib.crc32(payload)) + payload
         if self._file.write(data) != len(data):
             raise OSError(f"{self.path}: written in part")

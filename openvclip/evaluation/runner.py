@@ -43,7 +43,8 @@ class Runner:
         resume_key: dict[str, Any] | None = None,
     ) -> None:
         self.task, self.setup, self.facts = task, setup, facts or {}
-        self.resume_key, self.resume_log = resume_key, None
+        self.resume_key = resume_key
+        self.resume_log: ResumeLog | None = None
 
     def run(self) -> dict[str, Any]:
         """Test, log and write the results; returns what ``results.json`` holds.
@@ -105,7 +106,8 @@ class Runner:
 
 def run_tests(runners: Iterable[Runner]) -> list[dict[str, Any]]:
     """Run tests one after another; each is asked for when the one before it is done."""
-    results, resume_logs = [], []
+    results: list[dict[str, Any]] = []
+    resume_logs: list[ResumeLog | None] = []
     for runner in runners:
         results.append(runner.run())
         resume_logs.append(runner.resume_log)

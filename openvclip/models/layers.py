@@ -135,7 +135,8 @@ class Attention(nn.Module):
         return self.out_proj(x.transpose(1, 2).flatten(2))
 
     def forward(self, x: torch.Tensor, causal: bool = False) -> torch.Tensor:
-        return self.attend(*self.project(x).chunk(3, dim=-1), causal=causal)
+        q, k, v = self.project(x).chunk(3, dim=-1)
+        return self.attend(q, k, v, causal=causal)
 
 
 class ResidualAttentionBlock(nn.Module):

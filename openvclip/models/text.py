@@ -141,9 +141,9 @@ def cache_key(
     """Return the sha256, in hex, of the text tower's weights and of everything else that counts."""
     digest = hashlib.sha256()
     for name, tensor in sorted(clip.text_parameters().items()):
-        tensor = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(memoryview(tensor.numpy()).cast("B"))
+        values = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
+        digest.update(memoryview(values.numpy()).cast("B"))
     rest: list = [CACHE_VERSION, list(names), list(templates), context_length]
     if descriptions is not None:
         rest[2] = {"descriptions": class_texts(names, descriptions=descriptions)}

@@ -106,10 +106,11 @@ def _read_open_clip_templates(name: str) -> tuple[str, ...]:
     """Read ``(lambda c: f'a photo of {c}.', ...)``: importing open_clip would take seconds."""
     path = find_in_open_clip("zero_shot_metadata.py", "open_clip's prompts")
     try:
-        lambdas = next(node.value.elts for node in ast.parse(read_text(path)).body
-                       if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name)
-        return tuple("".join(part.value if isinstance(part, ast.Constant) else "{}"
-                             for part in each.body.values) for each in lambdas)
+        lambdas: Any = next(
+            node.value for node in ast.parse(read_text(path)).body
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name)
+        return tuple("".join(str(part.value) if isinstance(part, ast.Constant) else "{}"
+                             for part in each.body.values) for each in lambdas.elts)
     except (AttributeError, StopIteration, SyntaxError) as error:
         raise DataError(f"{path} has no {name} that can be read; install the open_clip_torch of "
                         "constraints.txt, or give MODEL.TEXT_TEMPLATES a file") from error

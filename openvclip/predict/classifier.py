@@ -114,8 +114,9 @@ def load_model(
     options = find_video_options(checkpoint, config)
     given = {"temporal_type": temporal_type, "num_frames": num_frames,
              "sampling_rate": sampling_rate}
-    options = replace(options, **{k: None if v == "none" else v for k, v in given.items()
-                                  if v is not None})
+    changes: dict[str, Any] = {name: None if value == "none" else value
+                               for name, value in given.items() if value is not None}
+    options = replace(options, **changes)
     model = load_patched(name, checkpoint, patching_ratio, temporal_type=options.temporal_type,
                          num_frames=options.num_frames, backbone=options.backbone)
     return VideoClassifier(model.to(target).eval(), options, views=views, dtype=dtype,
@@ -152,7 +153,7 @@ class VideoClassifier:
         self.pixels = options.pixels(model.model.image_size)
         self.embed_dim = model.model.embed_dim
         self.logit_scale = float(model.model.logit_scale.detach().exp())
-        self._texts: dict[tuple[str, ...], torch.Tensor] = {}
+        self._texts: dict[str | tuple[str, ...], torch.Tensor] = {}
 
     def predict(self, video: str | Path, labels: Sequence[str], top_k: int = 5) -> Prediction:
         """Rank labels by how well they describe a video.

@@ -19,12 +19,12 @@ def read_labels(texts: Sequence[str] | None, file: str | Path | None) -> tuple[s
         ConfigError: neither or both are given.
         DataError: see :func:`check_labels` and :func:`openvclip.data.lists.labels.read_label_file`.
     """
-    if bool(texts) == bool(file):
-        raise ConfigError("give the labels either with --labels \"one, another\" or with "
-                          "--label-file FILE")
-    if file:
+    if file and not texts:
         return check_labels(read_label_file(file), where=f"--label-file {file}")
-    return check_labels(split_labels(texts), where="--labels")
+    if texts and not file:
+        return check_labels(split_labels(texts), where="--labels")
+    raise ConfigError("give the labels either with --labels \"one, another\" or with "
+                          "--label-file FILE")
 
 
 def check_labels(

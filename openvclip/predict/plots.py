@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 
 from openvclip.predict.results import Prediction, Timeline, printable, shorten
@@ -53,6 +55,7 @@ def draw_prediction(prediction: Prediction, note: str = "") -> Figure:
         note: a line below the title: which model, how many labels.
     """
     frames = prediction.frames
+    assert frames is not None, "the prediction was made without frames"
     clips, count, height, width, _ = frames.shape
     per_clip = -(-count // PER_LINE)
     shown = max(1, min(clips, LINES // per_clip))
@@ -61,9 +64,10 @@ def draw_prediction(prediction: Prediction, note: str = "") -> Figure:
     labels = [wrap_label(row.label) for row in prediction.ranking]
     bars = 0.55 + sum(0.17 + 0.15 * (1 + label.count("\n")) for label in labels)
     picture = shown * per_clip * tall
-    figure = Figure(figsize=(WIDTH, TITLE + picture + bars), layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.02, w_pad=0.03, hspace=0.0, wspace=0.0)
-    upper, lower = figure.subfigures(2, 1, height_ratios=[TITLE + picture, bars])
+    layout = ConstrainedLayoutEngine(h_pad=0.02, w_pad=0.03, hspace=0.0, wspace=0.0)
+    figure = Figure(figsize=(WIDTH, TITLE + picture + bars), layout=layout)
+    parts: Any = figure.subfigures(2, 1, height_ratios=[TITLE + picture, bars])
+    upper, lower = parts
     more = f" (the first {shown} of {clips} clips)" if shown < clips else ""
     _set_title(upper, prediction.video, note + more)
     grid = upper.subplots(shown * per_clip, across, squeeze=False)

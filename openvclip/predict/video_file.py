@@ -93,7 +93,7 @@ def read_views(
     with _ONE_LARGE if facts.pixels > LARGE else nullcontext():
         clips = read_clips(path, [ClipRequest(v, views) for v in range(views)], sampling,
                            keep=lambda image: take(np.rot90(image, turns)))
-    return clips if keep else replace(clips, frames=np.stack(clips.frames)), facts
+    return clips if keep else replace(clips, frames=np.stack(list(clips.frames))), facts
 
 
 def shrink(image: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -87,6 +87,7 @@ class _Open:
         return same
 
     def close(self, end: float) -> Window:
+        assert self.picture is not None  # the first frame sets it
         return Window(self.start, end, torch.stack(self.frames, dim=1), self.picture, self.count)
 
 
@@ -104,7 +105,8 @@ class _Shown:
     @cached_property
     def image(self) -> torch.Tensor:
         """float32 (3, size, size)."""
-        (crop,) = self.pixels.fixed(*self.rgb.shape[:2], 1)
+        height, width = self.rgb.shape[:2]
+        (crop,) = self.pixels.fixed(height, width, 1)
         out = np.empty((1, 3, 1, crop.size, crop.size), np.float32)
         resample(cut(self.rgb[None], crop), crop, self.pixels.normalisation(), [[(0, 0)]], out)
         return torch.from_numpy(out[0, :, 0])
@@ -117,7 +119,7 @@ class _Shown:
 
 def stream_windows(
     path: str, pixels: Pixels, *, num_frames: int, window: float, stride: float
-) -> Iterator[Window]:
+) -> Generator[Window, None, None]:
     """Decode a video once, from its start, and yield a clip for every window.
 
     Frame i of the window from ``s`` is the one shown at ``s + i * window / num_frames``. A last

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ class SetupCheck:
 
         Those of a half are drawn from the full map, as their own maps are made with the lists.
         """
-        if protocol.kind != "half":
+        if protocol.kind != "half" or protocol.of is None:
             return self._read(protocol.label_map)
         full = PROTOCOLS[protocol.of]
         space = self._read(full.label_map)
@@ -86,24 +86,24 @@ def name_prompts(prompts: dict[str, Any]) -> str:
 
 
 def _name_label_set(protocol: Protocol) -> str:
-    if protocol.kind != "half":
+    if protocol.kind != "half" or protocol.of is None:
         return protocol.label_map
     return f"draw {_draw_number(protocol)} of {PROTOCOLS[protocol.of].label_map}"
 
 
 def _draw_number(protocol: Protocol) -> int:
     """Which of the ten draws a half is, from 0: the end of its name."""
-    return int(re.search(r"\d+$", protocol.name)[0])
+    return int(re.findall(r"\d+$", protocol.name)[0])
 
 
-def count_trained(content: dict[str, Any]) -> int:
+def count_trained(content: Mapping[str, Any]) -> int:
     """Return how many of the tested videos are known to have been trained on."""
     overlap = content.get("tested_on_training")
     count = overlap.get("videos") if isinstance(overlap, dict) else 0
     return count if isinstance(count, int) else 0
 
 
-def say_trained(content: dict[str, Any]) -> str:
+def say_trained(content: Mapping[str, Any]) -> str:
     """Say how many of the tested videos were trained on."""
     return (f"{count_trained(content):,} of {content['videos']:,} videos are in the list that the "
             "weights were trained on")

@@ -107,11 +107,11 @@ def draw_ratio_sweep(
                   for name, style in styles.items()}
     height = 4.3 + 0.18 * max(len(curves) if several else 0, len(sets), 3)
     figure = Figure(figsize=(11 if tradeoffs else 6.5, height), layout="constrained")
-    left, *right = np.atleast_1d(figure.subplots(1, 2 if tradeoffs else 1))
-    for run, tested in curves.items():
-        for name, points in tested.items():
-            xs = sorted(points)
-            left.plot(xs, [points[x] for x in xs], linewidth=1.6, markersize=4,
+    left, *right = figure.subplots(1, 2 if tradeoffs else 1, squeeze=False)[0]
+    for run, measured in curves.items():
+        for name, accuracies in measured.items():
+            xs = sorted(accuracies)
+            left.plot(xs, [accuracies[x] for x in xs], linewidth=1.6, markersize=4,
                       color=runs[run] if several else by_set[name], **styles[name])
     left.set(xlabel="patching ratio (0: fine-tuned, 1: CLIP)", ylabel=metric, xlim=(-0.01, 1.01),
              ylim=(0, 100), title="Accuracy against the patching ratio")
@@ -139,7 +139,8 @@ def compute_tradeoff(
         return {}
     common = sorted(set.intersection(*(set(tested[name]) for name in names)))
     return {
-        ratio: tuple(fmean(tested[n][ratio] for n in group) for group in (zero_shot, trained))
+        ratio: (fmean(tested[name][ratio] for name in zero_shot),
+                fmean(tested[name][ratio] for name in trained))
         for ratio in common
     }
 
@@ -149,11 +150,12 @@ def _draw_tradeoff(
     colours: Mapping[str, Any], chosen: Mapping[str, float],
 ) -> None:
     lines, marks = [], []
-    look = {"fontsize": 7 if len(curves) > 1 else 8, "textcoords": "offset points", "va": "center"}
+    look: dict[str, Any] = {"fontsize": 7 if len(curves) > 1 else 8,
+                            "textcoords": "offset points", "va": "center"}
     for number, (run, points) in enumerate(curves.items()):
         lines += axes.plot(*zip(*points.values(), strict=True), "o-", color=colours[run],
                            label=run, markersize=4)
-        if (mark := chosen.get(run)) in points:
+        if (mark := chosen.get(run)) is not None and mark in points:
             marks += axes.plot(*points[mark], "*", color=colours[run], markersize=16,
                                label=f"{run}: chosen ratio {mark:g}")
         # Which point is which; neighbouring curves write to different sides of theirs.

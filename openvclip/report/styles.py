@@ -37,7 +37,7 @@ def colour_runs(runs: Sequence[str], kinds: Mapping[str, str] | None = None) -> 
 
 def style_sets(
     sets: Sequence[str], trained: Sequence[str] = ()
-) -> tuple[dict[str, Any], dict[str, dict[str, str]]]:
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """Return test set -> colour, for pictures of one run, and test set -> style of its line.
 
     Args:

@@ -65,7 +65,7 @@ def run_together(work: Callable[[], T]) -> T:
     Raises:
         OpenVCLIPError: what ``work`` raised here, or else the first error of another process.
     """
-    result, error = None, None
+    error: OpenVCLIPError | None = None
     try:
         result = work()
     except OpenVCLIPError as caught:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import secrets
 import stat
@@ -34,7 +35,7 @@ _KINDS = {stat.S_IFIFO: "a pipe (FIFO)", stat.S_IFCHR: "a device", stat.S_IFBLK:
 class UnfitFileError(OSError):
     """A path is a pipe, a device or a folder where a file is wanted, or the file is too large."""
 
-    def __init__(self, path: str | Path, what: str) -> None:
+    def __init__(self, path: str | os.PathLike[str], what: str) -> None:
         super().__init__(errno.EINVAL, what, str(path))
 
     def __str__(self) -> str:
@@ -58,13 +59,13 @@ def check_replaceable(path: str | Path) -> None:
             _refuse_others(path, status)
 
 
-def _refuse_others(path: str | Path, status: os.stat_result) -> None:
+def _refuse_others(path: str | os.PathLike[str], status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "no file")
         raise UnfitFileError(path, f"is {kind}, not a regular file")
 
 
-def open_regular(path: str | Path, most: int | None = None) -> BinaryIO:
+def open_regular(path: str | Path, most: int | None = None) -> io.BufferedReader:
     """Open a regular file for reading, without ever waiting for anything else.
 
     Args:
@@ -75,15 +76,15 @@ def open_regular(path: str | Path, most: int | None = None) -> BinaryIO:
         UnfitFileError: it is a pipe, a device or a folder, or larger.
         OSError, ValueError: as ``open``.
     """
-    path = local(path)
-    _refuse_others(path, os.stat(path))  # before it is opened: some devices act on that
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    where = local(path)
+    _refuse_others(where, os.stat(where))  # before it is opened: some devices act on that
+    descriptor = os.open(where, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         status = os.fstat(descriptor)
-        _refuse_others(path, status)
+        _refuse_others(where, status)
         if most is not None and status.st_size > most:
             raise UnfitFileError(
-                path, f"has {status.st_size:,} bytes; at most {most:,} are read of such a file")
+                where, f"has {status.st_size:,} bytes; at most {most:,} are read of such a file")
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)

@@ -85,7 +85,7 @@ def guarded_output() -> Iterator[GuardedStream]:
     output = GuardedStream(old[0] or _open_nowhere(), complain)
     if old[0] is None:
         output.lost = ""
-    sys.stdout, sys.stderr = output, errors  # type: ignore[assignment]
+    sys.stdout, sys.stderr = output, errors
     try:
         yield output
     finally:

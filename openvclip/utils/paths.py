@@ -111,7 +111,7 @@ def is_address(path: str | os.PathLike) -> bool:
     return _ADDRESS.match(text) is not None and not os.path.lexists(text)
 
 
-def local(path: str | os.PathLike) -> str | os.PathLike:
+def local(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
     """Return where a file is on this machine, fetched if it is an address; paths unchanged.
 
     Raises:
@@ -122,6 +122,7 @@ def local(path: str | os.PathLike) -> str | os.PathLike:
         return path
     text = os.fspath(path)
     scheme = _ADDRESS.match(text)
+    assert scheme is not None  # as is_address says
     address = f"{scheme[1]}://{text[scheme.end():]}"
     if not address.startswith(tuple(_prefixes)):
         raise OSError(errno.EPROTONOSUPPORT, f"no handler for {scheme[1]}:// is registered (see "

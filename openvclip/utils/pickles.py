@@ -7,7 +7,7 @@ by torch itself. Each operation is followed, keeping only the size of each value
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 # A tensor takes about 40 operations, so there is room for 25,000.
 MOST_STEPS = 1_000_000
@@ -96,7 +96,8 @@ class _Scan:
             raise ArchiveError("its pickle is cut off, damaged or not of torch's kind") from None
 
     def _run(self) -> None:
-        data, place, stack = self._data, self._place, []
+        data, place = self._data, self._place
+        stack: list[Any] = []
         memo: dict[int, int] = {}
         for step in range(self._steps, self._most_steps):
             code = data[place]

@@ -25,6 +25,10 @@ def list_choices(value: Any, allowed: tuple[Any, ...]) -> str:
     return f"{'one of ' if len(allowed) > 1 else 'only '}{names}{hint}"
 
 
+def _name(entry: Any) -> str:
+    return f"{entry.__module__}:{entry.__qualname__}"
+
+
 class Registry:
     """The entries of one door, by name.
 
@@ -52,10 +56,10 @@ class Registry:
         """
 
         def add(entry: T) -> T:
-            own = f"{entry.__module__}:{entry.__qualname__}"
+            own = _name(entry)
             taken = self._entries.get(name)
             if taken is not None:
-                by = taken if isinstance(taken, str) else f"{taken.__module__}:{taken.__qualname__}"
+                by = taken if isinstance(taken, str) else _name(taken)
                 if by != own:  # the same again is a module that was loaded a second time
                     raise ConfigError(f"{self.key} {name!r} is registered by {by} and by {own}; "
                                       "give one of them another name")

@@ -26,7 +26,7 @@ def load_torch(path: str | Path, *, mmap: bool = True, most_steps: int = MOST_ST
         ArchiveError: it would unpack to far more than its size.
         Exception: of many kinds, for damaged files and those that contain Python objects.
     """
-    path = local(path)
-    with open_regular(path) as file:
+    where = Path(local(path))
+    with open_regular(where) as file:
         zipped = check_weights(file, most_steps)
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipped)
+    return torch.load(where, map_location="cpu", weights_only=True, mmap=mmap and zipped)

@@ -48,7 +48,7 @@ class RandomErasing:
     ) -> tuple[int, int, int, int] | None:
         for _ in range(ATTEMPTS):
             area = rng.uniform(*AREA) * height * width / count
-            aspect = math.exp(rng.uniform(*(math.log(a) for a in ASPECT)))
+            aspect = math.exp(rng.uniform(math.log(ASPECT[0]), math.log(ASPECT[1])))
             h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
             if 0 < h < height and 0 < w < width:
                 top = int(rng.integers(0, height - h + 1))

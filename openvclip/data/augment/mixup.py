@@ -62,10 +62,11 @@ class Mixup:
         Returns:
             The mixed videos, as a new tensor, and soft labels (B, C).
         """
-        rng = generator
         if isinstance(generator, torch.Generator):
             number = torch.randint(2**62, (), generator=generator, device=generator.device)
             rng = np.random.default_rng(int(number))
+        else:
+            rng = generator
         target = self._smooth(label)
         if rng.uniform() >= self.prob:
             return video, target

@@ -125,8 +125,7 @@ class CaptionCollector:
         video, caption, where = entry
         if video is None:
             return UNREADABLE, where
-        key = caption_key(video) if isinstance(video, str) and is_text(video) else ""
-        if not key:
+        if not isinstance(video, str) or not is_text(video) or not (key := caption_key(video)):
             return UNREADABLE, f"{where}: {_short(video)} is not a path"
         if caption is None or caption == "":
             return EMPTY, video
@@ -174,7 +173,8 @@ def _nothing_left(captions: Sequence[str | Path], problems: dict[str, list[str]]
 
 
 def _compare(captions: CaptionFile, lists: Sequence[RawList]) -> dict[str, Any]:
-    rows, used = [], set()
+    rows: list[dict[str, Any]] = []
+    used: set[str] = set()
     for item in lists:
         match = captions.match(item.paths)
         used |= match.keys

@@ -132,9 +132,9 @@ def _read_csv(path: Path) -> Iterator[Entry]:
 
 def _header(row: list[str]) -> tuple[int, int] | None:
     names = [cell.strip().lower() for cell in row]
-    places = [next((names.index(name) for name in known if name in names), None)
-              for known in (VIDEO_FIELDS, CAPTION_FIELDS)]
-    return None if None in places else tuple(places)
+    video, caption = (next((names.index(name) for name in known if name in names), None)
+                      for known in (VIDEO_FIELDS, CAPTION_FIELDS))
+    return None if video is None or caption is None else (video, caption)
 
 
 class _Object(list):
@@ -151,8 +151,7 @@ def _from_pairs(pairs: Iterable[tuple[object, object]]) -> Iterator[Entry]:
 
 
 def _from_object(item: object, where: str) -> Iterator[Entry]:
-    video = item.field(VIDEO_FIELDS) if isinstance(item, _Object) else None
-    if video is None:
+    if not isinstance(item, _Object) or (video := item.field(VIDEO_FIELDS)) is None:
         yield Entry(None, None, f"{where}: not an object with a field {VIDEO_FIELDS[0]!r}")
     else:
         yield from _entries(video, item.field(CAPTION_FIELDS), where)

@@ -75,7 +75,7 @@ def run_isolated(
                     if again is not None or queue:
                         team.append(_Worker(function, again))
                     outcome = None
-                    if again is None:
+                    if again is None and worker.item is not None:
                         outcome = Outcome(worker.item, failure=death.failure, reason=str(death))
                 else:
                     if not worker.take_next(queue):
@@ -208,5 +208,7 @@ def _serve(pipe: connection.Connection, function: Callable[[str], Any]) -> None:
 
 def _end_with_parent() -> None:
     """End this process, even in the middle of an item, when its parent is gone."""
-    connection.wait([multiprocessing.parent_process().sentinel])
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this runs in workers only
+    connection.wait([parent.sentinel])
     os._exit(1)

@@ -12,9 +12,10 @@ import os
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 from openvclip.data.check.pool import CRASHED, TIMEOUT
 from openvclip.data.check.video import DAMAGED, OK, UNREADABLE
@@ -67,10 +68,10 @@ class Record:
             return cls(path, UNREADABLE, reason=getattr(error, "strerror", None) or str(error))
         if not stat.S_ISREG(status.st_mode):
             return cls(path, UNREADABLE, reason="is a folder, a pipe or a device, not a file")
-        state = {"size_bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+        record = cls(path, size_bytes=status.st_size, mtime_ns=status.st_mtime_ns)
         if not status.st_size:
-            return cls(path, UNREADABLE, reason="the file is empty", **state)
-        return cls(path, **state)
+            return replace(record, status=UNREADABLE, reason="the file is empty")
+        return record
 
     @classmethod
     def of_row(cls, row: Sequence[str]) -> Record:
@@ -79,7 +80,7 @@ class Record:
         Raises:
             ValueError: it is not such a row.
         """
-        values = {
+        values: dict[str, Any] = {
             name: read(text) for (name, read), text in zip(_READERS.items(), row, strict=True)
         }
         if values["status"] not in STATUSES:
@@ -91,7 +92,7 @@ class Record:
         return (self.size_bytes, self.mtime_ns) == (other.size_bytes, other.mtime_ns)
 
 
-def _reader(kind: str) -> Callable[[str], str | int | float | None]:
+def _reader(kind: Any) -> Callable[[str], str | int | float | None]:
     if kind == "str":
         return read_cell
     number = float if kind.startswith("float") else int

@@ -43,7 +43,7 @@ def find_shared(paths: Sequence[str], known: np.ndarray, prefix: str = "") -> li
         known: what :func:`hash_videos` returned for the other list.
         prefix: DATA.PATH_PREFIX of ``paths``.
     """
-    return np.isin(_hash_rows(paths, prefix), known).any(axis=1).nonzero()[0].tolist()
+    return np.flatnonzero(np.isin(_hash_rows(paths, prefix), known).any(axis=1)).tolist()
 
 
 def read_paths(csv: str | Path, separator: str, prefix: str) -> list[str] | None:

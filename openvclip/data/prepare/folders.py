@@ -69,7 +69,7 @@ def plan_folders(
             preparation.notes.append("test.csv is the validation set: the videos that are not "
                                      "trained on")
     preparation.unplaced.extend(describe_outside(reader.outside, space))
-    lists = preparation.add_lists(preparation.folder, rows, space)
+    lists = preparation.add_lists(root / "zs_label_db" / name, rows, space)
     preparation.counted.append(lists)
     preparation.add_extra(tree, reader.known)
     preparation.require_rows(tree, "videos such as 'class/video.mp4' or 'train/class/video.mp4'")

@@ -8,6 +8,8 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from openvclip.data.lists.draws import Draw
 from openvclip.data.lists.labels import LabelSpace, read_list
 from openvclip.data.lists.protocols import find_protocol
@@ -137,7 +139,7 @@ def _read_source(
         read_list(source / name, separator=",", num_classes=len(space))
         for name in ("train.csv", "test.csv")
     )
-    train, test = (list(zip(x.paths, x.labels.tolist(), strict=True)) for x in lists)
+    train, test = (list(zip(x.paths, np.asarray(x.labels).tolist(), strict=True)) for x in lists)
     _require_disjoint(train, test, source)
     return space, train, test
 

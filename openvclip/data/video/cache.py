@@ -27,7 +27,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -233,7 +232,7 @@ def _pack(key: str, source: _Source, arrays: dict[str, np.ndarray]) -> list[byte
     return [PREFIX.pack(MAGIC, checksum, len(header), at), *parts]
 
 
-def _load(file: BinaryIO, key: str, most: int) -> dict[str, np.ndarray]:
+def _load(file: io.BufferedReader, key: str, most: int) -> dict[str, np.ndarray]:
     """Read an entry; the arrays share one piece of memory and can be written to.
 
     Raises:

@@ -33,7 +33,7 @@ class Sampling:
     """
 
     num_frames: int = 8
-    sampling_rate: int = 8
+    sampling_rate: float = 8
     target_fps: float = 30.0
     use_offset: bool = False
     compat: str = PUBLISHED

@@ -132,11 +132,12 @@ class _Converter:
 
     def hold(self, frame: _Frame) -> None:
         """Note that a clip may take a frame."""
-        if frame.waits or self.keep is None:  # Whole frames in RGB take more room than before.
+        # Whole frames in RGB take more room than before.
+        if frame.waits or self.keep is None or frame.raw is None:
             return
         frame.waits = True
         self.waiting.append(frame)
-        self.bytes += sum(plane.buffer_size for plane in frame.raw.planes)
+        self.bytes += sum(int(plane.buffer_size) for plane in frame.raw.planes)
         if self.bytes > WAITING_BYTES:
             self.check_sizes(self.waiting)
             for one in self.waiting:
@@ -152,7 +153,7 @@ class _Converter:
 
     def convert(self, frame: _Frame) -> Any:
         """Return what is kept of a frame, and release the rest."""
-        if frame.raw is not None:
+        if frame.raw is not None and self.keep is not None:
             frame.part = self.keep(rgb_image(frame.raw, self.reformatter))
             frame.raw = None
         return frame.part
@@ -165,6 +166,7 @@ class _Converter:
         width, height = frames[0].size
         images = np.empty((len(frames), height, width, 3), np.uint8)
         for image, frame in zip(images, frames, strict=True):
+            assert frame.raw is not None  # without ``keep`` no frame is converted before
             image[:] = rgb_image(frame.raw, self.reformatter)
             frame.raw = None
         return images
@@ -199,7 +201,7 @@ class _Kept:
         if not self.wanted.isdisjoint(range(place, place + self.slack + 1)):
             self.held[stamp] = frame
             converter.hold(frame)
-        if self.done:
+        if self.done and self.last is not None:
             converter.hold(self.last)
         return self.done
 
@@ -207,7 +209,7 @@ class _Kept:
         return [self.stamps[i] for i in window_indices(self.window, len(self.stamps))]
 
     def frames(self) -> dict[int, _Frame]:
-        return {**self.held, self.stamps[-1]: self.last} if self.stamps else {}
+        return {**self.held, self.stamps[-1]: self.last} if self.last is not None else {}
 
 
 def _read_windows(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -39,14 +39,15 @@ class Classification(Task):
 
     def __init__(
         self,
-        class_names: list[str],
+        class_names: Sequence[str],
         *,
         method: str = "sum",
         multi_label: bool = False,
         facts: dict[str, Any] | None = None,
         writer: TensorboardWriter | None = None,
     ) -> None:
-        self.class_names, self.method, self.multi_label = class_names, method, multi_label
+        self.class_names: Sequence[str] = class_names
+        self.method, self.multi_label = method, multi_label
         self.facts, self.writer = facts or {}, writer
 
     @classmethod
@@ -96,17 +97,18 @@ class Classification(Task):
                 logger.info("wrote %s", path)
             if self.writer is not None and not self.multi_label:
                 tag = f"Test/ratio_{ratio:g}" if setup.ratios else "Test"
-                self._write_events(tag, setup, scores, labels, done)
+                self._write_events(self.writer, tag, setup, scores, labels, done)
         write_report(folder / "report.html", lambda: build_details(
             results, self.class_names, labels, list(pairs.values()), dataset,
             self._clips_in_score(setup),
         ))
 
     def _write_events(
-        self, tag: str, setup: Setup, scores: Tensor, labels: Tensor, done: Tensor
+        self, writer: TensorboardWriter, tag: str, setup: Setup, scores: Tensor, labels: Tensor,
+        done: Tensor,
     ) -> None:
-        self.writer.add_predictions(tag, scores[done], labels[done], 0)
-        self.writer.add_wrong_predictions(
+        writer.add_predictions(tag, scores[done], labels[done], 0)
+        writer.add_wrong_predictions(
             tag, setup.loader.dataset, scores, labels, done, 0, self._clips_in_score(setup))
 
     def _clips_in_score(self, setup: Setup) -> int:

@@ -19,7 +19,7 @@ from openvclip.metrics.retrieval import (
     count_ranks,
     find_worst,
 )
-from openvclip.models.backbone import CLIP
+from openvclip.models.backbone.backbone import Backbone
 from openvclip.models.text import embed_tokens
 from openvclip.models.video_clip import VideoCLIP
 from openvclip.report.retrieval_numbers import format_scores
@@ -65,7 +65,7 @@ class TokenizedTexts:
         ])
         self.truncated = int(cut[self.places].sum())
 
-    def encode(self, clip: CLIP) -> Tensor:
+    def encode(self, clip: Backbone) -> Tensor:
         """Encode all, shared by the processes: fp32 (N, D) on the CPU, each of length 1.
 
         The same text has the same embedding, and the numbers are the same floats for any number of
@@ -138,8 +138,9 @@ class Retrieval(Task):
         videos = F.normalize(predictions.scores, dim=-1)
         if setup.save_path is not None:
             self._save(setup.name_saved(ratio), videos, texts, done)
-        given = (tensor.to(setup.device) for tensor in (videos, texts, self.owner, done))
-        ranks = compute_ranks(*given)
+        device = setup.device
+        ranks = compute_ranks(videos.to(device), texts.to(device), self.owner.to(device),
+                              done.to(device))
         of_texts, of_videos = ranks.text_to_video.cpu(), ranks.video_to_text.cpu()
         known = done[self.owner]
         return {

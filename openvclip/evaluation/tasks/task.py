@@ -67,6 +67,7 @@ class Setup:
 
     def name_saved(self, ratio: float) -> Path:
         """Return ``save_path``; with several ratios each has its own, ``name_ratio0.30.ext``."""
+        assert self.save_path is not None  # the caller asks
         return name_predictions(self.save_path, ratio, several=len(self.ratios) > 1)
 
 

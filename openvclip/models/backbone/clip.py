@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -187,6 +188,7 @@ class CLIP(Backbone):
         normal(self.token_embedding.weight, std=0.02)
         normal(self.positional_embedding, std=0.01)
         normal(self.text_projection, std=width**-0.5)
+        block: Any
         for block in self.transformer.resblocks:
             normal(block.attn.in_proj_weight, std=width**-0.5)
             normal(block.attn.out_proj.weight, std=residual)

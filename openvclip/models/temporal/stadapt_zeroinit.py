@@ -28,8 +28,8 @@ class STAdapter(TemporalBlock):
         self.stadapt_down_1 = conv(width, half, kernel_size=1)
         self.stadapt_up_1 = conv(half, width, kernel_size=1)
         self.stadapt_conv3d_1 = conv(half, half, (3, 1, 1), padding="same", groups=half)
-        nn.init.zeros_(self.stadapt_up_1.weight)
-        nn.init.zeros_(self.stadapt_up_1.bias)
+        for parameter in self.stadapt_up_1.parameters():
+            nn.init.zeros_(parameter)
 
     def adapt(self, x: torch.Tensor) -> torch.Tensor:
         """(B·T, patches, D) -> (B·T, patches, D): what is added to the patch tokens."""
@@ -37,6 +37,7 @@ class STAdapter(TemporalBlock):
         clips = F.pad(x.unflatten(0, (-1, self.num_frames)), (0, 0, 0, 0, 1, 1))
         before, at, after = self.stadapt_conv3d_1.weight.flatten(1).unbind(1)  # (D / 2,) each
         x = clips[:, :-2] * before + clips[:, 1:-1] * at + clips[:, 2:] * after
+        assert self.stadapt_conv3d_1.bias is not None  # as conv makes it
         x = (x + self.stadapt_conv3d_1.bias).flatten(0, 1)
         return F.linear(x, self.stadapt_up_1.weight.flatten(1), self.stadapt_up_1.bias)
 

@@ -15,7 +15,7 @@ import pickletools
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import torch
@@ -115,12 +115,12 @@ def _read_pickle(path: Path) -> Any:
         return _Reader(data).load()
 
 
-def _check_operations(file: BinaryIO | mmap.mmap) -> None:
+def _check_operations(file: Any) -> None:
     """Refuse a pickle whose operations are not those of two tensors, before any is carried out."""
     for count, (operation, argument, _) in enumerate(pickletools.genops(file)):
         if operation.name in REFUSED or count >= MOST_OPCODES:
             raise pickle.UnpicklingError(f"its pickle is none of predictions ({operation.name})")
-        if "PUT" in operation.name and int(argument) > MOST_OPCODES:
+        if "PUT" in operation.name and int(argument or 0) > MOST_OPCODES:
             raise pickle.UnpicklingError("its pickle is none of predictions (a memo too large)")
         if isinstance(argument, int) and argument.bit_length() > LONGEST_NUMBER * 4:
             raise pickle.UnpicklingError("its pickle is none of predictions (a number too long)")
@@ -141,7 +141,8 @@ class _Kind:
     """Stands for a NumPy dtype."""
 
     def __init__(self, code: str, *_: Any) -> None:
-        self.code, self.order = str(code), "="
+        self.code = str(code)
+        self.order: Literal["<", ">", "="] = "="
 
     def __setstate__(self, state: tuple) -> None:
         self.order = state[1] if state[1] in ("<", ">") else "="
@@ -153,7 +154,7 @@ class _Kind:
         return dtype
 
 
-def _array(data: bytes, kind: _Kind, shape: Any, order: str) -> _Array:
+def _array(data: bytes, kind: _Kind, shape: Any, order: Literal["C", "F"]) -> _Array:
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
     values = np.frombuffer(data, kind.dtype()).reshape(shape, order=order)
     result = _Array()
