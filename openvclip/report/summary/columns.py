@@ -12,11 +12,18 @@ DATASETS = {
     "ucf101": "UCF-101", "hmdb51": "HMDB-51", "kinetics600": "K600", "kinetics400": "K400",
     "ssv2": "SSv2",
 }
-# Datasets in the order of the papers' tables, with the kinds of protocol that have a column.
+# Dataset and kind of the protocols of each column in the order of the papers' tables, the column's
+# name and what is tested.
+_SPLITS, _HALVES = "official test splits 1 to 3", "10 draws of half the classes"
 LAYOUT = (
-    ("ucf101", "full", "full"), ("ucf101", "split", "3 splits"), ("ucf101", "half", "half x 10"),
-    ("hmdb51", "full", "full"), ("hmdb51", "split", "3 splits"), ("hmdb51", "half", "half x 10"),
-    ("kinetics600", "split", "3 splits"), ("kinetics400", "full", "val"), ("ssv2", "full", "val"),
+    ("ucf101", "full", "full", "all videos"), ("ucf101", "split", "3 splits", _SPLITS),
+    ("ucf101", "half", "half x 10", _HALVES),
+    ("hmdb51", "full", "full", "all videos"), ("hmdb51", "split", "3 splits", _SPLITS),
+    ("hmdb51", "half", "half x 10", _HALVES),
+    ("kinetics600", "split", "3 splits", "validation videos of 3 draws of new classes"),
+    ("kinetics400", "full", "val",
+     "validation videos of the classes that models are trained on"),
+    ("ssv2", "full", "val", "validation videos"),
 )
 # Shown only where there are results: it is no zero-shot protocol of the published tables.
 OPTIONAL = {"ssv2_full"}
@@ -30,6 +37,7 @@ class Column:
     kind: str  # what it shows: the name of a protocol or of a number
     group: str = ""  # what it shows that of, such as a dataset
     protocols: tuple[Protocol, ...] = ()  # of several, mean and standard deviation are shown
+    tested: str = ""  # which of the dataset's videos
 
     @property
     def title(self) -> str:
@@ -43,27 +51,17 @@ class Column:
 
     def describe(self) -> str:
         """Say what is tested: how many lists, videos and classes."""
-        first = self.protocols[0]
-        counts = [protocol.rows for protocol in self.protocols]
-        low, high = min(counts), max(counts)
-        videos = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-        lists = {
-            "full": "all videos" if first.dataset in ("ucf101", "hmdb51") else "validation videos",
-            "split": "official test splits 1 to 3",
-            "half": f"{len(counts)} draws of half the classes",
-        }[first.kind]
-        if first.dataset == "kinetics600":
-            lists = "validation videos of 3 draws of new classes"
-        if first.dataset == "kinetics400":
-            lists += " of the classes that models are trained on"
+        counts = sorted(protocol.rows for protocol in self.protocols)
+        videos = f"{counts[0]:,}" + (f" to {counts[-1]:,}" if counts[0] != counts[-1] else "")
         each = " each" if self.several else ""
-        return f"{self.title}: {lists}; {videos} videos, {first.classes} classes{each}"
+        return (f"{self.title}: {self.tested}; {videos} videos, {self.protocols[0].classes} "
+                f"classes{each}")
 
 
 COLUMNS = tuple(
     Column(f"{dataset}_{kind}", shown, DATASETS[dataset], tuple(
-        p for p in PROTOCOLS.values() if (p.dataset, p.kind) == (dataset, kind)))
-    for dataset, kind, shown in LAYOUT
+        p for p in PROTOCOLS.values() if (p.dataset, p.kind) == (dataset, kind)), tested)
+    for dataset, kind, shown, tested in LAYOUT
 )
 COLUMN_OF = {protocol.name: column for column in COLUMNS for protocol in column.protocols}
 
@@ -85,19 +83,18 @@ def select_columns(names: Sequence[str] | None, present: Iterable[str]) -> list[
             column for column in COLUMNS
             if column.key not in OPTIONAL or any(p.name in present for p in column.protocols)
         ]
-    known: dict[str, set[str]] = {}
-    for column in COLUMNS:
-        for name in (column.key, *(x for p in column.protocols for x in (p.name, p.dataset))):
-            known.setdefault(name, set()).add(column.key)
-    wrong = [name for name in names if name not in known]
+    known = {
+        column.key: {column.key, *(x for p in column.protocols for x in (p.name, p.dataset))}
+        for column in COLUMNS
+    }
+    wrong = [name for name in names if not any(name in those for those in known.values())]
     if wrong:
-        rest = sorted({*DATASETS, *(column.key for column in COLUMNS)})
+        rest = sorted({*DATASETS, *known})
         raise ConfigError(
             f"--protocols {' '.join(wrong)}: unknown; use protocols such as ucf101_split1, or any "
             f"of {', '.join(rest)}"
         )
-    wanted = set().union(*(known[name] for name in names))
-    return [column for column in COLUMNS if column.key in wanted]
+    return [column for column in COLUMNS if not known[column.key].isdisjoint(names)]
 
 
 def name_protocols(protocols: Sequence[Protocol]) -> str:
