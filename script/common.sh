@@ -4,15 +4,15 @@
 # Settings, from the environment:
 #   ROOT      the clone of openvclip                    (default: the one this file is in)
 #   LISTS     folder with label_db and zs_label_db      (default: ROOT)
-#   PYTHON    the python to run                         (default: that of the active environment,
-#             then .venv of the clone, then python3)
+#   PYTHON    the Python to run                         (default: that of the active environment,
+#             then the clone's .venv, then python3)
 #   CLIP      the original CLIP                         (default: ~/.cache/clip/ViT-B-16.pt for b16)
 #   NUM_GPUS  GPUs of this machine, or of each node; 0 runs on the CPU      (default: 8)
 #   START, END  first and last epoch that average.sh averages, and that the testing scripts look for
-#             where CKPT is a folder                    (default: 2 and 22, as in the paper)
+#             if CKPT is a folder                       (default: 2 and 22, as in the paper)
 #   LAUNCHER  slurm: queue the run on NODES nodes (default: 1), with the options of
 #             tools/run_with_submitit.py in SLURM_OPTIONS, such as "--partition gpu"
-# Arguments of a script, KEY VALUE ..., override the config last of all. Commands are printed before
+# A script's arguments, KEY VALUE ..., override everything else. Commands are printed before
 # they are run.
 
 source "$(dirname "${BASH_SOURCE[0]}")/start.sh"
@@ -24,9 +24,9 @@ fail() {
 
 CLONE="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 ROOT="${ROOT:-$CLONE}"
-[ -f "$ROOT/tools/run_net.py" ] || fail "ROOT is $ROOT, which is no clone of openvclip"
+[ -f "$ROOT/tools/run_net.py" ] || fail "ROOT is $ROOT, which is not a clone of openvclip"
 ROOT="$(cd "$ROOT" && pwd)"
-# This clone is run, whichever is installed in the environment.
+# This clone is run, whatever is installed in the environment.
 export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
 LISTS="${LISTS:-$ROOT}"
 NUM_GPUS="${NUM_GPUS:-8}"
@@ -41,7 +41,7 @@ if [ -z "${PYTHON:-}" ]; then
     fi
 fi
 
-# use_backbone NAME: sets BACKBONE, and CLIP and PATCHING_RATIO (the paper's) where they are not set.
+# use_backbone NAME: sets BACKBONE, and CLIP and PATCHING_RATIO (the paper's) if they are not set.
 use_backbone() {
     local archive ratio=0.5
     case "$1" in
@@ -61,7 +61,7 @@ need_folder() {
     [ -d "${!1}" ] || fail "$1 is ${!1}, which is not a folder; set it to $2"
 }
 
-# need_clip: CLIP must name a file, or be a name of open_clip such as ViT-B-16.
+# need_clip: CLIP must be a file, or an open_clip name such as ViT-B-16.
 need_clip() {
     case "$CLIP" in
     */* | *.pt | *.pth | *.pyth | *.bin | *.safetensors)
@@ -72,7 +72,7 @@ other CLIP weights or to a name of open_clip"
 }
 
 need_python() {
-    command -v "$PYTHON" >/dev/null || fail "PYTHON is $PYTHON, which is not there"
+    command -v "$PYTHON" >/dev/null || fail "PYTHON is $PYTHON, which does not exist"
     "$PYTHON" -c 'import importlib.util as u, sys
 sys.exit(any(u.find_spec(name) is None for name in ("torch", "av", "fvcore")))' ||
         fail "PYTHON is $PYTHON, which lacks torch, av or fvcore; see INSTALL.md"
@@ -88,7 +88,7 @@ need_launcher() {
             fail "LAUNCHER=slurm, but there is no sbatch/srun here; start it on a node of the \
 cluster that has them, or leave LAUNCHER empty to run on this machine"
         ;;
-    *) fail "LAUNCHER is $LAUNCHER; leave it empty, or slurm" ;;
+    *) fail "LAUNCHER is $LAUNCHER; leave it empty, or set it to slurm" ;;
     esac
 }
 
@@ -98,14 +98,14 @@ need_list() {
 $PYTHON tools/prepare_labels.py $3"
 }
 
-# average_file FOLDER: the average of the training in FOLDER, as average.sh writes it and the tests
-# look for it.
+# average_file FOLDER: the average of the training run in FOLDER, where average.sh writes it and the
+# tests look for it.
 average_file() { echo "${1%/}/swa_${START:-2}_${END:-22}.pth"; }
 
-# processes: how many share a batch, over all nodes.
+# processes: number of processes that share a batch, over all nodes.
 processes() { echo $(((NUM_GPUS > 0 ? NUM_GPUS : 1) * ${NODES:-1})); }
 
-# test_batch: clips of a test batch; a process's share holds whole videos of 3 views.
+# test_batch: clips per test batch; a process's share consists of whole videos of 3 views.
 test_batch() {
     local clips=30
     [ "$BACKBONE" != l14 ] || clips=18
@@ -113,12 +113,12 @@ test_batch() {
     echo $((clips * $(processes)))
 }
 
-# run_net CONFIG KEY VALUE ...: start it, on this machine or (LAUNCHER=slurm) on a cluster, whose
+# run_net CONFIG KEY VALUE ...: start it on this machine or (LAUNCHER=slurm) on a cluster, whose
 # logs then go to JOB_DIR.
 run_net() {
     local config="$ROOT/configs/$1"
     shift
-    # bf16 is emulated by many CPUs: slower than fp32 there.
+    # Many CPUs emulate bf16, which is slower than fp32 there.
     [ "$NUM_GPUS" != 0 ] || set -- TRAIN.MIXED_PRECISION False "$@"
     need_launcher
     if [ "${LAUNCHER:-}" = slurm ]; then

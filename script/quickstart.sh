@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole method on real video in minutes, on a CPU: makes a virtual environment, videos and a
-# small CLIP; fine-tunes it plainly and by interpolated training; averages, patches and tests
+# small CLIP; fine-tunes it plainly and with interpolated training; averages, patches and tests
 # zero-shot; prints one table and draws accuracy against the patching ratio.
 #
 #   bash script/quickstart.sh            everything goes to runs/quickstart
@@ -20,7 +20,7 @@ OUT="${OUT:-runs/quickstart}"
 SEED="${SEED:-2}"
 export MPLBACKEND=Agg
 
-# What belongs to another seed must not be mixed in.
+# Results of another seed must not be mixed in.
 mkdir -p "$OUT"
 if [ -f "$OUT/seed" ] && [ "$(cat "$OUT/seed")" != "$SEED" ]; then
     echo "quickstart: $OUT was made with seed $(cat "$OUT/seed"), not $SEED; choose another OUT" >&2
@@ -89,7 +89,7 @@ test_run() {
     evaluate "$1" "$OUT/$1/checkpoints/checkpoint_epoch_00008.pyth" "[0.0]" trained unseen knew
     evaluate "$1_swa" "$OUT/$1/swa_5_8.pth" "$RATIOS" val_trained val_knew trained unseen knew
 }
-# The two runs side by side, on one core each; the log says which a line belongs to.
+# The two runs side by side, on one core each; the log says which run a line belongs to.
 for name in plain interpolated; do
     OMP_NUM_THREADS=1 test_run "$name" > >(sed -u "s/^/$name: /") 2>&1 &
     tests+=($!)

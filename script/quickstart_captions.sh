@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# After script/quickstart.sh: trains on captions of the same clips as well, with both towers, and
-# goes on as the quickstart does: averages, patches, tests zero-shot and video-text retrieval, and
-# puts everything into one table. About five minutes on two CPU cores.
+# After script/quickstart.sh: also trains on captions of the same clips, with both towers, and
+# continues as the quickstart does: averages, patches, tests zero-shot and video-text retrieval, and
+# puts everything into one table. Takes about five minutes on two CPU cores.
 #
 #   bash script/quickstart_captions.sh
 #
 # Run it again and it skips what is done. Settings, from the environment: OUT (the quickstart's
-# folder, runs/quickstart), SEED (2, as the quickstart's), and those of script/setup_env.sh.
+# folder, runs/quickstart), SEED (2, as in the quickstart), and those of script/setup_env.sh.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup_env.sh"
 cd "$ROOT"

@@ -5,7 +5,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup_env.sh"
 
 cd "$ROOT"
-# Many small tensors: threads would cost more than they bring, and several processes run at once.
+# Many small tensors: threads would cost more than they gain, and several processes run together.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" MPLBACKEND=Agg
 show "$PY" -m pytest "$@"
 exec "$PY" -m pytest "$@" </dev/null

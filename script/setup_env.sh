@@ -1,16 +1,16 @@
 # Sourced by the other scripts: makes or reuses a virtual environment with openvclip in it, and
-# sets ROOT (the clone) and PY (the environment's python). Commands are printed before they are run.
+# sets ROOT (the clone) and PY (the environment's Python). Commands are printed before they are run.
 #
 # Settings, from the environment:
 #   VENV         folder of the virtual environment  (default: .venv in the clone)
-#   PYTHON       the python that makes it           (default: python3)
+#   PYTHON       the Python that makes it           (default: python3)
 #   CONSTRAINTS  pins for pip; empty: none          (default: constraints.txt)
-#   SKIP_INSTALL set to 1 to use VENV as it is
+#   SKIP_INSTALL set to 1 to use VENV without installing anything
 
 source "$(dirname "${BASH_SOURCE[0]}")/start.sh"
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-# This clone is run, whichever is installed in the environment.
+# This clone is run, whatever is installed in the environment.
 export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
 VENV="${VENV:-$ROOT/.venv}"
 PYTHON="${PYTHON:-python3}"
@@ -22,7 +22,7 @@ env_fail() {
     exit 1
 }
 
-# One line that changes when what is installed should: the pins, pyproject.toml, the python, the clone.
+# A line that changes when a new installation is due: pins, pyproject.toml, Python, clone.
 env_fingerprint() {
     "$PY" - "$ROOT" "$CONSTRAINTS" <<'PYTHON'
 import hashlib, pathlib, sys
@@ -37,7 +37,7 @@ PYTHON
 
 env_setup() {
     local stamp="$VENV/openvclip-installed.sha256" wanted started=$SECONDS
-    # A venv that was cut off while it was made has a python but no pip.
+    # A venv whose creation was cut off has a python but no pip.
     if ! "$PY" -m pip --version >/dev/null 2>&1; then
         [ "${SKIP_INSTALL:-}" != 1 ] || env_fail "SKIP_INSTALL=1, but $PY is missing or has no pip"
         command -v "$PYTHON" >/dev/null || env_fail "no $PYTHON; install Python 3.10 or newer"
@@ -54,7 +54,7 @@ env_setup() {
         return 0
     fi
     echo "setup_env: installing openvclip into $VENV (first time: torch is large, minutes)"
-    # --no-compile: python compiles what it imports, which is much less than what is installed.
+    # --no-compile: Python compiles what it imports, which is much less than what is installed.
     "$PY" -m pip install --disable-pip-version-check --no-input --quiet --progress-bar off \
         --no-compile ${CONSTRAINTS:+-c "$CONSTRAINTS"} -e "$ROOT[dev]" </dev/null ||
         env_fail "pip failed; see above, and INSTALL.md"

@@ -113,7 +113,7 @@ def test_the_command_that_runs_is_printed_and_can_be_copied(name, fake, tmp_path
 
 def test_the_average_is_of_the_backbone_that_was_trained(fake):
     (fake["CKPT"] / "config.yaml").write_text("MODEL:\n  ARCH: vitb32\n")
-    assert "a training of b32, not of b16" in refusal("training/average.sh b16", **fake)
+    assert "a training run of b32, not of b16" in refusal("training/average.sh b16", **fake)
     assert start("training/average.sh b32", **fake).returncode == 0
 
 
@@ -236,7 +236,7 @@ def test_what_was_tested_is_not_tested_again(fake):
     done = fake["OUT"] / "ucf101_full" / "results.json"
     done.parent.mkdir(parents=True)
     done.touch()
-    assert "tested before" in start(script, **fake).stdout
+    assert "already tested" in start(script, **fake).stdout
     assert "--opts" in start(script, **fake, FORCE=1).stdout
 
 
@@ -257,7 +257,7 @@ BAD = [
     ({"LISTS": "/nonexistent"}, "tools/prepare_labels.py"),
     ({"PYTHON": "/nonexistent/python"}, "PYTHON is /nonexistent/python"),
     ({"NUM_GPUS": "many"}, "NUM_GPUS is many"),
-    ({"ROOT": "/"}, "ROOT is /, which is no clone"),
+    ({"ROOT": "/"}, "ROOT is /, which is not a clone"),
 ]
 
 
@@ -348,7 +348,7 @@ def test_a_suite_that_lists_do_not_fit_goes_on_with_the_others(fake):
     fake["UCF"] = fake["HMDB"] = fake["DATA"]
     finished = start("testing/zero_shot_suite.sh", **failing(fake, "*--check-lists*", 2))
     assert finished.returncode == 0  # Here the fake python derives everything all the same.
-    assert finished.stderr.count("going on without these") == 2
+    assert finished.stderr.count("continuing without these") == 2
 
 
 @pytest.mark.parametrize("code", [75, 130, 143])

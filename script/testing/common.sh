@@ -2,12 +2,12 @@
 # See ../common.sh for the settings that all scripts share.
 #
 # A test's results go to OUT/<protocol>, such as OUT/ucf101_split1. By default OUT is
-# testing/<checkpoint>_patched_<ratio> beside the checkpoint, and output/raw_<backbone> of the clone
-# for the untouched CLIP. What has a results.json already is left alone; FORCE=1 tests it again.
+# testing/<checkpoint>_patched_<ratio> next to the checkpoint, and output/raw_<backbone> in the clone
+# for the untouched CLIP. Tests that already have a results.json are skipped; FORCE=1 repeats them.
 #
 # Settings, from the environment:
-#   DATA   folder of the videos: the class folders of UCF-101 or HMDB-51, the folder of Kinetics
-#          that has val/
+#   DATA   folder of the videos: for UCF-101 or HMDB-51 the one with the class folders, for Kinetics
+#          the one with val/
 #   CKPT   the fine-tuned model: swa_2_22.pth, or the folder it is in
 #   PATCHING_RATIO  share of the original CLIP      (default: the paper's, 0.5, or 0.6 with l14)
 #   SPLIT  one or several. ucf: full, split1..3, half0..9; hmdb: these and union; k600: split1..3,
@@ -23,7 +23,7 @@ protocol_name() {
     esac
 }
 
-# protocol_files PROTOCOL: sets FOLDER and MAP, its list's folder and its label map below LISTS.
+# protocol_files PROTOCOL: sets FOLDER and MAP, its list's folder and its label map under LISTS.
 protocol_files() {
     local stem="${1%_*}"
     case "$1" in
@@ -36,7 +36,7 @@ protocol_files() {
     esac
 }
 
-# use_dataset NAME: sets DATASET, and SPLIT where it is not set.
+# use_dataset NAME: sets DATASET, and SPLIT if it is not set.
 use_dataset() {
     local split=full
     case "$1" in
@@ -60,8 +60,8 @@ how_to_prepare() {
     esac
 }
 
-# find_checkpoint: CKPT is a checkpoint, or the folder of a training that has been averaged: then
-# the average of START to END, or whichever there is where neither is set and there is only one.
+# find_checkpoint: CKPT is a checkpoint, or the folder of a training run that has been averaged: then
+# the average of START to END, or the only average there is if neither is set.
 find_checkpoint() {
     [ -n "${CKPT:-}" ] || fail "set CKPT to swa_2_22.pth, or to the folder it is in"
     if [ -d "$CKPT" ]; then
@@ -77,7 +77,7 @@ START and END, or CKPT to one of them"
     [ -f "$CKPT" ] || fail "CKPT is $CKPT, which is not a file; script/training/average.sh makes it"
 }
 
-# check_test KIND: everything that can be known before the first test.
+# check_test KIND: everything that can be checked before the first test.
 check_test() {
     need_clip
     need_python
@@ -97,7 +97,7 @@ test_protocol() {
     local kind="$1" protocol="$2" config weights
     shift 2
     if [ -f "$OUT/$protocol/results.json" ] && [ "${FORCE:-}" != 1 ]; then
-        echo "$protocol: tested before, $OUT/$protocol/results.json; FORCE=1 tests it again"
+        echo "$protocol: already tested, $OUT/$protocol/results.json; FORCE=1 tests it again"
         return 0
     fi
     protocol_files "$protocol"
@@ -128,8 +128,8 @@ print(len(json.load(open(sys.argv[1], encoding="utf-8"))))' "$LISTS/$MAP")" \
         "$@"
 }
 
-# test_dataset KIND BACKBONE DATASET KEY VALUE ...: every split that SPLIT names; what the first
-# needs and what the last needs is checked before the first is started.
+# test_dataset KIND BACKBONE DATASET KEY VALUE ...: every split that SPLIT names; the needs of all
+# of them are checked before the first is started.
 test_dataset() {
     local kind="$1" split
     use_backbone "$2"

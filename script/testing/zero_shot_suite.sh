@@ -4,11 +4,11 @@
 #   BACKBONE=b16 DATA=/data CKPT=output/b16 bash script/testing/zero_shot_suite.sh [KEY VALUE ...]
 #
 # UCF-101, HMDB-51 and Kinetics-600 are tested once each, on a list that has all videos and classes
-# of the others (hmdb_union, k600_union; of UCF-101 it is the full list), whose results follow from
-# its predictions. The lists are compared before anything is tested. EACH=1 tests every protocol by
-# itself instead, which decodes six times as many videos.
-# A dataset without a folder is left out. A protocol that fails is listed at the end, where the
-# suite then ends with 1; the others go on. Run it again to go on after an interruption.
+# of the others (hmdb_union, k600_union; for UCF-101 it is the full list); the others' results are
+# derived from its predictions. The lists are compared before anything is tested. EACH=1 tests every
+# protocol by itself instead, which decodes six times as many videos.
+# A dataset without a folder is skipped. If a protocol fails, the others still run; it is listed at
+# the end, and the suite exits with 1. Run it again to resume after an interruption.
 set -euo pipefail
 
 BACKBONE="${BACKBONE:-b16}" # b32, b16 or l14
@@ -29,7 +29,7 @@ check_test "$KIND"
 NUMBERS="split1 split2 split3"
 HALVES="half0 half1 half2 half3 half4 half5 half6 half7 half8 half9"
 
-FAILED=() # names of protocols, and of what else
+FAILED=() # names of protocols and other steps
 
 # attempt COMMAND ...: its exit code, in CODE, does not end the suite, unless it was interrupted.
 attempt() {
@@ -40,11 +40,11 @@ attempt() {
     )
     CODE=$?
     set -e
-    # Told to stop: Ctrl-C, SIGTERM, or a run that a cluster takes back.
+    # A request to stop: Ctrl-C, SIGTERM, or preemption by a cluster.
     case "$CODE" in 75 | 130 | 143) exit "$CODE" ;; esac
 }
 
-# derive WHAT ...: derive_results.py on the lists of this suite.
+# derive ARGUMENTS ...: derive_results.py on the lists of this suite.
 derive() { start "$PYTHON" "$ROOT/tools/derive_results.py" --root "$LISTS" "$@"; }
 
 # check_dataset DATASET WHOLE PARTS: the lists of what will be tested, before anything is.
@@ -56,11 +56,11 @@ check_dataset() {
     done
     if [ "$EACH" != 1 ] && [ -n "$parts" ]; then
         attempt derive --check-lists "$(protocol_name "$dataset" "$whole")"
-        [ "$CODE" = 0 ] || echo "$(basename "$0"): going on without these" >&2
+        [ "$CODE" = 0 ] || echo "$(basename "$0"): continuing without these" >&2
     fi
 }
 
-# run_dataset DATASET WHOLE PARTS: test it, and derive what follows.
+# run_dataset DATASET WHOLE PARTS: test it, and derive the rest.
 run_dataset() {
     local dataset="$1" whole="$2" parts="$3" split name
     for split in $(tested "$whole" "$parts"); do
@@ -79,7 +79,7 @@ tested() {
     if [ "$EACH" = 1 ]; then echo "${1#union} $2"; else echo "$1"; fi
 }
 
-# note_underived DATASET WHOLE PARTS: those that have a list and no results.
+# note_underived DATASET WHOLE PARTS: those that have a list but no results.
 note_underived() {
     local split name found=0
     for split in $3; do
@@ -93,7 +93,7 @@ note_underived() {
     [ "$found" = 1 ] || FAILED+=("what follows from $2")
 }
 
-# find_dataset NAME FOLDER TITLE: sets NAME, if it is not set, to DATA/FOLDER where that is there.
+# find_dataset NAME FOLDER TITLE: sets NAME, if it is not set, to DATA/FOLDER if that exists.
 find_dataset() {
     if [ -n "${!1}" ]; then
         need_folder "$1" "the folder of the dataset"

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Average the epochs of a training: the mean of checkpoints 2 to 22, as the paper does.
+# Average the epochs of a training run: the mean of checkpoints 2 to 22, as in the paper.
 #
 #   CKPT=output/b16 bash script/training/average.sh BACKBONE
 #
-# BACKBONE is b32, b16 or l14, and must be what the training in CKPT trained.
+# BACKBONE is b32, b16 or l14, and must be the one trained in CKPT.
 set -euo pipefail
 
-CKPT="${CKPT:-}"     # folder of the training
-START="${START:-2}"  # first epoch that is averaged
+CKPT="${CKPT:-}"     # folder of the training run
+START="${START:-2}"  # first epoch to average
 END="${END:-22}"     # last epoch, included
 
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
@@ -20,7 +20,7 @@ if [ -f "$CKPT/config.yaml" ]; then
     case "$trained" in
     vitb32 | vitb16 | vitl14)
         [ "$trained" = "vit$BACKBONE" ] ||
-            fail "CKPT is $CKPT, a training of ${trained#vit}, not of $BACKBONE"
+            fail "CKPT is $CKPT, a training run of ${trained#vit}, not of $BACKBONE"
         ;;
     esac
 fi

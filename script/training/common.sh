@@ -1,11 +1,11 @@
-# Sourced by the training scripts: checks what they were given and starts the training on
+# Sourced by the training scripts: checks their settings and starts training on
 # Kinetics-400. See ../common.sh for the settings that all scripts share.
 #
-# DATA is the folder with train/ and val/, CKPT the folder for checkpoints and results. On Slurm:
-# LAUNCHER=slurm NODES=2 SLURM_OPTIONS="--partition gpu". Start it again to resume.
+# DATA is the folder with train/ and val/, CKPT the folder for checkpoints and results. On Slurm set
+# LAUNCHER=slurm NODES=2 SLURM_OPTIONS="--partition gpu". Start a script again to resume.
 
-BATCH_SIZE="${BATCH_SIZE:-64}"          # videos of a batch, over all GPUs
-VIDEOS_AT_ONCE="${VIDEOS_AT_ONCE:-8}"   # of which a GPU computes so many at once
+BATCH_SIZE="${BATCH_SIZE:-64}"          # videos per batch, over all GPUs
+VIDEOS_AT_ONCE="${VIDEOS_AT_ONCE:-8}"   # of which a GPU computes this many at a time
 EPOCHS="${EPOCHS:-22}"                  # 2 of them warm-up
 
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
@@ -28,7 +28,7 @@ train() {
     shared="$(processes)"
     ((BATCH_SIZE % shared == 0)) ||
         fail "BATCH_SIZE is $BATCH_SIZE, which $shared processes cannot share equally"
-    # With fewer GPUs the batch stays what the rates are made for: each computes its share in parts.
+    # With fewer GPUs the batch keeps the size that the rates fit: each computes its share in parts.
     parts=$(((BATCH_SIZE / shared + VIDEOS_AT_ONCE - 1) / VIDEOS_AT_ONCE))
     JOB_DIR="$CKPT/slurm" run_net "Kinetics/TemporalCLIP_vit${BACKBONE}_8x16_STAdapter.yaml" \
         DATA.PATH_TO_DATA_DIR "$LISTS/$LIST" \

@@ -165,4 +165,4 @@ def test_the_suite_ends_in_the_table(ran, world):
         assert derived["videos"] == tested["videos"]
     again = world.run("testing/zero_shot_suite.sh", DATA=world.root, CKPT=ckpt, OUT=out)
     assert again.returncode == 0, again.stdout + again.stderr
-    assert again.stdout.count("tested before") == 4
+    assert again.stdout.count("already tested") == 4
