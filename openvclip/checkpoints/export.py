@@ -1,7 +1,7 @@
 """Writing a model for other programs: OpenAI's names, open_clip, and the text classifier.
 
-All three are frames seen one at a time: neither layout knows of the temporal view, which has no
-weights. So a checkpoint with weights of its own for time, or a tuned head, cannot be exported.
+All three see frames one at a time: neither layout knows about the temporal view, which has no
+weights. A checkpoint with temporal weights of its own, or a tuned head, cannot be exported.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from openvclip.utils.logging import get_logger
 logger = get_logger(__name__)
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
-# What a training checkpoint's config says of the clips that its weights were made for.
+# What a training checkpoint's config says about the clips for which its weights were made.
 TEMPORAL_KEYS = ("MODEL.TEMPORAL_MODELING_TYPE", "DATA.NUM_FRAMES", "DATA.SAMPLING_RATE",
                  "DATA.MEAN", "DATA.STD")
 
 
 @dataclass
 class Export:
-    """What is to be written.
+    """What to write.
 
     Attributes:
         model: the CLIP, patched, its image tower without temporal modelling.
@@ -66,12 +66,12 @@ def export_model(
     Args:
         clip, checkpoint, patching_ratio, labels: see :func:`load_export`.
         output: folder to write to.
-        name: beginning of the files' names.
+        name: beginning of the file names.
         layout: ``openai`` writes ``NAME.safetensors``, ``open_clip`` writes ``NAME-open_clip.pt``
             and the model's config ``NAME-open_clip.json``, ``both`` all three. With ``labels``
-            there is ``NAME-classifier.safetensors`` as well.
+            there is also ``NAME-classifier.safetensors``.
         dtype: ``fp32``, or ``fp16`` as OpenAI's archives are (LayerNorm stays in fp32).
-        overwrite: replace files that exist.
+        overwrite: replace existing files.
 
     Returns:
         The files.
@@ -104,20 +104,20 @@ def load_export(
     clip: str | Path, *, checkpoint: str | Path | None = None,
     patching_ratio: float | None = None, labels: Sequence[str] = (),
 ) -> Export:
-    """Load what a test would compute with: the CLIP, or a checkpoint, patched.
+    """Load the weights that a test would use: the CLIP, or a checkpoint, patched.
 
-    As in testing, the classifier is made by the text tower that is exported.
+    As in testing, the classifier is made by the exported text tower.
 
     Args:
-        clip: file, or name of open_clip, of the original CLIP.
+        clip: file, or open_clip name, of the original CLIP.
         checkpoint: a training checkpoint or averaged file; None takes ``clip`` itself.
-        patching_ratio: share of ``clip`` in the weights, 0 to 1; None takes the checkpoint as it
-            is.
-        labels: class names of the classifier; none, no classifier.
+        patching_ratio: share of ``clip`` in the weights, 0 to 1; None takes the unpatched
+            checkpoint.
+        labels: class names of the classifier; without them there is no classifier.
 
     Raises:
         ConfigError: a ratio without a checkpoint or outside 0 .. 1.
-        CheckpointError: a file is missing, damaged, holds NaN or does not fit.
+        CheckpointError: a file is missing, damaged, contains NaN or does not fit.
         DataError: a class name is too long.
     """
     if patching_ratio is not None and checkpoint is None:
@@ -142,7 +142,7 @@ def load_export(
 
 
 def describe_source(name: str, path: str | Path) -> dict[str, str]:
-    """Return where weights came from, with the SHA-256 if that is a file."""
+    """Return where weights came from, with the SHA-256 of a file."""
     digest = compute_file_hash(path)
     return {name: str(path), **({f"{name}_sha256": digest} if digest else {})}
 
@@ -167,7 +167,7 @@ def check_exportable(path: str | Path) -> None:
 
 
 def read_temporal_settings(path: str | Path) -> dict[str, str]:
-    """Return TEMPORAL_KEYS of the training that a checkpoint is from; {} where that is unknown."""
+    """Return TEMPORAL_KEYS of the training run that a checkpoint is from; {} if that is unknown."""
     try:
         config = find_training_config(path)
     except CheckpointError:
@@ -188,7 +188,7 @@ def read_temporal_settings(path: str | Path) -> dict[str, str]:
 
 
 def plan_files(output: Path, name: str, layout: str, classifier: bool) -> dict[str, Path]:
-    """Return what will be written, by kind."""
+    """Return the files to write, by kind."""
     paths = {}
     if layout in ("openai", "both"):
         paths["openai"] = output / f"{name}.safetensors"
@@ -201,7 +201,7 @@ def plan_files(output: Path, name: str, layout: str, classifier: bool) -> dict[s
 
 
 def describe_model(config: CLIPConfig) -> dict:
-    """Return the config that open_clip builds a CLIP of these sizes from (its ``NAME.json``)."""
+    """Return the config from which open_clip builds a CLIP of these sizes (its ``NAME.json``)."""
     vision_heads, text_heads = num_heads(config.vision_width), num_heads(config.text_width)
     vision = {"image_size": config.image_size, "layers": config.vision_layers,
               "width": config.vision_width, "patch_size": config.patch_size}
@@ -218,7 +218,7 @@ def describe_model(config: CLIPConfig) -> dict:
 
 
 def write_export(export: Export, paths: Mapping[str, Path], dtype: str = "fp32") -> None:
-    """Write the files that :func:`plan_files` names; they change their names when all are whole."""
+    """Write the files of :func:`plan_files`; they get their names when all are complete."""
     state = cast_weights(export.model, DTYPES[dtype])
     facts = {**export.facts, "dtype": dtype}
     writers = {
@@ -239,9 +239,9 @@ def write_export(export: Export, paths: Mapping[str, Path], dtype: str = "fp32")
 
 
 def save_archive(content: Mapping[str, object], output: Path) -> None:
-    """Write what ``torch.load`` reads; the same content gives the same bytes.
+    """Write a file for ``torch.load``; the same content gives the same bytes.
 
-    By the file: given a name, torch.save puts that into what it writes.
+    It writes to an open file: given a name, torch.save puts that into the content.
     """
     with open(output, "wb") as file:
         torch.save(content, file)
@@ -258,7 +258,7 @@ def cast_weights(model: CLIP, dtype: torch.dtype) -> StateDict:
 
 
 def save_tensors(tensors: StateDict, path: Path, facts: dict[str, str]) -> None:
-    """Write a ``.safetensors`` file, readable by whom the umask allows, as other files are."""
+    """Write a ``.safetensors`` file with the umask's permissions, like other files."""
     path.touch()
     mode = path.stat().st_mode
     save_file(tensors, path, {"format": "pt", **facts})
@@ -276,7 +276,7 @@ def save_classifier(export: Export, path: Path) -> None:
 
 
 def describe_loading(paths: Sequence[Path]) -> str:
-    """Return the lines of Python that load what was written for open_clip there."""
+    """Return the lines of Python that load the open_clip files there."""
     config = next(path for path in paths if path.suffix == ".json")
     known = find_name(parse_json(config.read_text(encoding="utf-8")))
     create = (f'open_clip.create_model("{known or config.stem}", '

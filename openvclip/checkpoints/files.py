@@ -1,4 +1,4 @@
-"""Training checkpoints: written whole or not at all, checked and read without unpickling code.
+"""Training checkpoints: written completely or not at all, checked and read without unpickling code.
 
 A file is torch's zip file. Its comment, at the file's end, holds a checksum of all that is before:
 it comes and goes with the file, and whatever reads zip files or calls ``torch.load`` skips it. The
@@ -35,12 +35,12 @@ from openvclip.utils.torch_files import load_torch
 
 FOLDER = "checkpoints"
 PATTERN = re.compile(r"^checkpoint_epoch_(\d{5})\.pyth$")
-# Inside an epoch. The name shares nothing with the above, so that nobody averages such files.
+# Within an epoch. The name shares nothing with the above, so that such files are not averaged.
 PARTIAL = re.compile(r"^partial_epoch_(\d{5})_iter_(\d{7})\.pyth$")
 LEFTOVER = re.compile(r"^\.(checkpoint|partial|nonfinite)_epoch_.*\.tmp$")
 
 MARK = b"openvclip-xxh3-128:"
-# What files may carry, the newest first.
+# Checksums that files may carry, newest first.
 CHECKSUMS: dict[bytes, Any] = {MARK: xxhash.xxh3_128, b"openvclip-sha256:": hashlib.sha256}
 # A zip file ends in a record of 22 bytes, the last two of which are the size of the comment.
 ZIP_START, ZIP_END, ZIP_END_SIZE = b"PK\x03\x04", b"PK\x05\x06", 22
@@ -49,7 +49,7 @@ logger = get_logger(__name__)
 
 
 class _HashingFile:
-    """What ``torch.save`` writes to: passes bytes on and hashes them."""
+    """The stream for ``torch.save``: passes bytes on and hashes them."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -78,8 +78,8 @@ def save_file(path: str | Path, content: Any) -> Path:
     file carries its checksum.
 
     Raises:
-        CheckpointError: the file cannot be written (a full disk, no permission); an older file of
-            that name is then still there.
+        CheckpointError: the file cannot be written (a full disk, no permission); an older file with
+            that name then still exists.
     """
     path = Path(path)
     temporary = temporary_name(path)
@@ -98,7 +98,7 @@ def save_file(path: str | Path, content: Any) -> Path:
         temporary.unlink(missing_ok=True)
         raise CheckpointError(
             f"cannot write {path}: {first_line(error)}; free space or choose another "
-            "OUTPUT_DIR; what was there before is still there"
+            "OUTPUT_DIR; the previous file is still there"
         ) from error
     return path
 
@@ -107,10 +107,10 @@ def verify_file(path: str | Path) -> bool:
     """Compare a file with the checksum that it carries.
 
     Returns:
-        False if it carries none, as files of other programs do; they are not checked.
+        False if it carries none, like files of other programs; they are not checked.
 
     Raises:
-        CheckpointError: the file is not what was written, or its end is missing.
+        CheckpointError: the file is not as it was written, or its end is missing.
     """
     path = local_weights(path)
     try:
@@ -133,7 +133,7 @@ def _comment(mark: bytes, checksum: Any) -> bytes:
 
 
 def _find_damage(file: io.BufferedReader) -> str | None:
-    """What is wrong with a file: "" for nothing, None if it carries no checksum."""
+    """Return what is wrong with a file: "" for nothing, None if it carries no checksum."""
     size = file.seek(0, os.SEEK_END)
     for mark, make in CHECKSUMS.items():
         start = file.seek(max(size - len(_comment(mark, make())), 0))
@@ -164,9 +164,9 @@ def _hash_start(file: io.BufferedReader, count: int, checksum: Any) -> Any:
 
 
 def load_file(path: str | Path, *, verify: bool = True) -> dict:
-    """Read a file of :func:`save_file` onto the CPU, tensors memory-mapped.
+    """Read a file from :func:`save_file` onto the CPU, tensors memory-mapped.
 
-    Files of other programs, which carry no checksum, are read too, in either format of torch.
+    Files of other programs, which carry no checksum, are also read, in either format of torch.
 
     Args:
         path: the file, or its address (:mod:`openvclip.utils.paths`).
@@ -186,7 +186,7 @@ def load_file(path: str | Path, *, verify: bool = True) -> dict:
     except Exception as error:  # torch raises many kinds for damaged files
         raise CheckpointError(
             f"cannot read checkpoint {path} ({path.stat().st_size} bytes): {first_line(error)}; "
-            "it is damaged or no checkpoint: delete it or give another"
+            "it is damaged or not a checkpoint: delete it or give another"
         ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a checkpoint")
@@ -208,13 +208,13 @@ def _names(folder: str | Path) -> list[str]:
 
 
 def list_checkpoints(folder: str | Path) -> dict[int, Path]:
-    """Checkpoints in ``folder`` by number, in ascending order; none from inside an epoch."""
+    """Checkpoints in ``folder`` by number, in ascending order; none from within an epoch."""
     matches = filter(None, map(PATTERN.match, _names(folder)))
     return {int(match[1]): Path(folder) / match[0] for match in matches}
 
 
 def list_partials(folder: str | Path) -> dict[tuple[int, int], Path]:
-    """Files from inside an epoch, by (whole epochs, iterations of the next), in ascending order."""
+    """Files from within an epoch, by (whole epochs, iterations of the next), in ascending order."""
     matches = filter(None, map(PARTIAL.match, _names(folder)))
     return {(int(match[1]) - 1, int(match[2])): Path(folder) / match[0] for match in matches}
 
@@ -222,7 +222,7 @@ def list_partials(folder: str | Path) -> dict[tuple[int, int], Path]:
 def load_last_checkpoint(output_dir: str | Path) -> tuple[Path, dict] | None:
     """Read the newest usable checkpoint of a run, or return None if it has none.
 
-    A damaged one, or one that holds another moment than its name says, is reported, and the one
+    A damaged one, or one from another moment than its name says, is reported, and the one
     before it is used.
     """
     folder = Path(output_dir) / FOLDER
@@ -252,7 +252,7 @@ def _check_position(content: dict, position: tuple[int, int], path: Path) -> Non
 
 @dataclass(frozen=True)
 class Keep:
-    """Which epoch checkpoints stay when a newer one has been written.
+    """Which epoch checkpoints to keep when a newer one has been written.
 
     Attributes:
         last: how many of the newest; 0 keeps all.
@@ -267,7 +267,7 @@ class Keep:
     end: int = 0
 
     def drop(self, numbers: list[int], newest: int) -> list[int]:
-        """Return which of ``numbers`` go once ``newest`` is there; never that or a later one."""
+        """Return which ``numbers`` to delete once ``newest`` exists; never that or a later one."""
         if self.last == 0:
             return []
         recent = sorted(n for n in numbers if n <= newest)[-self.last:]
@@ -277,12 +277,12 @@ class Keep:
 
 
 def remove_outdated(output_dir: str | Path, position: tuple[int, int], keep: Keep) -> None:
-    """Delete what is not needed once the state at ``position`` has been written.
+    """Delete files that are not needed once the state at ``position`` has been written.
 
     Args:
-        output_dir: the run's.
+        output_dir: the run's folder.
         position: (whole epochs, iterations of the next one) of the newest file.
-        keep: which epoch checkpoints stay.
+        keep: which epoch checkpoints to keep.
     """
     folder = Path(output_dir) / FOLDER
     paths = [path for before, path in list_partials(folder).items() if before < position]
@@ -294,7 +294,7 @@ def remove_outdated(output_dir: str | Path, position: tuple[int, int], keep: Kee
 
 
 def remove_leftovers(output_dir: str | Path) -> None:
-    """Delete the unfinished files of runs that were killed while they wrote."""
+    """Delete the unfinished files of runs that were killed while writing."""
     folder = Path(output_dir) / FOLDER
     for name in _names(folder):
         if LEFTOVER.match(name):

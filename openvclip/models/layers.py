@@ -1,4 +1,4 @@
-"""What both of CLIP's towers are made of: LayerNorm, QuickGELU, attention, the residual block."""
+"""The parts of both of CLIP's towers: LayerNorm, QuickGELU, attention, the residual block."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def num_heads(width: int) -> int:
 
 
 def at_least_fp32(x: torch.Tensor) -> torch.Tensor:
-    """Return fp16 and bf16 as fp32, anything wider as it is."""
+    """Return fp16 and bf16 as fp32, anything wider unchanged."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -63,8 +63,8 @@ class QuickGELU(nn.Module):
 class ProductAttention(torch.autograd.Function):
     """Fused attention whose backward pass is written out as products of matrices.
 
-    For bf16 and fp16 on a CPU, where torch's fused backward pass leaves out the units that multiply
-    such matrices. Scores are computed again, for one index of the first dimension at a time.
+    For bf16 and fp16 on a CPU, where torch's fused backward pass does not use the units that
+    multiply such matrices. Scores are recomputed, for one index of the first dimension at a time.
     """
 
     @staticmethod
@@ -90,7 +90,7 @@ class ProductAttention(torch.autograd.Function):
 def attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool = False
 ) -> torch.Tensor:
-    """softmax(q kᵀ / √d) v by the fastest way of device and dtype; scores are never stored whole.
+    """softmax(q kᵀ / √d) v, the fastest way for device and dtype; scores are never stored whole.
 
     Args:
         q: (N, M, L, d).
@@ -109,7 +109,7 @@ def attention(
 class Attention(nn.Module):
     """Multi-head attention with the parameter names and initialisation of torch's own.
 
-    ``project`` and ``attend`` are apart so that keys and values can be exchanged between frames
+    ``project`` and ``attend`` are separate so that keys and values can be exchanged between frames
     after their projection (openvclip/models/temporal).
     """
 

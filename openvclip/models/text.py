@@ -1,4 +1,4 @@
-"""Class names to classifier: CLIP's text tower on several texts a class, averaged and cached."""
+"""From class names to classifier: CLIP's text tower on several texts per class, cached."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TEMPLATES: tuple[str, ...] = tuple(
     for action in ("", "a person ", *(f"a person {verb} " for verb in
                    ("using", "doing", "during", "performing", "practicing")))
 )
-CACHE_VERSION = 1  # Raise it when the same inputs give other embeddings.
+CACHE_VERSION = 1  # Raise it when the same inputs give different embeddings.
 
 
 def class_texts(
@@ -35,7 +35,7 @@ def class_texts(
     templates: Sequence[str] = TEMPLATES,
     descriptions: Mapping[str, Sequence[str]] | None = None,
 ) -> list[list[str]]:
-    """Return the texts of each class: its name in every template, or its descriptions as they are.
+    """Return the texts of each class: its name in every template, or its descriptions unchanged.
 
     Raises:
         DataError: no names, or a class without a text.
@@ -60,15 +60,15 @@ def embed_texts(
     truncate: bool = False,
     what: str = "texts",
 ) -> torch.Tensor:
-    """Encode texts by CLIP's text tower, on its device.
+    """Encode texts with CLIP's text tower, on its device.
 
     Args:
         clip: the CLIP.
         texts: N texts.
         context_length: most tokens of a text.
-        batch_size: texts encoded at once.
-        truncate: cut longer texts off, as OpenAI's CLIP can, and say how many in the log.
-        what: what the progress is called.
+        batch_size: texts per batch.
+        truncate: cut longer texts off, as OpenAI's CLIP can, and log how many.
+        what: name of the work in the progress line.
 
     Returns:
         fp32 (N, embed_dim) on the CPU, each of length 1.
@@ -102,20 +102,20 @@ def class_embeddings(
 
     Args:
         clip: its text tower is used, on its device.
-        names: class names, put into the templates as they are.
+        names: class names, put into the templates unchanged.
         templates: sentences with one ``{}``.
         context_length: most tokens of a sentence.
-        batch_size: sentences encoded at once.
-        cache_dir: folder in which results are kept, named by a digest of all that they depend on.
-        descriptions: class name -> its texts, which then count instead of the templates and are
-            cut off where they are too long.
+        batch_size: sentences per batch.
+        cache_dir: folder for caching results, named by a digest of everything they depend on.
+        descriptions: class name -> its texts, which are used instead of the templates and cut off
+            if they are too long.
 
     Returns:
         fp32 (len(names), embed_dim) on the CPU, each of length 1.
 
     Raises:
         DataError: no names, a class without a text, or a sentence that is too long.
-        CheckpointError: an embedding is not finite; nothing is kept then.
+        CheckpointError: an embedding is not finite; nothing is cached then.
     """
     texts = class_texts(names, templates, descriptions)
     truncate = descriptions is not None
@@ -127,7 +127,7 @@ def class_embeddings(
     if cached is not None:
         logger.info("read embeddings of %d classes from %s", len(names), path)
         return cached
-    logger.info("encoding %d texts of %d classes; kept in %s for the next run",
+    logger.info("encoding %d texts of %d classes; cached in %s for the next run",
                 sum(map(len, texts)), len(names), path.parent)
     result = _compute(clip, texts, context_length, batch_size, truncate)
     _save(path, result)
@@ -138,7 +138,7 @@ def cache_key(
     clip: Backbone, names: Sequence[str], templates: Sequence[str], context_length: int,
     descriptions: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
-    """Return the sha256, in hex, of the text tower's weights and of everything else that counts."""
+    """Return the SHA-256, in hex, of the text tower's weights and everything else that matters."""
     digest = hashlib.sha256()
     for name, tensor in sorted(clip.text_parameters().items()):
         values = tensor.detach().cpu().contiguous()
@@ -162,15 +162,15 @@ def embed_tokens(
     share: tuple[int, int] = (0, 1),
     what: str = "texts",
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Encode token ids by CLIP's text tower, on its device; or a process's share of them.
+    """Encode token ids, or a process's share of them, with CLIP's text tower on its device.
 
     They are cut into the same batches, and so give the same floats, for any number of processes.
 
     Args:
         clip: the CLIP.
-        tokens: (N, columns) as ``tokenize`` gives.
-        batch_size: texts encoded at once.
-        share: number of this process, and of all that share the texts.
+        tokens: (N, columns) from ``tokenize``.
+        batch_size: texts per batch.
+        share: number of this process, and how many share the texts.
         what: name of the work in the progress line.
 
     Returns:
@@ -180,7 +180,7 @@ def embed_tokens(
     Raises:
         CheckpointError: an embedding is not finite.
     """
-    # Texts of similar length together, so that short ones need not run over many columns.
+    # Texts of similar length together, so that short ones do not take many columns.
     batches = tokens.argmax(dim=-1).argsort(stable=True).split(batch_size)[share[0]::share[1]]
     device = clip.logit_scale.device
     progress = Progress(sum(map(len, batches)), what, "sentences")
@@ -217,7 +217,7 @@ def _load(path: Path, shape: tuple[int, int]) -> torch.Tensor | None:
         if fits and result.isfinite().all():
             return result
         reason = f"{result.dtype} {tuple(result.shape)} instead of {shape}, or not finite"
-    except Exception as error:  # damaged bytes surface as nearly any exception of the reader
+    except Exception as error:  # damaged bytes make the reader raise nearly any exception
         reason = type(error).__name__
     logger.warning("the cache file %s is damaged (%s); computing it again", path, reason)
     return None

@@ -1,4 +1,4 @@
-"""What a family of towers offers."""
+"""The interface of a family of towers."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Backbone(nn.Module):
             vision_block: makes a block of the image tower from its width, which is where a
                 temporal variant opens the attention.
             use_checkpoint: activation checkpointing in the image tower.
-            allow_missing: says of a name whether it may keep its initial value.
+            allow_missing: whether a name may keep its initial value.
             where: what to call ``state`` in errors.
 
         Raises:
@@ -82,6 +82,6 @@ class Backbone(nn.Module):
                 if not name.startswith("visual.") and name != "logit_scale"}
 
     def freeze_text(self) -> None:
-        """Take the text tower out of training."""
+        """Exclude the text tower from training."""
         for parameter in self.text_parameters().values():
             parameter.requires_grad_(False)

@@ -43,7 +43,7 @@ class CLIPConfig:
         """Read the sizes from the tensors' shapes.
 
         Raises:
-            CheckpointError: tensors that tell the sizes are missing or of impossible shapes.
+            CheckpointError: tensors that show the sizes are missing or have impossible shapes.
         """
         require_keys(state, where)
         vision_width, _, patch, _ = state["visual.conv1.weight"].shape
@@ -84,7 +84,7 @@ class Transformer(nn.Module):
 
     Args:
         blocks: the blocks, called one after another.
-        use_checkpoint: in training, keep only the blocks' inputs and compute the rest again in the
+        use_checkpoint: in training, keep only the blocks' inputs and recompute the rest in the
             backward pass (activation checkpointing).
     """
 
@@ -143,13 +143,13 @@ class VisionTransformer(nn.Module):
 class CLIP(Backbone):
     """CLIP: an image and a text tower that share an embedding space.
 
-    A new instance has OpenAI's initialisation and trains in all its parameters; one made by
+    A new instance has OpenAI's initialisation and trains all its parameters; one made by
     :meth:`from_state_dict` has its text tower frozen.
 
     Args:
         config: sizes of the towers.
-        vision_block: makes a block of the image tower from its width; the temporal variants of
-            openvclip/models/temporal come in here.
+        vision_block: makes a block of the image tower from its width; temporal variants from
+            openvclip/models/temporal are passed here.
         use_checkpoint: activation checkpointing in the image tower.
     """
 
@@ -208,10 +208,10 @@ class CLIP(Backbone):
         """Build the CLIP whose weights ``state`` holds, in fp32, its text tower frozen.
 
         Args:
-            state: OpenAI's names to tensors, as :func:`openvclip.clip.weights.load_clip` gives;
-                they are copied, so the caller's stay as they are when the model trains.
+            state: OpenAI's names to tensors, from :func:`openvclip.clip.weights.load_clip`;
+                they are copied, so the caller's do not change when the model trains.
             vision_block, use_checkpoint: see the class.
-            allow_missing: says of a name whether it may keep its initial value.
+            allow_missing: whether a name may keep its initial value.
             where: what to call ``state`` in errors.
 
         Raises:
@@ -251,7 +251,7 @@ class CLIP(Backbone):
         feature: those columns are left out, which is exact and makes short texts cheap.
 
         Args:
-            tokens: int64 (N, columns) as ``tokenize`` gives; end-of-text is the largest id.
+            tokens: int64 (N, columns) from ``tokenize``; end-of-text is the largest id.
 
         Returns:
             (N, embed_dim), not normalised.

@@ -19,13 +19,13 @@ from openvclip.models.layers import ResidualAttentionBlock
 
 
 def is_adapter(name: str) -> bool:
-    """Say whether a parameter belongs to a temporal variant and so is not in an original CLIP."""
+    """Whether a parameter belongs to a temporal variant and so is not in an original CLIP."""
     own = {part for kind in TEMPORAL.names() if kind for part in TEMPORAL.get(kind).own_parameters}
     return not own.isdisjoint(name.split("."))
 
 
 def temporal_block(temporal_type: str | None, num_frames: int) -> Callable[[int], nn.Module]:
-    """Return what makes a block of the image tower from its width.
+    """Return a function that makes a block of the image tower from its width.
 
     Args:
         temporal_type: a name in ``TEMPORAL``, or None for frames that do not see each other.
@@ -51,7 +51,7 @@ def build_temporal_clip(
     """Build a CLIP whose image tower runs on clips of ``num_frames`` frames.
 
     Args:
-        state: OpenAI's names to tensors; an original CLIP, where the variant's own parameters
+        state: OpenAI's names to tensors; an original CLIP, with which the variant's own parameters
             keep their initial values, or one trained with the same variant.
         temporal_type, num_frames: see :func:`temporal_block`.
         use_checkpoint: activation checkpointing in the image tower.

@@ -1,4 +1,4 @@
-"""What a temporal variant is made of."""
+"""The base of temporal variants."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from openvclip.models.layers import ResidualAttentionBlock
 class TemporalBlock(ResidualAttentionBlock):
     """A block of the image tower whose frames may see each other; a variant overrides ``mix``.
 
-    ``mix`` takes the tokens (B·T, L, D) of all frames at once, the frames of a clip adjacent, and
+    ``mix`` takes the tokens (B·T, L, D) of all frames together, those of a clip adjacent, and
     returns as many: the attention half of the block, residual included.
 
     Args:
@@ -18,9 +18,9 @@ class TemporalBlock(ResidualAttentionBlock):
         num_frames: T, frames of a clip.
 
     Attributes:
-        own_parameters: attributes that hold parameters which no CLIP has. They are made with
-            ``device="cpu"``, since a tower is built without memory for what a CLIP brings along,
-            and their initial values should leave CLIP as it is.
+        own_parameters: attributes with parameters that no CLIP has. They are made with
+            ``device="cpu"``, since a tower is built without memory for CLIP's own parameters, and
+            their initial values should leave CLIP unchanged.
     """
 
     own_parameters: ClassVar[tuple[str, ...]] = ()

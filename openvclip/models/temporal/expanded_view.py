@@ -1,4 +1,4 @@
-"""expand_temporal_view: attention over the tokens of neighbouring frames as well (Open-VCLIP)."""
+"""expand_temporal_view: attention that includes the tokens of neighbouring frames (Open-VCLIP)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class FrameWindows(torch.autograd.Function):
     """(B·T, L, 3·D) projections -> queries of each frame, keys and values of its neighbours too.
 
     Queries come out as (B·heads, T, L, d), keys and values as (B·heads, T, (2·reach + 1)·L, d): the
-    tokens of frames t - reach, ..., t + reach, which lie one after another in one copy that has
+    tokens of frames t - reach, ..., t + reach, which are consecutive in one copy that has
     ``reach`` frames of zeros at either end of a clip. So the windows are overlapping views of it,
-    and no token is copied once for every frame that sees it. (Softmax does not mind the order.)
-    The backward pass is written out, as that of ``unfold`` takes three times as long.
+    and no token is copied once for every frame that sees it. (Softmax ignores the order.)
+    The backward pass is written out, because that of ``unfold`` takes three times as long.
     """
 
     @staticmethod
@@ -55,7 +55,7 @@ class FrameWindows(torch.autograd.Function):
 
 
 class ExpandedView(TemporalBlock):
-    """Keys and values of the ``reach`` preceding and following frames beside the frame's own.
+    """Keys and values of the ``reach`` preceding and following frames as well as the frame's own.
 
     Open-VCLIP's spatial-temporal attention (arXiv 2302.00624, section 3.1).
     """

@@ -1,4 +1,4 @@
-"""stadapt_zeroinit: an adapter with a convolution over time, which begins at zero (ST-Adapter)."""
+"""stadapt_zeroinit: an adapter with a convolution over time that starts at zero (ST-Adapter)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class STAdapter(TemporalBlock):
     """A bottleneck with a convolution over time on the patch tokens, before the attention.
 
     ST-Adapter (arXiv 2206.13559) without activation; its last layer starts at zero. The weights
-    are shaped like those of 3-D convolutions; as these look at one position only, a linear map and
+    are shaped like those of 3-D convolutions; as these see only one position, a linear map and
     three shifted sums do the same faster.
     """
 
