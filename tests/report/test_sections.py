@@ -311,3 +311,11 @@ def test_draws_that_say_nothing_are_refused_by_name(tmp_path, text):
     (tmp_path / "draw.json").write_text(text)
     with pytest.raises(DataError, match="draw.json"):
         read_draw(tmp_path)
+
+
+def test_names_and_seeds_of_several_lines_stay_in_their_row(write, table):
+    trained = training(draw("base"), draw=None, label_set="e" * 64, seed="1\n\u20282")
+    write("a", 80.0, "x\n\x1by", trained_on=trained, list="/d/m\u2028n/test.csv")
+    for text in (format_text(table()), format_markdown(table())):
+        (line,) = [line for line in text.splitlines() if "80.0" in line]
+        assert r"\u2028n" in line and r"\u20282" in line

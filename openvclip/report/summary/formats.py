@@ -73,7 +73,7 @@ def _align(table: Table, columns: Sequence[Column]) -> list[str]:
     if any(column.group for column in columns):
         heads.insert(0, [*("" for _ in table.label), *(column.group for column in columns)])
     places = [table.columns.index(column) for column in columns]
-    cells = [[*map(clean, row.label), *(row.cells[place] for place in places)]
+    cells = [[clean(text) for text in (*row.label, *(row.cells[place] for place in places))]
              for row in table.rows]
     # Cells are no numbers to it: they have signs, and all the same decimals.
     sides = ["left"] * len(table.label) + [table.side] * len(columns)
