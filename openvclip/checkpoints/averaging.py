@@ -11,7 +11,7 @@ from openvclip.checkpoints.loading import load_original_clip
 from openvclip.checkpoints.training_config import VIDEOS
 from openvclip.clip.weights import check_tensors, drop_raw_model, find_not_finite
 from openvclip.interpolation import StateDict
-from openvclip.interpolation.merging.mean import Mean
+from openvclip.interpolation.merging.mean import PlainMean
 from openvclip.interpolation.merging.method import MergeMethod, Sources
 from openvclip.utils.errors import CheckpointError, ConfigError
 from openvclip.utils.logging import Progress, get_logger
@@ -82,7 +82,7 @@ def average_checkpoints(
     """
     if start < 0 or end < start:
         raise ConfigError(f"--start {start} --end {end}: give 0 <= start <= end")
-    method = method or Mean()
+    method = method or PlainMean()
     if start == 0 and clip is None:
         raise ConfigError("--start 0 takes the original CLIP into the mean; name it by --clip")
     if method.uses_clip and clip is None:
@@ -112,7 +112,7 @@ def average_checkpoints(
     # What the weights were trained as, and on, for whoever loads the file alone.
     content.update({key: last[key] for key in ("cfg", VIDEOS) if last.get(key) is not None})
     ckpt.save_file(output, content)
-    logger.info("wrote the %s of %d checkpoints (%d..%d) to %s", type(method).__name__.lower(),
+    logger.info("wrote the %s of %d checkpoints (%d..%d) to %s", method.result,
                 len(names), start, end, output)
     return Path(output)
 

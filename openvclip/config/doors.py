@@ -29,7 +29,7 @@ OBJECTIVES = Registry("TRAIN.OBJECTIVES", {
 })
 
 MERGES = Registry("--method", {
-    "mean": "openvclip.interpolation.merging.mean:Mean",
+    "mean": "openvclip.interpolation.merging.mean:PlainMean",
 })
 
 PREPARERS = Registry("command", {

@@ -152,9 +152,9 @@ PAIRS: list[Pair] = [
 def find_idle(cfg: CfgNode) -> list[str]:
     """Return ``KEY value: no effect without ...`` for each unread setting, for the log."""
     flat, defaults = flatten(cfg), flatten(get_cfg())
-    found = {key: pair for pair in PAIRS for key in pair.keys
+    idle = {key: pair for pair in PAIRS for key in pair.keys
              if flat[key] != defaults[key] and not pair.met(flat)}
-    return [f"{key} {flat[key]}: no effect without {pair.needs}" for key, pair in found.items()]
+    return [f"{key} {flat[key]}: no effect without {pair.needs}" for key, pair in idle.items()]
 
 
 def refuse_idle(

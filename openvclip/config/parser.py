@@ -196,11 +196,11 @@ def _read_tree(path: str, file: Path) -> dict[Any, Any]:
 
 
 def _list_bases(path: str, bases: Any) -> list[str]:
-    found = [bases] if isinstance(bases, str) else [] if bases is None else bases
-    if not isinstance(found, list) or not all(isinstance(base, str) for base in found):
+    paths = [bases] if isinstance(bases, str) else [] if bases is None else bases
+    if not isinstance(paths, list) or not all(isinstance(base, str) for base in paths):
         raise ConfigError(f"{path}: {BASE_KEY} is {_show(bases)}; give the path of a "
                           "config file, or a list of such paths")
-    return found
+    return paths
 
 
 def _pair_up(opts: Sequence[str]) -> dict[str, str]:
@@ -257,9 +257,9 @@ def _upstream_problem(key: str, value: Any) -> str | None:
 
 
 def _type_problem(key: str, value: Any, default: Any) -> str:
-    found = values.parse_text(value) if isinstance(value, str) else value
-    kind = type(found).__name__
-    if isinstance(found, str) and "\0" in found:
+    parsed = values.parse_text(value) if isinstance(value, str) else value
+    kind = type(parsed).__name__
+    if isinstance(parsed, str) and "\0" in parsed:
         return f"{key} is {_show(value)}; it has a zero byte, which no path or name has"
     return f"{key} is {_show(value)} ({kind}); {values.expected(key, default)} is expected"
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from openvclip.clip.weights import ARCH_FILES, check_keys, default_clip_path, load_clip
+from openvclip.config.validate import CHOICES
 from openvclip.models.backbone import CLIP, Backbone
 from openvclip.models.temporal import build_temporal_clip, is_adapter
 from openvclip.models.text import class_embeddings
@@ -16,6 +17,7 @@ from openvclip.models.text_choices import build_text_choice
 from openvclip.models.video_clip import VideoCLIP
 from openvclip.utils.errors import CheckpointError, ConfigError, first_line
 from openvclip.utils.logging import get_logger
+from openvclip.utils.registry import list_choices
 
 logger = get_logger(__name__)
 
@@ -62,11 +64,11 @@ def check_arch(arch: str, clip: Backbone, where: str) -> None:
         raise ConfigError(f"MODEL.ARCH {arch!r} is unknown; use auto or one of "
                           f"{', '.join(ARCH_SIZES)}")
     config = clip.config
-    found = (config.patch_size, config.vision_width, config.image_size)
-    if found != ARCH_SIZES[arch]:
+    sizes = (config.patch_size, config.vision_width, config.image_size)
+    if sizes != ARCH_SIZES[arch]:
         raise CheckpointError(
             f"MODEL.ARCH {arch} has patch size, width and image size {ARCH_SIZES[arch]}, but "
-            f"{where} has {found}; change MODEL.ARCH (auto accepts any) or MODEL.CLIP_PATH"
+            f"{where} has {sizes}; change MODEL.ARCH (auto accepts any) or MODEL.CLIP_PATH"
         )
 
 
@@ -79,40 +81,33 @@ def check_crops(cfg: Any, size: int, where: str) -> None:
         "DATA.TRAIN_CROP_SIZE": (cfg.DATA.TRAIN_CROP_SIZE, cfg.TRAIN.ENABLE or cfg.VAL_MODE),
         "DATA.TEST_CROP_SIZE": (cfg.DATA.TEST_CROP_SIZE, cfg.TEST.ENABLE and not cfg.VAL_MODE),
     }
-    wrong = {key: found for key, (found, needed) in used.items() if needed and found != size}
+    wrong = {key: crop for key, (crop, needed) in used.items() if needed and crop != size}
     if wrong:
         raise ConfigError(
             f"{where} takes frames of {size}x{size} pixels, but "
-            f"{' and '.join(f'{key} is {found}' for key, found in wrong.items())}; set "
+            f"{' and '.join(f'{key} is {crop}' for key, crop in wrong.items())}; set "
             f"{' and '.join(wrong)} to {size}"
         )
 
 
-def temporal_clip_video(cfg: Any) -> str | None:
-    """TemporalClipVideo: the temporal type that the config names."""
-    return cfg.MODEL.TEMPORAL_MODELING_TYPE
-
-
-def basic_clip_video(cfg: Any) -> None:
-    """BasicClipVideo: CLIP on frames that do not see each other."""
-    if cfg.MODEL.TEMPORAL_MODELING_TYPE is not None:
+def build_temporal_type(cfg: Any) -> str | None:
+    """Return how frames see each other: as the config says, or not at all in BasicClipVideo."""
+    model, kind = cfg.MODEL.MODEL_NAME, cfg.MODEL.TEMPORAL_MODELING_TYPE
+    if model not in CHOICES["MODEL.MODEL_NAME"]:
+        raise ConfigError(f"MODEL.MODEL_NAME {model!r} is unknown; use "
+                          f"{list_choices(model, CHOICES['MODEL.MODEL_NAME'])}")
+    if model == "BasicClipVideo" and kind is not None:
         raise ConfigError(
             "MODEL.MODEL_NAME BasicClipVideo has no temporal modelling, but "
-            f"MODEL.TEMPORAL_MODELING_TYPE is {cfg.MODEL.TEMPORAL_MODELING_TYPE!r}; set it to None "
-            "or MODEL.MODEL_NAME to TemporalClipVideo"
+            f"MODEL.TEMPORAL_MODELING_TYPE is {kind!r}; set it to None or MODEL.MODEL_NAME to "
+            "TemporalClipVideo"
         )
+    return kind
 
 
 def _device_type(cfg: Any) -> str:
     """Return ``cuda`` if the run has a GPU, else ``cpu``."""
     return "cuda" if cfg.NUM_GPUS > 0 and torch.cuda.is_available() else "cpu"
-
-
-# MODEL.MODEL_NAME -> the temporal type of its image tower.
-MODELS: dict[str, Callable[[Any], str | None]] = {
-    "TemporalClipVideo": temporal_clip_video,
-    "BasicClipVideo": basic_clip_video,
-}
 
 
 def build_model(cfg: Any, label_names: Sequence[str] | None) -> VideoCLIP:
@@ -131,10 +126,7 @@ def build_model(cfg: Any, label_names: Sequence[str] | None) -> VideoCLIP:
         CheckpointError: no CLIP, or one that does not fit.
         DataError: a class name that is too long.
     """
-    if cfg.MODEL.MODEL_NAME not in MODELS:
-        raise ConfigError(f"MODEL.MODEL_NAME {cfg.MODEL.MODEL_NAME!r} is unknown; use one of "
-                          f"{', '.join(MODELS)}")
-    temporal_type = MODELS[cfg.MODEL.MODEL_NAME](cfg)
+    temporal_type = build_temporal_type(cfg)
     if label_names is not None and len(label_names) != cfg.MODEL.NUM_CLASSES:
         raise ConfigError(
             f"MODEL.NUM_CLASSES is {cfg.MODEL.NUM_CLASSES}, but the label map has "

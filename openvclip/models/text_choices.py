@@ -163,13 +163,13 @@ def load_descriptions(path: str | Path, names: Sequence[str]) -> TextChoice:
             f"MODEL.CLASS_DESCRIPTIONS {path} is not JSON: {error}; {HINT}") from error
     if not isinstance(content, _Pairs):
         raise DataError(f"MODEL.CLASS_DESCRIPTIONS {path} is not an object; {HINT}")
-    found: dict[str, tuple[str, ...]] = {}
+    described: dict[str, tuple[str, ...]] = {}
     for name, value in content:
-        if name in found:
+        if name in described:
             raise DataError(f"{path}: the class {name!r} appears twice; join its texts")
-        found[name] = _texts(value, f"{path}, class {name!r}")
-    _check_classes(found, names, path)
-    return TextChoice(DESCRIPTIONS, (), {name: found[name] for name in names}, str(path),
+        described[name] = _texts(value, f"{path}, class {name!r}")
+    _check_classes(described, names, path)
+    return TextChoice(DESCRIPTIONS, (), {name: described[name] for name in names}, str(path),
                       hashlib.sha256(raw).hexdigest())
 
 
@@ -191,15 +191,15 @@ def _texts(value: Any, where: str) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def _check_classes(found: Mapping[str, Any], names: Sequence[str], path: str | Path) -> None:
-    unknown = [name for name in found if name not in set(names)]
+def _check_classes(described: Mapping[str, Any], names: Sequence[str], path: str | Path) -> None:
+    unknown = [name for name in described if name not in set(names)]
     if unknown:
         near = difflib.get_close_matches(unknown[0], names, n=1, cutoff=0.0)
         raise DataError(
             f"{path}: {unknown[0]!r} is no class of DATA.INDEX_LABEL_MAPPING_FILE, nearest: "
             f"{near[0]!r} ({len(unknown)} such names); classes are named as they are there"
         )
-    missing = [name for name in names if name not in found]
+    missing = [name for name in names if name not in described]
     if missing:
         raise DataError(
             f"{path}: the class {missing[0]!r} has no description ({len(missing)} of {len(names)} "

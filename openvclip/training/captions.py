@@ -58,10 +58,10 @@ class CaptionSampler:
         """Return the captions of the videos ``rows`` (B,), on the CPU."""
         texts, videos = [], []
         for place, row in enumerate(rows.tolist()):
-            found = self.file.get(self.paths[row])
-            if found:
-                drawn = draw_caption(found, seed=self.seed, epoch=epoch, index=row)
-                texts.append(drawn if self.sample == "random" else found[0])
+            sentences = self.file.get(self.paths[row])
+            if sentences:
+                drawn = draw_caption(sentences, seed=self.seed, epoch=epoch, index=row)
+                texts.append(drawn if self.sample == "random" else sentences[0])
                 videos.append(place)
         tokens = tokenize(texts, self.context_length, truncate=True)
         return Captions(tokens, torch.tensor(videos, dtype=torch.int64))

@@ -18,7 +18,7 @@ from openvclip.interpolation import WeightInterpolator
 from openvclip.models.video_clip import VideoAndText
 from openvclip.training.objectives.caption import CaptionContrast
 from openvclip.training.objectives.connect import Connect
-from openvclip.training.objectives.losses import Classification, Loss
+from openvclip.training.objectives.losses import ClassificationLoss, Loss
 from openvclip.training.objectives.objective import (
     Captions,
     Objective,
@@ -88,7 +88,7 @@ class PlainStep:
         self.scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
         self.accumulate = accumulate
         captions = [] if caption_ratio is None else [CaptionContrast(caption_ratio)]
-        self.objectives = (Classification(loss), *captions, *objectives)
+        self.objectives = (ClassificationLoss(loss), *captions, *objectives)
 
     @property
     def interpolator(self) -> WeightInterpolator | None:

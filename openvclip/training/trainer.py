@@ -216,12 +216,12 @@ class Trainer:
         Raises:
             Interrupted: for a signal; the validation is done when the run goes on.
         """
-        found = self.validator.predict(unwrap(self.model), epoch, self.stop)
+        predictions = self.validator.predict(unwrap(self.model), epoch, self.stop)
         if self._agree(bool(self.stop.received))[0]:
             if not self.schedule.due(epoch, self.schedule.checkpoint_period):
                 self.save_partial(epoch, len(self.train_loader))
             self._leave()
-        return self.validator.report(found, epoch)
+        return self.validator.report(predictions, epoch)
 
     def save(self, epoch: int) -> None:
         """Write the checkpoint after ``epoch`` (counted from 0), then delete what it replaces."""

@@ -76,8 +76,10 @@ def _check_same_tensors(
             )
 
 
-class Mean(MergeMethod):
+class PlainMean(MergeMethod):
     """The mean of every tensor, see :func:`average_state_dicts`."""
+
+    result = "mean"
 
     def merge(self, sources: Sources) -> StateDict:
         """Return the mean; one state dict is in memory besides it."""

@@ -41,9 +41,11 @@ class MergeMethod:
 
     Attributes:
         uses_clip: it needs the original CLIP besides the weights that are merged.
+        result: what the log calls the merged weights.
     """
 
     uses_clip: ClassVar[bool] = False
+    result: ClassVar[str] = "merge"
 
     @classmethod
     def build(cls, cfg: Any) -> MergeMethod:

@@ -54,7 +54,7 @@ def build_loss(cfg) -> Loss:
     return LOSSES[cfg.MODEL.LOSS_FUNC]
 
 
-class Classification(Objective):
+class ClassificationLoss(Objective):
     """The loss of the logits against the labels.
 
     Args:
