@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openvclip.checkpoints.loading import load_original_clip, unwrap
-from openvclip.interpolation import WeightInterpolator, draw_ratio
+from openvclip.interpolation import WeightInterpolator, Weights, WeightsAndClassifier, draw_ratio
 from openvclip.models.build import resolve_clip
 from openvclip.training.objectives.objective import Objective, Pass
 from openvclip.utils import distributed
@@ -71,7 +70,7 @@ class Connect(Objective):
         rank: int | None = None,
         original_classifier: Tensor | None = None,
     ) -> None:
-        self.model = model
+        self.model = unwrap(model)
         self.interpolator = interpolator
         self.low, self.high = low, high
         self.loss_ratio = loss_ratio
@@ -79,6 +78,9 @@ class Connect(Objective):
         self.chain_rule = chain_rule
         self.rank = rank
         self.original_classifier = original_classifier
+        self.weights: Weights = interpolator
+        if original_classifier is not None:
+            self.weights = WeightsAndClassifier(interpolator, self.model, self._mix_classifier)
 
     @classmethod
     def build(cls, cfg: Any, model: nn.Module) -> Connect:
@@ -105,24 +107,13 @@ class Connect(Objective):
         """The pass at the weights that are mixed at the ratio of this step."""
         ratio = draw_ratio(self.low, self.high, seed=self.seed, step=step, rank=self.rank)
         weight = self.loss_ratio * ((1.0 - ratio) if self.chain_rule else 1.0)
-        yield Pass("connect", weight, self._mixed(ratio), ratio)
+        yield Pass("connect", weight, self.weights.at(ratio), ratio)
 
-    @contextmanager
-    def _mixed(self, ratio: float) -> Iterator[None]:
-        """Hold the weights and, where the text tower trains, the class embeddings mixed.
+    def _mix_classifier(self, ratio: float) -> Tensor:
+        """Mix the class embeddings, where the text tower trains.
 
-        These are mixed, not computed by the mixed tower: that would take a pass over all sentences
-        at every step, and the two agree to first order in what training changed.
+        Computing them by the mixed tower would take a pass over all sentences at every step; the
+        two agree to first order in what training changed.
         """
-        with self.interpolator.at(ratio):
-            if self.original_classifier is None:
-                yield
-                return
-            model = unwrap(self.model)
-            current = model.classifier
-            mixture = torch.lerp(current, self.original_classifier, ratio)
-            model.set_classifier(F.normalize(mixture, dim=-1))
-            try:
-                yield
-            finally:
-                model.set_classifier(current)
+        mixture = torch.lerp(self.model.classifier, self.original_classifier, ratio)
+        return F.normalize(mixture, dim=-1)
