@@ -272,7 +272,7 @@ READ_CONFIGS = """
     import torch
     from openvclip.checkpoints.averaging import average_checkpoints
     from openvclip.checkpoints.export import read_temporal_settings
-    from openvclip.predict.input_spec import find_video_options
+    from openvclip.predict.input_spec import find_input_spec
     from openvclip.config.stored import read_config
     from openvclip.utils.errors import OpenVCLIPError
 
@@ -290,7 +290,7 @@ READ_CONFIGS = """
     average_checkpoints(folder, start=1, end=1, output=folder / "mean.pyth")
     for given in ({"config": folder / "config.yaml"}, {}):
         try:
-            print(find_video_options(path, **given))
+            print(find_input_spec(path, **given))
         except OpenVCLIPError as error:
             assert "\\n" not in str(error) and len(str(error)) < 500, error
             assert "more than 10,000 values" in str(error), error

@@ -19,7 +19,7 @@ from openvclip.data.lists.labels import read_list
 from openvclip.launch import slurm
 from openvclip.models.text import _save
 from openvclip.predict.classifier import VideoClassifier
-from openvclip.predict.input_spec import VideoOptions, parse_video_options
+from openvclip.predict.input_spec import InputSpec, parse_input_spec
 from openvclip.report.summary.runs import find_runs, read_results
 from openvclip.utils.errors import CheckpointError, ConfigError, DataError
 
@@ -66,14 +66,14 @@ def test_numbers_of_very_many_digits(key, number, tmp_path):
 ])
 def test_a_standard_deviation_that_nothing_can_be_divided_by(values):
     with pytest.raises(CheckpointError) as error:
-        parse_video_options(TrainingConfig(
+        parse_input_spec(TrainingConfig(
             Path("x.pth"), load_yaml(f"DATA:\n  STD: {values}\n")))
     assert "x.pth" in one_line(error)
     with pytest.raises(ConfigError) as error:
         load_cfg(None, ["DATA.STD", values.replace(".nan", "1e999").replace(".inf", "1e999")])
     assert "DATA.STD" in one_line(error)
     with pytest.raises(ConfigError):
-        VideoOptions(std=(0.0, 0.0, 0.0))
+        InputSpec(std=(0.0, 0.0, 0.0))
 
 
 def test_zero_bytes_in_paths(tmp_path):
@@ -126,7 +126,7 @@ def test_a_text_cache_that_cannot_be_written_is_a_warning(tmp_path, monkeypatch,
 @pytest.mark.parametrize("video", [torch.zeros(8, 3, 4, 4), np.zeros((8, 4, 4, 3)), None, 3,
                                    b"clip.mp4", "a\0b.mp4"], ids=lambda v: type(v).__name__)
 def test_what_is_no_path_of_a_video(tiny_video_clip, video):
-    classifier = VideoClassifier(tiny_video_clip.eval(), VideoOptions())
+    classifier = VideoClassifier(tiny_video_clip.eval(), InputSpec())
     for call in (classifier.encode_video, lambda v: next(classifier.encode_many([v])),
                  lambda v: classifier.timeline(v, ["a", "b"])):
         with pytest.raises(DataError, match="video") as error:

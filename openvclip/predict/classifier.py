@@ -22,7 +22,7 @@ from openvclip.data.video.transport import PackedBatch, PackedClips
 from openvclip.models.text import class_embeddings
 from openvclip.models.video_clip import VideoCLIP
 from openvclip.predict.choices import check_sources, compute_precision, select_device
-from openvclip.predict.input_spec import VideoOptions, find_video_options
+from openvclip.predict.input_spec import InputSpec, find_input_spec
 from openvclip.predict.label_set import check_labels
 from openvclip.predict.results import Prediction, Timeline, rank_labels
 from openvclip.predict.timelines import (
@@ -111,7 +111,7 @@ def load_model(
             raise ConfigError(f"{what} is {number}; give 1 or more")
     target = select_device(device)
     dtype = compute_precision(precision, target)
-    options = find_video_options(checkpoint, config)
+    options = find_input_spec(checkpoint, config)
     given = {"temporal_type": temporal_type, "num_frames": num_frames,
              "sampling_rate": sampling_rate}
     changes: dict[str, Any] = {name: None if value == "none" else value
@@ -140,7 +140,7 @@ class VideoClassifier:
     def __init__(
         self,
         model: VideoCLIP,
-        options: VideoOptions,
+        options: InputSpec,
         *,
         views: int = 3,
         dtype: torch.dtype | None = None,

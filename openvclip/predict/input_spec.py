@@ -27,7 +27,7 @@ KEYS = (
 
 
 @dataclass(frozen=True)
-class VideoOptions:
+class InputSpec:
     """How frames become a model's clip; the defaults are those of the shipped Kinetics configs.
 
     Attributes:
@@ -83,11 +83,11 @@ class VideoOptions:
                       reverse_channels=self.reverse_channels)
 
 
-def build_video_options(cfg: Any) -> VideoOptions:
+def build_input_spec(cfg: Any) -> InputSpec:
     """Take the model's input settings from a config."""
     basic = cfg.MODEL.MODEL_NAME == "BasicClipVideo"
     data = cfg.DATA
-    return VideoOptions(
+    return InputSpec(
         temporal_type=None if basic else cfg.MODEL.TEMPORAL_MODELING_TYPE,
         num_frames=data.NUM_FRAMES,
         sampling_rate=data.SAMPLING_RATE,
@@ -101,10 +101,8 @@ def build_video_options(cfg: Any) -> VideoOptions:
     )
 
 
-def find_video_options(
-    checkpoint: str | Path | None, config: str | Path | None = None
-) -> VideoOptions:
-    """Return the options of ``config``, or find those that the checkpoint was trained with.
+def find_input_spec(checkpoint: str | Path | None, config: str | Path | None = None) -> InputSpec:
+    """Return the input of ``config``, or find what the checkpoint was trained with.
 
     See :func:`openvclip.checkpoints.training_config.find_training_config`; if that finds nothing,
     as for other people's weights, the defaults are used. In the original CLIP, without checkpoint
@@ -115,27 +113,27 @@ def find_video_options(
         CheckpointError: the config that was found cannot be used.
     """
     if config is not None:
-        return build_video_options(load_cfg(config))
+        return build_input_spec(load_cfg(config))
     if checkpoint is None:
-        return VideoOptions(temporal_type=None)
+        return InputSpec(temporal_type=None)
     trained = find_training_config(checkpoint)
     if trained is None:
-        options = VideoOptions()
+        spec = InputSpec()
         logger.warning(
             "%s carries no config (published weights have none) and no config.yaml of a training "
             "lies beside it: %s, %d frames, sampling rate %g are assumed", checkpoint,
-            options.temporal_type, options.num_frames, options.sampling_rate,
+            spec.temporal_type, spec.num_frames, spec.sampling_rate,
         )
-        return options
-    options = parse_video_options(trained)
+        return spec
+    spec = parse_input_spec(trained)
     logger.info("%s, %d frames, sampling rate %g at %g frames a second, as %s says",
-                options.temporal_type, options.num_frames, options.sampling_rate,
-                options.target_fps, trained.where)
-    return options
+                spec.temporal_type, spec.num_frames, spec.sampling_rate,
+                spec.target_fps, trained.where)
+    return spec
 
 
-def parse_video_options(config: TrainingConfig) -> VideoOptions:
-    """Take the options from the config of a training run.
+def parse_input_spec(config: TrainingConfig) -> InputSpec:
+    """Take the input from the config of a training run.
 
     Raises:
         CheckpointError: a value in it cannot be used.
@@ -151,6 +149,6 @@ def parse_video_options(config: TrainingConfig) -> VideoOptions:
     if problems:
         raise CheckpointError(f"{problems[0]}; give a config file that has a right value")
     try:
-        return build_video_options(cfg)
+        return build_input_spec(cfg)
     except ConfigError as error:
         raise CheckpointError(f"the config in {config.where}: {error}") from error

@@ -11,7 +11,7 @@ import yaml
 from openvclip.checkpoints.export import read_temporal_settings
 from openvclip.checkpoints.files import save_file
 from openvclip.checkpoints.training_config import find_training, find_training_config
-from openvclip.predict.input_spec import find_video_options
+from openvclip.predict.input_spec import find_input_spec
 from openvclip.utils.errors import CheckpointError
 
 
@@ -26,7 +26,7 @@ def config(folder, frames, **train):
 
 def ask(path):
     """Frames of a clip, as each of those who ask says it."""
-    said = {find_video_options(path).num_frames, find_training(path)["seed"],
+    said = {find_input_spec(path).num_frames, find_training(path)["seed"],
             int(read_temporal_settings(path)["DATA.NUM_FRAMES"])}
     (number,) = said
     return number
@@ -67,5 +67,5 @@ def test_a_config_that_is_no_yaml_stops_a_model_and_leaves_a_result_without_the_
     save_file(path, {"model_state": {}, **({"cfg": "DATA: ["} if carried else {})})
     (tmp_path / "config.yaml").write_text("DATA: [")
     with pytest.raises(CheckpointError, match=("swa.pth" if carried else "config.yaml") + ".*yaml"):
-        find_video_options(path)
+        find_input_spec(path)
     assert find_training(path) is None and read_temporal_settings(path) == {}

@@ -13,7 +13,7 @@ from openvclip.checkpoints import export, training_config
 from openvclip.checkpoints.files import save_file
 from openvclip.checkpoints.loading import load_weights
 from openvclip.config import defaults, get_cfg, load_cfg, load_opts, validate, values
-from openvclip.predict.input_spec import find_video_options
+from openvclip.predict.input_spec import find_input_spec
 from openvclip.utils.errors import ConfigError
 
 MODULE = """
@@ -112,7 +112,7 @@ def test_tools_take_extensions_and_their_keys_only(extension):
 
 
 @pytest.mark.parametrize("read", [
-    lambda path: find_video_options(path),
+    lambda path: find_input_spec(path),
     lambda path: export.read_temporal_settings(path),
     lambda path: training_config.find_overlap(path, ["/a.mp4"], ""),
     lambda path: load_weights(None, path),
@@ -136,7 +136,7 @@ def test_the_config_of_a_training_beside_the_weights_is_held_to_it_too(extension
     name, trace, _ = extension
     (tmp_path / "config.yaml").write_text(f"EXTENSIONS: [{name}]\nTRAIN: {{ENABLE: true}}\n")
     save_file(tmp_path / "weights.pth", {"model_state": {"x": torch.zeros(1)}})
-    for read in (find_video_options, training_config.find_training):
+    for read in (find_input_spec, training_config.find_training):
         with pytest.raises(ConfigError, match=f"names EXTENSIONS {name}; give EXTENSIONS"):
             read(tmp_path / "weights.pth")
     assert not trace.exists()

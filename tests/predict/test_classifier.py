@@ -16,7 +16,7 @@ from openvclip.checkpoints.files import save_file
 from openvclip.clip.weights import load_clip
 from openvclip.predict import classifier as predictor
 from openvclip.predict import timelines
-from openvclip.predict.input_spec import VideoOptions, find_video_options
+from openvclip.predict.input_spec import InputSpec, find_input_spec
 from openvclip.utils.errors import CheckpointError, ConfigError, DataError
 from openvclip.utils.logging import Progress
 from tests.data.conftest import write_video
@@ -225,7 +225,7 @@ TRAIN: {ENABLE: true}
 def test_a_training_checkpoint_says_how_it_wants_videos(world, tmp_path, caplog):
     state = torch.load(world / "tuned.pth", weights_only=True)["model_state"]
     save_file(tmp_path / "epoch.pyth", {"model_state": state, "cfg": CONFIG})
-    expected = VideoOptions("channel_shift", 4, 2, 10, use_offset=False, mean=(0.1, 0.2, 0.3),
+    expected = InputSpec("channel_shift", 4, 2, 10, use_offset=False, mean=(0.1, 0.2, 0.3),
                             std=(0.225,) * 3)
     assert load_model(world / "clip.pt", tmp_path / "epoch.pyth").options == expected
     given = load_model(world / "clip.pt", tmp_path / "epoch.pyth", num_frames=6, sampling_rate=1,
@@ -234,14 +234,14 @@ def test_a_training_checkpoint_says_how_it_wants_videos(world, tmp_path, caplog)
     # Averaged weights: the config beside them, if it is of a training.
     averaged = tmp_path / "swa.pth"
     averaged.write_bytes((world / "tuned.pth").read_bytes())
-    assert find_video_options(averaged) == VideoOptions()
+    assert find_input_spec(averaged) == InputSpec()
     assert "carries no config" in caplog.text
     (tmp_path / "config.yaml").write_text(CONFIG)
-    assert find_video_options(averaged) == expected
+    assert find_input_spec(averaged) == expected
     (tmp_path / "config.yaml").write_text(CONFIG.replace("true", "false"))
-    assert find_video_options(averaged) == VideoOptions()
+    assert find_input_spec(averaged) == InputSpec()
     (tmp_path / "own.yaml").write_text("DATA: {NUM_FRAMES: 5}\n")
-    assert find_video_options(averaged, tmp_path / "own.yaml").num_frames == 5
+    assert find_input_spec(averaged, tmp_path / "own.yaml").num_frames == 5
 
 
 @pytest.mark.parametrize("text, said", [
@@ -250,7 +250,7 @@ def test_a_training_checkpoint_says_how_it_wants_videos(world, tmp_path, caplog)
 def test_a_config_that_cannot_be_is_named(world, tmp_path, text, said):
     save_file(tmp_path / "epoch.pyth", {"model_state": {}, "cfg": text})
     with pytest.raises(CheckpointError, match=f"epoch.pyth.*{said}"):
-        find_video_options(tmp_path / "epoch.pyth")
+        find_input_spec(tmp_path / "epoch.pyth")
 
 
 def test_what_cannot_be_is_refused_before_weights_are_read(world, monkeypatch):
