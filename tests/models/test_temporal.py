@@ -7,6 +7,7 @@ from openvclip.config.doors import TEMPORAL
 from openvclip.models.backbone import CLIP, CLIPConfig
 from openvclip.models.layers import ResidualAttentionBlock
 from openvclip.models.temporal import build_temporal_clip, is_adapter, temporal_block
+from openvclip.models.temporal.block import TemporalBlock
 from openvclip.models.temporal.channel_shift import ChannelShift, shift_frames
 from openvclip.models.temporal.expanded_view import FrameWindows
 from openvclip.models.temporal.stadapt_zeroinit import STAdapter
@@ -231,6 +232,19 @@ def test_type_names():
     assert temporal_block(None, 8) is ResidualAttentionBlock
     with pytest.raises(ConfigError, match="MODEL.TEMPORAL_MODELING_TYPE 'shift'.*channel_shift"):
         temporal_block("shift", 8)
+
+
+def test_own_parameters_without_values_are_named(monkeypatch):
+    class Gated(TemporalBlock):
+        own_parameters = ("gate",)
+
+        def __init__(self, width, num_frames):
+            super().__init__(width, num_frames)
+            self.gate = torch.nn.Parameter(torch.zeros(width))
+
+    monkeypatch.setitem(TEMPORAL._entries, "gated", Gated)
+    with pytest.raises(ConfigError, match='gate has no initial values; .*device="cpu"'):
+        build_temporal_clip(CLIP(SMALL).state_dict(), temporal_type="gated")
 
 
 def test_only_variants_of_their_own_parameters_have_names_that_no_clip_has():

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from openvclip.clip.weights import check_keys, count_layers, require_keys
 from openvclip.models.backbone.backbone import Backbone
 from openvclip.models.layers import LayerNorm, ResidualAttentionBlock, num_heads
-from openvclip.utils.errors import CheckpointError, DataError
+from openvclip.utils.errors import CheckpointError, ConfigError, DataError
 
 
 @dataclass(frozen=True)
@@ -216,6 +216,7 @@ class CLIP(Backbone):
 
         Raises:
             CheckpointError: names or shapes do not make a CLIP, with the names counted.
+            ConfigError: a block has parameters without initial values.
         """
         config = CLIPConfig.from_state_dict(state, where)
         # Weights that are about to be replaced need neither memory nor random numbers.
@@ -227,6 +228,11 @@ class CLIP(Backbone):
         current.update({k: v.detach().to("cpu", torch.float32, copy=True)
                         for k, v in state.items()})
         model.load_state_dict(current, assign=True)
+        empty = [name for name, p in (*model.named_parameters(), *model.named_buffers())
+                 if p.is_meta]
+        if empty:
+            raise ConfigError(f"{empty[0]} has no initial values; a temporal variant makes what no "
+                              'CLIP has with device="cpu"')
         model.freeze_text()
         return model
 

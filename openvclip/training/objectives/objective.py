@@ -85,7 +85,7 @@ class Objective:
         return cls()
 
     def loss(self, logits: Tensor, part: Part) -> Tensor | None:
-        """Return a scalar, the mean over the part's videos; None: there is none.
+        """Return a scalar, the mean over the part's videos; None: there is none, in any process.
 
         Args:
             logits: (b, classes) of the part's videos, with gradients.
