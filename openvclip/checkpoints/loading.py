@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import nn
@@ -185,6 +186,7 @@ def load_original_clip(source: str | Path) -> StateDict:
     return {f"model.{name}": tensor for name, tensor in load_clip(source).items()}
 
 
-def unwrap(model: nn.Module) -> nn.Module:
+def unwrap(model: nn.Module) -> VideoCLIP:
     """The model inside DistributedDataParallel, or the model itself."""
-    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+    wrapped = isinstance(model, nn.parallel.DistributedDataParallel)
+    return cast(VideoCLIP, model.module if wrapped else model)

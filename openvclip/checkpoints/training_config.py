@@ -60,12 +60,12 @@ def find_training_config(checkpoint: str | Path) -> TrainingConfig | None:
     """
     checkpoint = Path(checkpoint).expanduser()
     text = _read(checkpoint).get("cfg")
-    carried = isinstance(text, str) and bool(text.strip())
+    carried = text if isinstance(text, str) and text.strip() else None
     where = checkpoint if carried else find_output_dir(checkpoint) / CONFIG
     try:
-        if carried and len(text) > MOST_BYTES:
-            raise ValueError(f"it has {len(text)} characters, more than {MOST_BYTES}")
-        tree = load_yaml(text) if carried else load_config(where.parent)
+        if carried and len(carried) > MOST_BYTES:
+            raise ValueError(f"it has {len(carried)} characters, more than {MOST_BYTES}")
+        tree = load_yaml(carried) if carried else load_config(where.parent)
     except (OSError, UnicodeDecodeError):
         return None
     except ValueError as error:

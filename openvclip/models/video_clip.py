@@ -57,6 +57,7 @@ class VideoCLIP(nn.Module):
             parameter.requires_grad_(train_text)
         self.train_text = train_text
         self.num_frames = num_frames
+        self.classifier: torch.Tensor
         self.register_buffer("classifier", torch.empty(0), persistent=False)
         self.set_classifier(classifier)
         self.head = nn.Parameter(self.classifier.clone()) if tune_head else None

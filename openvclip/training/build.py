@@ -27,7 +27,7 @@ from openvclip.data.augment.mixup import build_mixup
 from openvclip.data.lists.labels import build_label_space
 from openvclip.data.loader import build_loader
 from openvclip.evaluation.build import build_weights
-from openvclip.models.backbone import CLIP
+from openvclip.models.backbone import Backbone
 from openvclip.models.build import build_classifier, build_model
 from openvclip.report.writers import TensorboardWriter, build_tensorboard
 from openvclip.training.captions import build_captions
@@ -75,7 +75,7 @@ def build_validator(
     loader: Any,
     device: torch.device,
     writer: TensorboardWriter | None,
-    embed_classes: Callable[[CLIP], torch.Tensor] | None,
+    embed_classes: Callable[[Backbone], torch.Tensor] | None,
     frozen: Collection[str],
 ) -> Validator:
     """Build the validation, with the patching that ``TRAIN.EVAL_PATCHING_RATIO`` asks for."""
@@ -145,8 +145,12 @@ def load_initial_weights(cfg, trainer: Trainer) -> str | None:
         path, content = last
         if trainer.train_loader is not None:
             videos = trainer.output.train_videos
-            distributed.run_together(
-                lambda: videos is not None and check_resumed(content, path, videos))
+
+            def check() -> None:
+                if videos is not None:
+                    check_resumed(content, path, videos)
+
+            distributed.run_together(check)
         trainer.load(content, path)
         return str(path)
     if train.CHECKPOINT_FILE_PATH:
@@ -171,7 +175,8 @@ def build_trainer(cfg) -> Trainer:
     device = distributed.select_device(cfg.NUM_GPUS)
     _check_share(cfg, cfg.TRAIN.BATCH_SIZE // distributed.world_size())
     labels = build_label_space(cfg)
-    here = {"rank": distributed.rank(), "world_size": distributed.world_size(), "device": device}
+    here: dict[str, Any] = {"rank": distributed.rank(), "world_size": distributed.world_size(),
+                            "device": device}
     train_loader = None if cfg.VAL_MODE else build_loader(cfg, "train", **here)
     batches = _build_batches(cfg, train_loader)
     has_val = is_file(Path(cfg.DATA.PATH_TO_DATA_DIR) / "val.csv")
@@ -260,7 +265,7 @@ def _check_share(cfg, share: int) -> None:
         )
 
 
-def _load(cfg, trainer: Trainer, embed_classes: Callable[[CLIP], torch.Tensor]) -> None:
+def _load(cfg, trainer: Trainer, embed_classes: Callable[[Backbone], torch.Tensor]) -> None:
     """Load what training or validation begins with, with a classifier of its own text tower."""
     model = unwrap(trainer.model)
     text = copy_text_tower(model)
@@ -270,7 +275,7 @@ def _load(cfg, trainer: Trainer, embed_classes: Callable[[CLIP], torch.Tensor]) 
         model.set_classifier(embed_classes(model.model))
     if cfg.VAL_MODE:
         weights, ratios = build_weights(cfg, model, loaded)
-        if ratios:
+        if ratios and trainer.validator is not None:
             trainer.validator.patch_as_tests_do(
                 weights, [r for r in (cfg.TRAIN.EVAL_PATCHING_RATIO, *ratios) if r > 0],
                 embed_classes if other_text else None,

@@ -58,7 +58,7 @@ class Clipping:
     def __call__(self, parameters: list[nn.Parameter]) -> float:
         """Limit the gradients and return their global L2 norm before that."""
         if self.value is not None:
-            norm = nn.utils.get_total_norm([p.grad for p in parameters])
+            norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
             nn.utils.clip_grad_value_(parameters, self.value)
         else:
             norm = nn.utils.clip_grad_norm_(parameters, self.norm or math.inf)

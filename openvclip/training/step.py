@@ -133,7 +133,7 @@ class PlainStep:
             with self._no_sync(not exchange):
                 output = self._forward(part)
                 own = output.logits if isinstance(output, VideoAndText) else output
-                total = sum(objective.weight * term for objective in self.objectives
+                total: Any = sum(objective.weight * term for objective in self.objectives
                             if (term := objective.term(output, own, part)) is not None)
                 self.scaler.scale(total * weight).backward()
             logits.append(own.detach().float())

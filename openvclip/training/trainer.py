@@ -15,7 +15,7 @@ from openvclip.checkpoints.loading import unwrap
 from openvclip.checkpoints.training_config import VIDEOS
 from openvclip.clip.weights import find_state_dict
 from openvclip.config.extensions import parse_stored
-from openvclip.models.backbone import CLIP
+from openvclip.models.backbone import Backbone
 from openvclip.models.build import load_model_weights
 from openvclip.report.run.curves import write_curves
 from openvclip.training.bad_rows import BadRows
@@ -65,7 +65,7 @@ class Trainer:
         output: Output,
         device: torch.device,
         clipping: Clipping,
-        embed_classes: Callable[[CLIP], Tensor] | None = None,
+        embed_classes: Callable[[Backbone], Tensor] | None = None,
     ) -> None:
         self.step, self.optimizer = step, optimizer
         self.schedule, self.batches, self.output = schedule, batches, output
@@ -84,6 +84,10 @@ class Trainer:
     def model(self) -> nn.Module:
         """The model, possibly wrapped by DDP."""
         return self.step.model
+
+    def _trained_by(self) -> torch.optim.Optimizer:
+        assert self.optimizer is not None  # VAL_MODE has none, and trains nothing
+        return self.optimizer
 
     def run(self, stop: StopSignals | None = None) -> None:
         """Train from ``start_epoch``, at ``start_iteration``, to the end.
@@ -136,7 +140,7 @@ class Trainer:
             timer.data_ready()
             self.bad_rows.note(batch["bad"])
             lr = self.schedule.learning_rate(epoch + i / iterations)
-            set_learning_rate(self.optimizer, lr)
+            set_learning_rate(self._trained_by(), lr)
             result, label, norm = self._train_iteration(batch, epoch, i, epoch * iterations + i)
             self.log.add(result, label, norm)
             timer.iteration_done(len(label) * distributed.world_size())
@@ -156,10 +160,11 @@ class Trainer:
     ) -> tuple[StepResult, Tensor, float]:
         """Forward, backward, clip and update for one batch."""
         video, label, captions = self.batches.load(batch, self.device, epoch, step)
-        self.optimizer.zero_grad(set_to_none=True)
+        optimizer = self._trained_by()
+        optimizer.zero_grad(set_to_none=True)
         result = self.step(video, label, step, captions)
         scaler = self.step.scaler
-        scaler.unscale_(self.optimizer)
+        scaler.unscale_(optimizer)
         norm = self._clip_gradients()
         finite = scaler.is_enabled() or (result.is_finite() and math.isfinite(norm))
         self._stopping, broken = self._agree(bool(self.stop.received), not finite)
@@ -171,7 +176,7 @@ class Trainer:
                 videos=self.train_loader.dataset.describe(rows),
             )
         before = scaler.get_scale()
-        scaler.step(self.optimizer)
+        scaler.step(optimizer)
         scaler.update()
         self.skipped_steps += scaler.get_scale() < before
         for objective in self.step.objectives:
@@ -216,6 +221,7 @@ class Trainer:
         Raises:
             Interrupted: for a signal; the validation is done when the run goes on.
         """
+        assert self.validator is not None  # the caller asks
         predictions = self.validator.predict(unwrap(self.model), epoch, self.stop)
         if self._agree(bool(self.stop.received))[0]:
             if not self.schedule.due(epoch, self.schedule.checkpoint_period):
@@ -243,7 +249,7 @@ class Trainer:
         content = {
             **progress,
             "model_state": unwrap(self.model).state_dict(),
-            "optimizer_state": self.optimizer.state_dict(),
+            "optimizer_state": self._trained_by().state_dict(),
             "scaler_state": self.step.scaler.state_dict(),
             "random_state": ckpt.get_random_state(),
             "bad_rows": self.bad_rows.gather(),

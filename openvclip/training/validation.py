@@ -17,7 +17,7 @@ from openvclip.evaluation.runner import predict
 from openvclip.evaluation.tasks.task import Predictions
 from openvclip.interpolation import Weights, WeightsAndClassifier
 from openvclip.metrics.classification import compute_accuracy, compute_mean_average_precision
-from openvclip.models.backbone import CLIP
+from openvclip.models.backbone import Backbone
 from openvclip.report.writers import TensorboardWriter
 from openvclip.utils import distributed
 from openvclip.utils.logging import log_json_stats
@@ -55,7 +55,7 @@ class Validator:
         multi_label: bool = False,
         weights: Weights | None = None,
         ratios: Sequence[float] = (),
-        embed_classes: Callable[[CLIP], Tensor] | None = None,
+        embed_classes: Callable[[Backbone], Tensor] | None = None,
         writer: TensorboardWriter | None = None,
         log_period: int = 10,
     ) -> None:
@@ -73,7 +73,7 @@ class Validator:
         self,
         weights: Weights,
         ratios: Sequence[float],
-        embed_classes: Callable[[CLIP], Tensor] | None = None,
+        embed_classes: Callable[[Backbone], Tensor] | None = None,
     ) -> None:
         """Validate at these ratios as well, instead of at the constructor's.
 

@@ -19,7 +19,7 @@ from openvclip.metrics.retrieval import (
     count_ranks,
     find_worst,
 )
-from openvclip.models.backbone.backbone import Backbone
+from openvclip.models.backbone import Backbone
 from openvclip.models.text import embed_tokens
 from openvclip.models.video_clip import VideoCLIP
 from openvclip.report.retrieval_numbers import format_scores

@@ -51,7 +51,7 @@ class Column:
 
     def describe(self) -> str:
         """Say what is tested: how many lists, videos and classes."""
-        counts = sorted(protocol.rows for protocol in self.protocols)
+        counts = sorted(protocol.rows or 0 for protocol in self.protocols)
         videos = f"{counts[0]:,}" + (f" to {counts[-1]:,}" if counts[0] != counts[-1] else "")
         each = " each" if self.several else ""
         return (f"{self.title}: {self.tested}; {videos} videos, {self.protocols[0].classes} "

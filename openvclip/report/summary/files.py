@@ -34,7 +34,8 @@ def build_csv(summary: Summary) -> Lines:
         header += [f"{column.key}_mean", f"{column.key}_std", f"{column.key}_lists"] if (
             column.several) else [column.key]
     lines: Lines = [header]
-    for row in (*summary.rows, *summary.published):
+    rows: list[ModelRow | Published] = [*summary.rows, *summary.published]
+    for row in rows:
         if isinstance(row, ModelRow):
             facts = row.facts
             line = [row.backbone, row.label, "ours", (facts["checkpoint"] or {}).get("file"),
@@ -48,12 +49,12 @@ def build_csv(summary: Summary) -> Lines:
 
 
 def _list_numbers(row: ModelRow | Published, column: Column) -> list[Any]:
-    ours = isinstance(row, ModelRow)
-    number = row.number(column.key) if ours else row.numbers.get(column.key)
+    number = row.number(column.key) if isinstance(row, ModelRow) else row.numbers.get(column.key)
     values = [None if value is None else f"{value:.2f}" for value in number or (None, None)]
     if not column.several:
         return values[:1]
-    return [*values, len(row.cells[column.key]) if ours and number else None]
+    lists = len(row.cells[column.key]) if isinstance(row, ModelRow) and number else None
+    return [*values, lists]
 
 
 def build_sections_csv(sections: Sequence[Section]) -> Lines:

@@ -77,8 +77,8 @@ def _align(table: Table, columns: Sequence[Column]) -> list[str]:
              for row in table.rows]
     # Cells are no numbers to it: they have signs, and all the same decimals.
     sides = ["left"] * len(table.label) + [table.side] * len(columns)
-    lines = tabulate([*heads, *cells], tablefmt="plain", disable_numparse=True, colalign=sides)
-    lines = [line.rstrip() for line in lines.splitlines()]
+    text = tabulate([*heads, *cells], tablefmt="plain", disable_numparse=True, colalign=sides)
+    lines = [line.rstrip() for line in text.splitlines()]
     if any(row.heading for row in table.rows):  # below which the rows are set in
         lines = [f"  {line}" for line in lines]
     above, below = lines[:len(heads)], lines[len(heads):]

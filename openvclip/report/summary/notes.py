@@ -107,6 +107,7 @@ def _notes_of_row(row: ModelRow, columns: Sequence[Column]) -> Said:
     for shown, left_out in row.replaced:
         better = left_out.faults and not shown.faults
         why = "tested as the protocol says" if better else "newer"
+        assert shown.run.protocol is not None  # the table has no others
         yield "replaced", f"{shown.run.protocol.name}: {_say_replaced(shown, left_out, why)}"
 
 
@@ -135,6 +136,7 @@ def _say_seen(run: Run) -> str:
 
 
 def _say_rows(run: Run) -> str:
+    assert run.protocol is not None and run.protocol.rows is not None  # the caller asks
     videos, published = run.content["videos"], run.protocol.rows
     if videos < published:
         return f"{videos:,} of the {published:,} videos of the published list"
@@ -196,6 +198,7 @@ def _say_training(run: Run) -> str:
     if not isinstance(run.content.get("trained_on"), dict):
         return f"what {file} was trained on is not known: no config.yaml of a training beside it"
     draw, wanted = parse_draw(trained.get("draw")), find_draw(run)
+    assert wanted is not None  # there is one, see above
     if draw is None or (draw.dataset, draw.shots, draw.seed) != (
             wanted.dataset, wanted.shots, wanted.seed) or (
             (draw.kind == "few-shot") != (wanted.kind == "few-shot")):

@@ -32,7 +32,7 @@ class RetrievalRow:
                 + self.result.marks)
 
     @property
-    def numbers(self) -> list[float]:
+    def numbers(self) -> Sequence[float]:
         """The numbers, in the order of :func:`name_numbers`."""
         return [self.result.scores[name] for name in name_numbers()]
 

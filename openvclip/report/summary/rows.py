@@ -140,7 +140,7 @@ def _tell_apart(row: ModelRow) -> tuple[str, ...]:
     checkpoint = row.facts["checkpoint"] or {}
     _, clip, _, temporal, prompts = row.first.model
     return (
-        temporal, Path(str(checkpoint.get("file"))).parent.name,
+        str(temporal), Path(str(checkpoint.get("file"))).parent.name,
         f"weights {str(checkpoint.get('sha256'))[:8]}", f"CLIP {str(clip)[:8]}",
         f"prompts {str(prompts)[:8]}",
     )

@@ -76,8 +76,8 @@ class MethodRow(Row):
             return None
         pairs = [(self.cells["base"][s].value, self.cells["novel"][s].value) for s in seeds]
         means = [statistics.fmean(values) for values in zip(*pairs, strict=True)]
-        _, std = compute_spread([compute_harmonic_mean(*pair) for pair in pairs])
-        return compute_harmonic_mean(*means), std
+        spread = compute_spread([compute_harmonic_mean(*pair) for pair in pairs])
+        return compute_harmonic_mean(*means), spread[1] if spread else None
 
 
 @dataclass(frozen=True)
@@ -176,9 +176,9 @@ def _make_line(key: str, result: Result, own: dict[str, str]) -> tuple[tuple, Me
     if key == "supervised":
         dataset = run.protocol.name if run.protocol else name_folder(content["list"])
     else:
-        dataset = own[content["list"]] if key == "own" else draw.dataset
+        dataset = own[content["list"]] if key == "own" or draw is None else draw.dataset
     setup = f"{content.get('views')} x {content.get('crops')} views, {content.get('frames')} frames"
-    shots = f", {draw.shots} shots" if key == "base_to_novel" and run.weights else ""
+    shots = f", {draw.shots} shots" if draw and key == "base_to_novel" and run.weights else ""
     line = MethodRow(result, _name_method(result), name_dataset(dataset) + shots, setup, dataset)
     weights = ""
     if key == "own":
@@ -202,9 +202,9 @@ def _add(key: str, line: MethodRow, result: Result) -> None:
         other = trained.get("seed") not in (None, draw.seed)
         seed = f"{draw.seed}/{trained['seed']}" if other else str(draw.seed)
     columns = {"top1": "top1", "top5": "top5"}
-    if key == "few_shot":
+    if draw is not None and key == "few_shot":
         columns = {str(draw.shots if run.weights else 0): "top1"}
-    elif key == "base_to_novel":
+    elif draw is not None and key == "base_to_novel":
         columns = {draw.kind: "top1"}
         if draw.kind == "novel":
             known = [*line.cells.get("base", {}).items(), *line.cells.get("novel", {}).items()]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,7 +48,8 @@ class Match(NamedTuple):
 
 def index_rows(videos: VideoList, names: Sequence[str]) -> dict[tuple[str, str], int]:
     """Return (path as listed, class name) -> row."""
-    keys = zip(videos.paths, (names[label] for label in videos.labels), strict=True)
+    labels = np.asarray(videos.labels).tolist()
+    keys = zip(videos.paths, (names[label] for label in labels), strict=True)
     return {key: row for row, key in enumerate(keys)}
 
 

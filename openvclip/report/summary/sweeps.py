@@ -114,6 +114,7 @@ def collect_sweeps(
     models: dict[tuple, _Swept] = {}
     for result, name, value in (*_of_rows(rows, columns), *_of_others(results)):
         model = models.setdefault(result.model, _Swept(replace(result, scores={})))
+        assert result.ratio is not None  # as points have one
         model.curves.setdefault(name, {})[result.ratio] = value
         if trained:
             model.learned[name] = name in trained

@@ -85,7 +85,7 @@ class Connect(Objective):
     @classmethod
     def build(cls, cfg: Any, model: nn.Module) -> Connect:
         """Build what ``TRAIN.LINEAR_CONNECT_*`` ask for."""
-        train = cfg.TRAIN
+        train, original = cfg.TRAIN, unwrap(model)
         logger.info(
             "interpolated training: r ~ U(%g, %g), connect loss x %g",
             train.LINEAR_CONNECT_SAMPLE_L, train.LINEAR_CONNECT_SAMPLE_R,
@@ -100,7 +100,7 @@ class Connect(Objective):
             seed=cfg.RNG_SEED,
             chain_rule=train.LINEAR_CONNECT_CHAIN_RULE,
             rank=distributed.rank() if train.LINEAR_CONNECT_PER_RANK else None,
-            original_classifier=model.classifier if model.train_text else None,
+            original_classifier=original.classifier if original.train_text else None,
         )
 
     def passes(self, step: int) -> Iterator[Pass]:
