@@ -207,9 +207,10 @@ def build_resume_key(
     The videos' contents are not read for it: their paths stand for them.
     """
     keys = {name: value for name, value in flatten(cfg).items()
-            if name.startswith(("DATA.", "TEST.", "MODEL.MODEL_NAME", "MODEL.CONTEXT_LENGTH",
-                                "MODEL.BACKBONE"))
+            if name.startswith(("DATA.", "TEST.", "MODEL.MODEL_NAME", "MODEL.CONTEXT_LENGTH"))
             and not name.startswith(NOT_IN_SCORES)}
+    if cfg.MODEL.BACKBONE != "clip":  # which logs of versions without the key stand for
+        keys["MODEL.BACKBONE"] = cfg.MODEL.BACKBONE
     rows = "\n".join(loader.dataset.videos.paths)
     return {
         "facts": {name: value for name, value in facts.items() if name not in NO_CAUSE},

@@ -115,5 +115,6 @@ class Connect(Objective):
         Computing them by the mixed tower would take a pass over all sentences at every step; the
         two agree to first order in what training changed.
         """
+        assert self.original_classifier is not None  # else it is not asked for
         mixture = torch.lerp(self.model.classifier, self.original_classifier, ratio)
         return F.normalize(mixture, dim=-1)
