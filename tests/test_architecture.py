@@ -78,6 +78,20 @@ def test_no_modules_import_each_other_in_a_circle():
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_file_a_function_and_a_constructor_can_be_taken_in(path):
+    text = path.read_text()
+    assert text.count("\n") <= 400, f"{path}: split it"
+    for node in ast.walk(ast.parse(text)):
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            continue
+        where = f"{path}:{node.lineno}: {node.name}"
+        assert node.end_lineno - node.lineno < 60, f"{where} is longer than a screen"
+        if node.name == "__init__":
+            given = len(node.args.args) - 1 + len(node.args.kwonlyargs)
+            assert given <= 12, f"{where}: group its parameters"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_the_library_neither_prints_nor_exits_nor_unpickles(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)

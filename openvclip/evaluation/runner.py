@@ -146,8 +146,7 @@ def predict(
 
     Args:
         model: maps video (M, 3, T, H, W) to (M, K).
-        batches: as the loader gives them (``video``, ``index``, ``clip``, ``bad`` and ``groups``);
-            this process's share of the list. Without ``groups`` a batch is one group.
+        batches: this process's share of the list; one without ``groups`` is a single group.
         ensemble: makes what joins the clips of each of the whole list's videos.
         weights: the model's; None: as they are, at every ratio.
         ratios: shares of CLIP. A batch is decoded once and evaluated at each.
@@ -171,7 +170,7 @@ def predict(
     model.eval()
     progress = Progress(own_videos, what, "videos")
     if lines is not None:
-        lines.start(progress.total)
+        lines.start(own_videos)
     for batch in batches:
         failures.update(batch["bad"])
         parts = _split(batch, device)

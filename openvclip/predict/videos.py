@@ -57,8 +57,7 @@ def predict_videos(
 
     Args:
         videos: files, folders or glob patterns.
-        labels: checked, as :func:`openvclip.predict.label_set.read_labels` gives
-            them.
+        labels: checked, as :func:`openvclip.predict.label_set.read_labels` gives them.
         clip, checkpoint, patching_ratio, model_options: see
             :func:`openvclip.predict.classifier.load_model`.
         output: folder for predictions.json, predictions.csv and figures.
