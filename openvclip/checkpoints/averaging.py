@@ -28,7 +28,7 @@ def find_checkpoints(source: str | Path, start: int, end: int) -> dict[int, Path
         end: last file number.
 
     Raises:
-        CheckpointError: some are missing; averaging others instead would be another result.
+        CheckpointError: some are missing; averaging others instead would give a different result.
     """
     source = Path(source)
     if not source.is_dir():
@@ -40,7 +40,7 @@ def find_checkpoints(source: str | Path, start: int, end: int) -> dict[int, Path
         raise CheckpointError(
             f"{source} lacks {len(missing)} of the checkpoints {start}..{end}: "
             f"{', '.join(map(str, missing[:8]))}{', ...' if len(missing) > 8 else ''}; it has "
-            f"{there}. Wait for the training to end, or change --start and --end"
+            f"{there}. Wait for training to end, or change --start and --end"
         )
     return {number: found[number] for number in range(start, end + 1)}
 
@@ -62,14 +62,14 @@ def average_checkpoints(
     source: str | Path, *, start: int, end: int, output: str | Path,
     clip: str | Path | None = None, method: MergeMethod | None = None,
 ) -> Path:
-    """Write the checkpoints ``start`` .. ``end``, merged, as ``{"model_state": ...}``.
+    """Merge the checkpoints ``start`` .. ``end`` and write them as ``{"model_state": ...}``.
 
     The file also has the config and the names of the training videos of the last one, if that has
     them.
 
     Args:
         source: as for :func:`find_checkpoints`.
-        start: first file number; 0 stands for the original CLIP.
+        start: first file number; 0 means the original CLIP.
         end: last file number, included.
         output: file to write.
         clip: weights of the original CLIP, needed with ``start`` 0 and by methods that use it.
@@ -77,8 +77,8 @@ def average_checkpoints(
 
     Raises:
         ConfigError: the range is empty or negative, or ``clip`` is missing or has no use.
-        CheckpointError: a checkpoint is missing, damaged, of other tensors or shapes than the
-            others, or holds NaN or infinity; or ``output`` is a device, a pipe or a folder.
+        CheckpointError: a checkpoint is missing, damaged, has different tensors or shapes from the
+            others, or contains NaN or infinity; or ``output`` is a device, a pipe or a folder.
     """
     if start < 0 or end < start:
         raise ConfigError(f"--start {start} --end {end}: give 0 <= start <= end")
@@ -109,7 +109,7 @@ def average_checkpoints(
         _refuse_not_finite(zip(names, sources, strict=True), broken)
     content = {"model_state": merged}
     last = ckpt.load_file(paths[end], verify=False) if paths else {}
-    # What the weights were trained as, and on, for whoever loads the file alone.
+    # How, and on what, the weights were trained, for loading the file alone.
     content.update({key: last[key] for key in ("cfg", VIDEOS) if last.get(key) is not None})
     ckpt.save_file(output, content)
     logger.info("wrote the %s of %d checkpoints (%d..%d) to %s", method.result,
@@ -118,10 +118,10 @@ def average_checkpoints(
 
 
 def _refuse_not_finite(states: Iterable[tuple[str, StateDict]], broken: Sequence[str]) -> NoReturn:
-    """Look for what made the tensors ``broken`` of a mean NaN or infinite, and raise.
+    """Find what made the tensors ``broken`` of a mean NaN or infinite, and raise.
 
-    Reading the files again costs time, but only here; looking at each while it is added would
-    cost all averages a third more.
+    Reading the files again costs time, but only here; checking each while it is added would
+    make every average a third slower.
     """
     for name, state in states:
         found = find_not_finite({key: state[key] for key in broken if key in state})

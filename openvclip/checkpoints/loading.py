@@ -1,4 +1,4 @@
-"""What training and testing set up in the same way: precision, class names, weights."""
+"""Setup shared by training and testing: precision, class names, weights."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ logger = get_logger(__name__)
 
 
 def compute_amp_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Return the dtype of ``TRAIN.AMP_DTYPE``; ``auto`` is bf16 wherever the device computes it."""
+    """Return the dtype of ``TRAIN.AMP_DTYPE``; ``auto`` is bf16 wherever the device supports it."""
     if name == "auto":
         native = device.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if native else torch.float16
@@ -46,7 +46,7 @@ def build_precision(cfg, device: torch.device) -> tuple[Callable, torch.amp.Grad
 
 
 def build_test_dtype(cfg, device: torch.device) -> torch.dtype | None:
-    """Return what tests compute in where that is safe; None: fp32."""
+    """Return the dtype that tests use where that is safe; None: fp32."""
     if not cfg.TEST.MIXED_PRECISION:
         return None
     return compute_amp_dtype(cfg.TRAIN.AMP_DTYPE, device)
@@ -55,7 +55,7 @@ def build_test_dtype(cfg, device: torch.device) -> torch.dtype | None:
 def build_test_precision(cfg, device: torch.device) -> Callable:
     """Return the maker of the context that tests and validation compute in.
 
-    That is fp32, as published, unless ``TEST.MIXED_PRECISION``; training's has no say in it.
+    That is fp32, as published, unless ``TEST.MIXED_PRECISION``; training's setting has no effect.
     """
     return _autocast(build_test_dtype(cfg, device), device, "tests and validation")
 
@@ -73,7 +73,7 @@ def _autocast(dtype: torch.dtype | None, device: torch.device, what: str) -> Cal
 
 
 def read_weights(path: str | Path) -> StateDict:
-    """Read the weights of a checkpoint, of whatever origin, under CLIP's names.
+    """Read the weights of a checkpoint, of any origin, under CLIP's names.
 
     Raises:
         CheckpointError: it is missing, damaged, or holds no weights.
@@ -86,15 +86,15 @@ def read_weights(path: str | Path) -> StateDict:
 
 
 def load_weights(model: VideoCLIP, path: str | Path, *, leave_head: bool = False) -> bool:
-    """Load the weights of a checkpoint, of whatever origin, into the model; every key must fit.
+    """Load the weights of a checkpoint, of any origin, into the model; every key must match.
 
     Args:
         model: what to load into.
         path: the checkpoint.
-        leave_head: a tuned head (TUNE_HEAD) in the file is not used: it knows its own classes only.
+        leave_head: do not use a tuned head (TUNE_HEAD) in the file: it knows only its own classes.
 
     Returns:
-        Whether the text tower is another one now. A classifier that it made is then outdated.
+        Whether the text tower has changed. A classifier that it made is then outdated.
     """
     state = read_weights(path)
     if leave_head and state.pop("head", None) is not None:
@@ -108,7 +108,7 @@ def load_weights(model: VideoCLIP, path: str | Path, *, leave_head: bool = False
 
 
 def load_finite(model: VideoCLIP, path: str | Path, *, leave_head: bool = False) -> bool:
-    """Load weights that something is to be computed with, see :func:`load_weights`.
+    """Load weights to compute with, see :func:`load_weights`.
 
     Raises:
         CheckpointError: one of them is NaN or infinite.
@@ -138,14 +138,14 @@ def load_patched(
     """Load CLIP, or a checkpoint patched with it, as a model without classes.
 
     Args:
-        clip: file, or name of open_clip, of the original CLIP.
-        checkpoint: fine-tuned weights; None: CLIP as it is. A tuned head is not used.
-        ratio: share of CLIP in the weights, 0 to 1; None: the checkpoint as it is.
+        clip: file, or open_clip name, of the original CLIP.
+        checkpoint: fine-tuned weights; None: the original CLIP. A tuned head is not used.
+        ratio: share of CLIP in the weights, 0 to 1; None: the unpatched checkpoint.
         temporal_type, num_frames, backbone: see
             :func:`openvclip.models.temporal.build_temporal_clip`.
 
     Raises:
-        CheckpointError: a file is missing, damaged, holds NaN or does not fit.
+        CheckpointError: a file is missing, damaged, contains NaN or does not fit.
     """
     original = load_clip(clip)
     tower = build_temporal_clip(
@@ -176,13 +176,13 @@ def copy_text_tower(model: VideoCLIP) -> StateDict:
 
 
 def text_tower_differs(model: VideoCLIP, other: StateDict) -> bool:
-    """Whether the text tower is another than what :func:`copy_text_tower` gave."""
+    """Whether the text tower differs from what :func:`copy_text_tower` returned."""
     return any(not torch.equal(p, other[name])
                for name, p in model.model.text_parameters().items())
 
 
 def load_original_clip(source: str | Path) -> StateDict:
-    """Read the original CLIP under the names that a :class:`VideoCLIP` has its tensors by."""
+    """Read the original CLIP under the tensor names of a :class:`VideoCLIP`."""
     return {f"model.{name}": tensor for name, tensor in load_clip(source).items()}
 
 

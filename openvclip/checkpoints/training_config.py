@@ -1,4 +1,4 @@
-"""What a checkpoint was trained on, and with which settings, as far as it or its folder says."""
+"""What a checkpoint was trained on, and with which settings, according to it or its folder."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ VIDEOS = "train_videos"  # Key of a checkpoint: hashes of the training list's na
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """The config of a training.
+    """The config of a training run.
 
     Attributes:
         where: the file that it was found in.
-        tree: section -> key -> value, as the file has them: another program's, or an older
+        tree: section -> key -> value, as in the file: another program's, or an older
             version's, may lack any.
     """
 
@@ -45,14 +45,14 @@ class TrainingConfig:
 
 
 def find_training_config(checkpoint: str | Path) -> TrainingConfig | None:
-    """Find the config of the training that a checkpoint, or an average of its epochs, is from.
+    """Find the config of the training run that a checkpoint, or an average of its epochs, is from.
 
-    Whoever asks what a file was trained on, or how it wants its videos, asks here. The rule: the
-    config that the file carries; where it carries none, ``config.yaml`` in the OUTPUT_DIR that it
-    lies in, if that is of a training.
+    All code that needs to know what a file was trained on, or how it expects its videos, asks here.
+    The rule: the config inside the file; if there is none, ``config.yaml`` in the OUTPUT_DIR where
+    the file is, if that belongs to a training run.
 
     Args:
-        checkpoint: the file; one that is not there or cannot be read carries nothing.
+        checkpoint: the file; one that is missing or cannot be read contains nothing.
 
     Raises:
         CheckpointError: what was found is not yaml.
@@ -78,7 +78,7 @@ def find_training_config(checkpoint: str | Path) -> TrainingConfig | None:
 
 
 def _read(checkpoint: Path) -> dict[str, Any]:
-    """Read what a file of ours holds besides tensors; {} of other files and damaged ones."""
+    """Read what a file of ours has besides tensors; {} for other files and damaged ones."""
     if checkpoint.suffix == ".safetensors":
         return {}
     try:
@@ -131,21 +131,21 @@ def find_training(checkpoint: str | Path | None) -> dict[str, Any] | None:
 
 
 def describe_videos(paths: Sequence[str], prefix: str) -> torch.Tensor:
-    """Return what a checkpoint keeps of its training list under :data:`VIDEOS`, int64 (M,)."""
+    """Return what a checkpoint stores of its training list under :data:`VIDEOS`, int64 (M,)."""
     return torch.from_numpy(hash_videos(paths, prefix))
 
 
 def check_resumed(content: dict[str, Any], where: str | Path, videos: torch.Tensor) -> None:
-    """Tell a checkpoint that another training left from one that this training can go on from.
+    """Refuse to resume from a checkpoint that another training run left.
 
     Args:
-        content: what the checkpoint holds.
+        content: the checkpoint's content.
         where: its path, for messages.
-        videos: what :func:`describe_videos` gave for the list of this training.
+        videos: what :func:`describe_videos` returned for this run's list.
 
     Raises:
-        CheckpointError: no video of the list was in that training. One on a list that differs is
-            named in the log: a list may be mended between two runs.
+        CheckpointError: none of the list's videos was in that run. One on a list that differs is
+            named in the log: a list may be corrected between two runs.
     """
     known = content.get(VIDEOS)
     if not isinstance(known, torch.Tensor) or torch.equal(known, videos):
@@ -168,18 +168,18 @@ def check_resumed(content: dict[str, Any], where: str | Path, videos: torch.Tens
 def find_overlap(
     checkpoint: str | Path | None, paths: Sequence[str], prefix: str
 ) -> dict[str, Any] | None:
-    """Tell which videos of a tested list the checkpoint was trained on; the log names them.
+    """Find which videos of a tested list the checkpoint was trained on; the log names them.
 
-    Compared are the names that the checkpoint carries or, where it is older than that, those of
+    The names compared are those in the checkpoint or, if it is too old to have any, those of
     the training list, if it is on this machine.
 
     Args:
         checkpoint: the tested file; None: the untouched CLIP.
-        paths: of the tested videos, with the prefix.
+        paths: the tested videos' paths, with the prefix.
         prefix: DATA.PATH_PREFIX of the test.
 
     Returns:
-        ``videos``, their number, and ``rows``; None where the training list is not known.
+        ``videos``, their number, and ``rows``; None if the training list is unknown.
     """
     known = None if checkpoint is None else _find_videos(Path(checkpoint))
     if known is None:
@@ -195,7 +195,7 @@ def find_overlap(
 
 
 def _find_videos(checkpoint: Path) -> np.ndarray | None:
-    """Read the hashes in a checkpoint, or make them of the training list that its config names."""
+    """Read a checkpoint's hashes, or make them from the training list that its config names."""
     videos = _read(checkpoint).get(VIDEOS)
     if isinstance(videos, torch.Tensor) and videos.dtype == torch.int64 and videos.dim() == 1:
         return videos.numpy()

@@ -73,9 +73,9 @@ def check_arch(arch: str, clip: Backbone, where: str) -> None:
 
 
 def check_crops(cfg: Any, size: int, where: str) -> None:
-    """Raise a ConfigError unless all that ``cfg`` does gives the CLIP frames of ``size`` pixels.
+    """Raise a ConfigError unless ``cfg`` always gives the CLIP frames of ``size`` pixels.
 
-    The crops of a test that follows a training are checked before the training.
+    The crops of a test that follows training are checked before training.
     """
     used = {
         "DATA.TRAIN_CROP_SIZE": (cfg.DATA.TRAIN_CROP_SIZE, cfg.TRAIN.ENABLE or cfg.VAL_MODE),
@@ -118,8 +118,8 @@ def build_model(cfg: Any, label_names: Sequence[str] | None) -> VideoCLIP:
 
     Args:
         cfg: the config tree.
-        label_names: class names, in the order of the labels; None: a model without classes, for
-            what needs embeddings only. It leaves out a checkpoint's tuned head, if there is one.
+        label_names: class names, in the order of the labels; None: a model without classes, if
+            only embeddings are needed. It leaves out a checkpoint's tuned head, if there is one.
 
     Raises:
         ConfigError: keys that contradict each other, the number of classes or the CLIP's size.
@@ -162,7 +162,7 @@ def build_model(cfg: Any, label_names: Sequence[str] | None) -> VideoCLIP:
 def build_classifier(
     cfg: Any, clip: Backbone, label_names: Sequence[str], *, cache: bool = True
 ) -> torch.Tensor:
-    """Return the (classes, embed_dim) classifier of ``label_names`` by the text tower of ``clip``.
+    """Return the (classes, embed_dim) classifier of ``label_names`` made by ``clip``'s text tower.
 
     Its texts are those of MODEL.TEXT_TEMPLATES or MODEL.CLASS_DESCRIPTIONS. A GPU is used if the
     run has one. Results are kept in MODEL.TEXT_CACHE_DIR unless ``cache`` is False, as for a text
@@ -185,7 +185,7 @@ def build_classifier(
 
 
 def compile_blocks(clip: Backbone) -> None:
-    """Have the image tower's blocks compiled, once as they share their code, when first run."""
+    """Compile the image tower's blocks, once since they share their code, when first run."""
     for block in clip.vision_blocks():
         block.compile()
 
@@ -205,15 +205,15 @@ def check_compiler(device: str) -> None:
 def load_model_weights(
     model: VideoCLIP, state: Mapping[str, torch.Tensor], where: str
 ) -> None:
-    """Copy a checkpoint's weights into ``model``; every name and shape must fit.
+    """Copy a checkpoint's weights into ``model``; every name and shape must match.
 
     The temporal variant's own parameters, which an original CLIP lacks, keep their values if the
     checkpoint has none of them; so does the tuned head. The classifier is not touched. A model
     without classes has no use for a tuned head and takes none.
 
     Args:
-        model: as :func:`build_model` gives, not wrapped for distributed training.
-        state: names without prefix, as ``load_state_dict_file`` gives, or behind ``model.``.
+        model: from :func:`build_model`, not wrapped for distributed training.
+        state: names without prefix, as from ``load_state_dict_file``, or with ``model.``.
         where: what to call the checkpoint in errors.
 
     Raises:

@@ -18,7 +18,7 @@ from openvclip.utils.errors import ConfigError, DataError
 from openvclip.utils.files import MOST_JSON_BYTES, read_bytes, read_table, read_text
 from openvclip.utils.json_text import parse_json
 
-# The 16 of ActionCLIP (arXiv 2109.08472) as its code has them, without full stops.
+# The 16 of ActionCLIP (arXiv 2109.08472) as in its code, without full stops.
 ACTION_TEMPLATES: tuple[str, ...] = (
     "a photo of action {}", "a picture of action {}", "Human action of {}", "{}, an action",
     "{} this is an action", "{}, a video of action", "Playing action of {}", "{}",
@@ -32,14 +32,14 @@ HINT = 'expected {"class name": "text", "other class": ["text", "text"]}'
 
 @dataclass(frozen=True)
 class TextChoice:
-    """The texts that the classes are told by.
+    """The texts that represent the classes.
 
     Attributes:
         name: the set's name, the file of templates, or ``descriptions``.
-        templates: sentences with one ``{}`` for the name; unused where there are descriptions.
-        descriptions: class name -> its texts, used as they are; None: the templates count.
+        templates: sentences with one ``{}`` for the name; unused if there are descriptions.
+        descriptions: class name -> its texts, used unchanged; None: the templates are used.
         file: where the descriptions come from.
-        file_sha256: of that file.
+        file_sha256: SHA-256 of that file.
     """
 
     name: str
@@ -82,14 +82,14 @@ def build_text_choice(cfg: Any, names: Sequence[str]) -> TextChoice:
 
 
 def load_templates(choice: str) -> tuple[str, ...]:
-    """Return the templates of a set, or of a file with one a line.
+    """Return the templates of a set, or of a file with one per line.
 
     Args:
         choice: a name of :data:`openvclip.config.validate.TEMPLATE_SETS`, or a file.
 
     Raises:
         ConfigError: there is no such set and no such file.
-        DataError: a line of the file has not exactly one ``{}``, or another brace.
+        DataError: a line of the file does not have exactly one ``{}``, or has another brace.
     """
     if choice == "openvclip28":
         return TEMPLATES
@@ -138,7 +138,7 @@ def _read_templates(path: str) -> tuple[str, ...]:
             )
         templates.append(line.strip())
     if not templates:
-        raise DataError(f"{path} has no templates; write one a line, with one {{}}")
+        raise DataError(f"{path} has no templates; write one per line, with one {{}}")
     return tuple(templates)
 
 

@@ -14,7 +14,7 @@ from openvclip.utils.errors import DataError
 
 
 class VideoAndText(NamedTuple):
-    """What :class:`VideoCLIP` makes of videos, n of which have a caption.
+    """The output of :class:`VideoCLIP` for videos, n of which have a caption.
 
     Attributes:
         logits: (B, classes).
@@ -32,7 +32,7 @@ class VideoAndText(NamedTuple):
 class VideoCLIP(nn.Module):
     """CLIP as a classifier of video clips (Open-VCLIP, arXiv 2302.00624).
 
-    The state dict has CLIP's names behind ``model.`` (and ``head`` with ``tune_head``); the
+    The state dict has CLIP's names after ``model.`` (and ``head`` with ``tune_head``); the
     classifier is not part of it.
 
     Args:
@@ -65,7 +65,7 @@ class VideoCLIP(nn.Module):
     def set_classifier(self, embeddings: torch.Tensor) -> None:
         """Classify among other classes: ``embeddings`` (classes, embed_dim), each of length 1.
 
-        A tuned head, if there is one, is not changed and goes on being used.
+        A tuned head, if there is one, is not changed and is still used.
         """
         if embeddings.ndim != 2 or embeddings.shape[1] != self.model.embed_dim:
             raise DataError(
@@ -101,8 +101,8 @@ class VideoCLIP(nn.Module):
 
         Args:
             video: the videos.
-            tokens: (n, columns) token ids of captions; with them the embeddings come out too.
-            captioned: (n,) which video of the batch each caption belongs to.
+            tokens: (n, columns) token ids of captions; with them the embeddings are returned too.
+            captioned: (n,) the video of the batch to which each caption belongs.
 
         Raises:
             DataError: the frame count or size is not the model's.
@@ -121,7 +121,7 @@ class VideoCLIP(nn.Module):
 
         All parameters of the text tower take part even then, as DistributedDataParallel demands.
         """
-        # The shortest text stands in for none.
+        # The shortest text replaces a missing one.
         stand_in = tokens.new_tensor([[0, 1]]) if len(tokens) == 0 else tokens
         features = at_least_fp32(self.model.encode_text(stand_in))
         with torch.autocast(features.device.type, enabled=False):
@@ -130,7 +130,7 @@ class VideoCLIP(nn.Module):
     def pool_frames(self, video: torch.Tensor) -> torch.Tensor:
         """(B, 3, T, H, W) normalised video -> (B, D), the mean of its frames' unit embeddings.
 
-        It is shorter than 1, the more so the more the frames differ; normalise it to compare
+        It is shorter than 1, the more the frames differ; normalise it to compare
         videos with each other or with sentences.
 
         Raises:
