@@ -59,4 +59,4 @@ def check(argv: list[str] | None) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return run_tool(lambda: check(argv), "what was decoded is kept, start again to go on")
+    return run_tool(lambda: check(argv), "what was decoded is kept; start again to resume")

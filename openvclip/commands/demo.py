@@ -59,4 +59,4 @@ def run(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run a subcommand; return the exit code."""
-    return run_tool(lambda: run(parse_args(argv)), "what was made is kept, start again to go on")
+    return run_tool(lambda: run(parse_args(argv)), "what was made is kept; start again to resume")

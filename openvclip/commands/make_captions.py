@@ -63,4 +63,4 @@ def make(args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run the tool; return the exit code."""
     return run_tool(lambda: make(parse_args(argv)),
-                    "what was written is kept, start again to go on")
+                    "what was written is kept; start again to resume")

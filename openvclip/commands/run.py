@@ -31,4 +31,4 @@ def run_net(argv: list[str] | None) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run the tool; return the exit code."""
     return run_tool(lambda: run_net(argv),
-                    "what was saved is kept, and the same command goes on from there", log=False)
+                    "what was saved is kept, and the same command resumes from there", log=False)

@@ -41,14 +41,14 @@ logger = get_logger(__name__)
 NOT_IN_SCORES = ("DATA.CACHE_", "DATA.MAX_BAD_FRACTION", "TEST.BATCH_SIZE", "TEST.RESUME",
                  "TEST.SAVE_RESULTS_PATH", "TEST.NUM_TEMPORAL_CLIPS")
 
-# Facts that scores do not depend on.
+# Facts on which scores do not depend.
 NO_CAUSE = ("config_sha256", "draw", "trained_on", "tested_on_training")
 
 
 def build_runners(cfg) -> Iterator[Runner]:
     """Build the test that ``TEST.TASK`` names, or one for each of ``TEST.NUM_TEMPORAL_CLIPS``.
 
-    Results of several numbers of views go to ``OUTPUT_DIR/views_N``. Each is built when it is
+    Results of several numbers of views go to ``OUTPUT_DIR/views_N``. Each test is built when it is
     asked for.
     """
     if not cfg.TEST.NUM_TEMPORAL_CLIPS:
@@ -104,11 +104,11 @@ def build_runner(cfg, output_dir: str | Path) -> Runner:
 
 
 def build_tested(cfg, model: VideoCLIP) -> tuple[str | None, bool]:
-    """Load the weights that are tested into the model.
+    """Load the weights to test into the model.
 
     ``TEST.CUSTOM_LOAD_FILE`` (with ``TEST.CUSTOM_LOAD``), then ``TEST.CHECKPOINT_FILE_PATH``, then
-    the last checkpoint of the training that this very run did. A checkpoint that merely lies in
-    ``OUTPUT_DIR`` is not picked up: a test of raw CLIP must stay one.
+    the last checkpoint of the training that this same run did. A checkpoint that merely exists in
+    ``OUTPUT_DIR`` is not used: a test of raw CLIP must remain one.
 
     Returns:
         The file, or None for the untouched CLIP, and whether it has a text tower of its own.
@@ -142,12 +142,12 @@ def _find_trained(output_dir: str, just_now: bool) -> str | None:
 
 
 def build_weights(cfg, model: nn.Module, checkpoint: str | None) -> tuple[Weights, list[float]]:
-    """Build the weights that are tested, and the ratios of their patching; none: as they are.
+    """Build the weights to test, and the ratios at which to patch them; none: unpatched.
 
     Args:
         cfg: the resolved config.
         model: holds the weights to patch.
-        checkpoint: the file that they are from; None: they are CLIP's.
+        checkpoint: the file they come from; None: they are CLIP's.
 
     Raises:
         ConfigError: there is nothing to patch.
@@ -168,9 +168,9 @@ def build_weights(cfg, model: nn.Module, checkpoint: str | None) -> tuple[Weight
 def build_facts(
     cfg, checkpoint: str | None, device: torch.device, paths: Sequence[str]
 ) -> dict[str, Any]:
-    """Return what a reader of the results needs to compare them: weights, sampling, versions.
+    """Return what is needed for comparing results: weights, sampling, versions.
 
-    ``paths`` are those of the tested videos, to say which of them were trained on.
+    ``paths`` are those of the tested videos, to determine which of them were trained on.
     """
     source = resolve_clip(cfg)
     return {
@@ -204,7 +204,7 @@ def build_resume_key(
 ) -> dict[str, Any]:
     """Return everything that the outputs of a test depend on.
 
-    The videos' contents are not read for it: their paths stand for them.
+    The videos' contents are not read for this: their paths represent them.
     """
     keys = {name: value for name, value in flatten(cfg).items()
             if name.startswith(("DATA.", "TEST.", "MODEL.MODEL_NAME", "MODEL.CONTEXT_LENGTH"))

@@ -13,12 +13,12 @@ from openvclip.utils.errors import ConfigError
 class ViewEnsemble:
     """Combines the logits of a video's clips into one prediction.
 
-    Every clip counts once; a clip given again is an error, since it would weigh double.
+    Every clip counts once; a repeated clip is an error, since it would count double.
 
     Args:
         num_videos: number of videos N.
         num_classes: number of classes C.
-        num_clips: clips of a video (views x crops).
+        num_clips: clips per video (views x crops).
         method: ``sum`` adds logits; ``max`` takes their maximum.
     """
 
@@ -51,7 +51,7 @@ class ViewEnsemble:
                 torch.maximum(self.scores[video], logits[i], out=self.scores[video])
 
     def restore(self, videos: Sequence[int], scores: Tensor) -> None:
-        """Take finished scores (M, C) of videos (M,), all of whose clips were added elsewhere."""
+        """Add finished scores (M, C) of videos (M,), all of whose clips were added elsewhere."""
         rows = torch.tensor(videos, dtype=torch.int64)
         if self.seen[rows].any():
             raise ValueError(f"one of the videos {list(videos)} was evaluated twice")

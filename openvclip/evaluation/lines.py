@@ -24,7 +24,7 @@ class EvaluationLines:
         period: batches from one line to the next.
         device: where the model is.
         epoch: such as ``"2/22"``, for ``val_iter``.
-        labels: int64 (N,) of the whole list, for the errors of ``val_iter``; None: none are told.
+        labels: int64 (N,) of the whole list, for the errors of ``val_iter``; None: without errors.
     """
 
     def __init__(
@@ -40,19 +40,19 @@ class EvaluationLines:
         self.start(0)
 
     def start(self, videos: int) -> None:
-        """Begin a pass over ``videos`` rows in this process."""
+        """Start a pass over ``videos`` rows in this process."""
         self.videos, self.videos_done, self.done = videos, 0, 0
         self.started = time.monotonic()
         self._rows: list[int] = []
 
     @property
     def seconds(self) -> float:
-        """Mean seconds of a batch so far."""
+        """Mean seconds per batch so far."""
         return (time.monotonic() - self.started) / max(self.done, 1)
 
     @property
     def iterations(self) -> int:
-        """Batches of this process, told from those that came."""
+        """Batches of this process, estimated from those so far."""
         return math.ceil(self.done * max(self.videos / max(self.videos_done, 1), 1))
 
     def batch_done(self, rows: Tensor, bad: int, ensemble: ViewEnsemble) -> None:

@@ -1,8 +1,8 @@
-"""What an evaluation has scored so far, on disk, so that a killed one goes on (``TEST.RESUME``).
+"""What an evaluation has scored so far, on disk, so that a killed one can resume (``TEST.RESUME``).
 
-Each process appends to a file of its own, one record per group of videos. A record carries its
-length and checksum: what a kill cut off is dropped. Files are named by a digest of everything that
-the scores depend on; those of another digest are left alone.
+Each process appends to a file of its own, one record per group of videos. A record has its length
+and checksum: one that a kill cut off is dropped. Files are named after a digest of everything that
+the scores depend on; those with another digest are left alone.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ class ScoredGroup:
 
 
 class ResumeLog:
-    """Appends records; knows which were there before.
+    """Appends records; knows which existed before.
 
     Args:
-        folder: where the journals of a run lie.
-        digest: of all that the scores depend on.
+        folder: folder of a run's journals.
+        digest: digest of everything that the scores depend on.
         attempt: number of this start of the evaluation, the same in all processes.
-        done: first rows of the groups that are scored already.
+        done: first rows of the groups that are already scored.
         restored: their records; the main process has them, for all.
     """
 
@@ -83,7 +83,7 @@ class ResumeLog:
             self._give_up(error)
 
     def append(self, record: ScoredGroup) -> None:
-        """Keep one more group. A disk that cannot take it ends the log, not the evaluation."""
+        """Store one more group. A disk that cannot take it ends the log, not the evaluation."""
         if self._file is None:
             return
         head = json.dumps({
@@ -113,13 +113,13 @@ class ResumeLog:
         self.close()
 
     def close(self) -> None:
-        """Write no more."""
+        """Stop writing."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
     def remove(self) -> None:
-        """Delete the journals of this evaluation, of all processes; call it in each of them."""
+        """Delete this evaluation's journals, of all processes; call this in each of them."""
         self.close()
         distributed.barrier()
         if distributed.is_main():
@@ -133,11 +133,11 @@ class ResumeLog:
 def open_resume_log(
     output_dir: str | Path, key: dict[str, Any], shape: tuple[int, int]
 ) -> ResumeLog:
-    """Read what is there for ``key`` and begin a file for this process; all must call it together.
+    """Read existing records for ``key`` and start a file for this process; all call it together.
 
     Args:
         output_dir: of the evaluation; a folder that all machines see, if there are several.
-        key: everything that the scores depend on, as JSON can hold it.
+        key: everything that the scores depend on, as JSON values.
         shape: number of ratios and of outputs per video.
     """
     folder = Path(output_dir) / FOLDER
@@ -172,11 +172,11 @@ def _list(folder: Path) -> list[tuple[Path, str, int]]:
 
 
 def read_records(path: Path, digest: str, shape: tuple[int, int]) -> list[ScoredGroup]:
-    """Return the whole records of a journal, up to the first that is torn or damaged.
+    """Return the complete records of a journal, up to the first that is cut off or damaged.
 
     Args:
         path: the file.
-        digest: the one that it must begin with; no records otherwise.
+        digest: the one with which it must begin; otherwise there are no records.
         shape: number of ratios and of outputs per video.
     """
     records: list[ScoredGroup] = []

@@ -83,7 +83,7 @@ def _begin(number: int, function: Callable, args: tuple, shared: tuple) -> None:
         begun.value = 1
         function(number, *args)
 
-    kept = "what was saved is kept, and the same command goes on from there"
+    kept = "what was saved is kept, and the same command resumes from there"
     code = run_tool(work, kept, log=False, always=possible)
     if code:
         raise SystemExit(code)  # the end of this process: its line is in the log

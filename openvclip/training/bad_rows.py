@@ -14,10 +14,10 @@ logger = get_logger(__name__)
 
 
 class BadRows:
-    """Counts them, names each once, and stops the run when there are too many.
+    """Counts them, names each once, and stops the run if there are too many.
 
     Args:
-        dataset: the training list; None where there is none.
+        dataset: the training list; None if there is none.
         most: share of its rows that may be bad.
     """
 
@@ -26,7 +26,7 @@ class BadRows:
         self.reasons: dict[int, str] = {}
 
     def note(self, bad: list[tuple[int, str]]) -> None:
-        """Take in the bad rows of a batch, each with its reason.
+        """Add the bad rows of a batch, each with its reason.
 
         Raises:
             DataError: there are more than ``most`` allows.
@@ -44,13 +44,13 @@ class BadRows:
             )
 
     def gather(self) -> dict[int, str]:
-        """Share them among all processes, which all must call, and return them."""
+        """Share them among all processes, all of which must call this, and return them."""
         for part in distributed.all_gather_object(self.reasons):
             self.reasons.update(part)
         return self.reasons
 
     def write(self, output_dir: Path) -> None:
-        """Write ``bad_videos.csv`` of those of all processes, which all must call."""
+        """Write ``bad_videos.csv`` for all processes, all of which must call this."""
         rows = sorted(self.gather().items())
         if rows and distributed.is_main():
             paths = self.dataset.describe([row for row, _ in rows])

@@ -60,7 +60,7 @@ def build_objectives(cfg, model: nn.Module) -> list[Objective]:
 
 
 def build_step(cfg, model: nn.Module, device: torch.device) -> PlainStep:
-    """Build the training step, with all that is asked of the weights."""
+    """Build the training step, with all objectives."""
     autocast, scaler = build_precision(cfg, device)
     return PlainStep(
         model, build_loss(cfg), autocast=autocast, scaler=scaler,
@@ -82,7 +82,7 @@ def build_validator(
     weights = None
     # VAL_MODE with the ratios of a test patches as that does (_load), and needs no other mixer.
     if cfg.TRAIN.EVAL_PATCHING_RATIO > 0 and not (cfg.VAL_MODE and find_ratios(cfg)):
-        # The step's own, where it mixes all that a test would patch: no second copy of CLIP then.
+        # The step's own, if it mixes all that a test would patch: no second copy of CLIP then.
         shared = None if frozen else step.interpolator
         weights = shared or build_interpolator(
             cfg, unwrap(step.model), frozen, "for patched validation")
@@ -131,7 +131,7 @@ def find_last_checkpoint(output_dir: str) -> tuple[Path, dict] | None:
 
 
 def load_initial_weights(cfg, trainer: Trainer) -> str | None:
-    """Load what training begins with, and say in the log what it was; return its file, if any.
+    """Load the weights that training starts from, and log which; return their file, if any.
 
     In this order: the newest checkpoint of ``OUTPUT_DIR`` (``TRAIN.AUTO_RESUME``);
     ``TRAIN.CHECKPOINT_FILE_PATH``, with its optimizer and epoch unless
@@ -167,7 +167,7 @@ def load_initial_weights(cfg, trainer: Trainer) -> str | None:
 
 
 def build_trainer(cfg) -> Trainer:
-    """Build the trainer, with whatever it begins from already loaded.
+    """Build the trainer, with its initial weights already loaded.
 
     Lists, class names and weights are all read and checked here, before any long work.
     """
@@ -242,7 +242,7 @@ def _build_output(cfg, loader: Any, writer: TensorboardWriter | None) -> Output:
 def _build_updates(
     cfg, model: nn.Module, device: torch.device
 ) -> tuple[PlainStep, torch.optim.Optimizer | None]:
-    """Build what changes the weights; for ``VAL_MODE`` a step that merely holds the model."""
+    """Build the step that changes the weights; for ``VAL_MODE`` one that merely holds the model."""
     if cfg.VAL_MODE:
         return PlainStep(model, build_loss(cfg)), None
     model = wrap_distributed(model, device, cfg.MODEL.STATIC_GRAPH)
@@ -266,7 +266,7 @@ def _check_share(cfg, share: int) -> None:
 
 
 def _load(cfg, trainer: Trainer, embed_classes: Callable[[Backbone], torch.Tensor]) -> None:
-    """Load what training or validation begins with, with a classifier of its own text tower."""
+    """Load the weights that a run starts from, with a classifier by their own text tower."""
     model = unwrap(trainer.model)
     text = copy_text_tower(model)
     loaded = load_initial_weights(cfg, trainer)
@@ -283,7 +283,7 @@ def _load(cfg, trainer: Trainer, embed_classes: Callable[[Backbone], torch.Tenso
 
 
 def log_model_info(model: nn.Module) -> None:
-    """Log the number of parameters, and of those that train."""
+    """Log the number of parameters, and how many of them train."""
     total = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     logger.info("%s: %.2f M parameters, %.2f M train", type(model).__name__, total / 1e6,

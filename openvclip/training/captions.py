@@ -1,4 +1,4 @@
-"""Captions of training videos: which one, and its tokens."""
+"""Captions of training videos: choosing one, and its tokens."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ logger = get_logger(__name__)
 class CaptionSampler:
     """Chooses a caption for each video of a batch that has any.
 
-    The choice depends on (seed, epoch, row) alone, so not on processes or on a run being resumed.
+    The choice depends only on (seed, epoch, row), so not on processes or on a run being resumed.
 
     Args:
         file: the captions.
-        paths: of the training videos, by row.
-        seed: the run's.
+        paths: the training videos' paths, by row.
+        seed: the run's seed.
         sample: ``random`` draws one of several for each epoch, ``first`` takes the first.
         context_length: most tokens of a caption; the rest is cut off.
 

@@ -1,4 +1,4 @@
-"""What training logs: running means of an epoch, and the lines that are made of them."""
+"""What training logs: running means of an epoch, and the lines that are made from them."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ Means = dict[str, Mean]
 
 
 def gather_means(means: Mapping[str, Mean]) -> dict[str, dict[str, float]]:
-    """Sums and counts of running means over all processes, which all must call."""
+    """Sums and counts of running means over all processes, all of which must call this."""
     parts = distributed.all_gather_object({name: dict(vars(mean)) for name, mean in means.items()})
     return {name: {field: sum(part[name][field] for part in parts) for field in fields}
             for name, fields in parts[0].items()}
 
 
 def restore_means(state: Mapping[str, Mapping[str, float]]) -> Means:
-    """Running means from :func:`gather_means`; each process goes on from an equal share of them."""
+    """Running means from :func:`gather_means`; each process continues from an equal share."""
     means = {name: Mean() for name in dict.fromkeys((*MEANS, *state))}
     for name, fields in state.items():
         for field, value in fields.items():
@@ -45,9 +45,9 @@ class TrainingLog:
 
     Args:
         output_dir: where the statistics go.
-        max_epoch: number of epochs in all.
+        max_epoch: total number of epochs.
         device: where the model is.
-        multi_label: labels are 0/1 vectors (B, C), of which there is no top-1 error.
+        multi_label: labels are 0/1 vectors (B, C), for which there is no top-1 error.
         writer: TensorBoard, or None.
     """
 
@@ -60,7 +60,7 @@ class TrainingLog:
         self.means = restore_means({})
 
     def add(self, result: StepResult, label: Tensor, norm: float) -> None:
-        """Add what a step over the videos of ``label`` saw, and the norm of its gradient."""
+        """Add the results of a step over the videos of ``label``, and the norm of its gradient."""
         count = len(label)
         for name, loss in result.losses().items():
             self.means.setdefault(name, Mean()).add(float(loss), count)
@@ -74,7 +74,7 @@ class TrainingLog:
     def show_iteration(
         self, place: tuple[int, int, int], ratio: float | None, lr: float, timer: IterationTimer
     ) -> None:
-        """Say on a terminal where training is: epoch, iteration (from 0), iterations."""
+        """Show on a terminal where training is: epoch, iteration (from 0), iterations."""
         if (line := live.current()) is not None:
             epoch, i, iterations = place
             where = f"{epoch + 1}/{self.max_epoch}", f"{i + 1}/{iterations}"
@@ -84,7 +84,7 @@ class TrainingLog:
         self, place: tuple[int, int, int], ratio: float | None, lr: float, timer: IterationTimer,
         skipped_steps: int,
     ) -> None:
-        """Log an iteration: the means since the last one that was logged."""
+        """Log an iteration: the means since the last logged one."""
         epoch, i, iterations = place
         stats: dict[str, Any] = {
             "_type": "train_iter",
@@ -106,7 +106,7 @@ class TrainingLog:
             self.writer.add_scalars("Train", {**stats, **memory}, epoch * iterations + i)
 
     def write_epoch(self, epoch: int, lr: float, timer: IterationTimer) -> None:
-        """Log the epoch's means over all processes, which all must call."""
+        """Log the epoch's means over all processes, all of which must call this."""
         present = [name for name, mean in self.means.items() if mean.count]
         sums = distributed.all_reduce_sum(
             [x for name in present for x in (self.means[name].total, self.means[name].count)],

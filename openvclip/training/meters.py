@@ -1,4 +1,4 @@
-"""Running means of a training run, its times, and what the live line says of them."""
+"""Running means of a training run, its times, and what the live line shows of them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from openvclip.utils.memory import peak_gpu_memory, resident_memory
 
 
 class Mean:
-    """Weighted mean over everything added, and over what was added since the last ``window``."""
+    """Weighted mean over all values added, and over those added since the last ``window``."""
 
     def __init__(self) -> None:
         self.total = self.count = 0.0
         self._total = self._count = 0.0
 
     def add(self, value: float, weight: float = 1.0) -> None:
-        """Add ``value`` that stands for ``weight`` samples."""
+        """Add ``value``, which counts for ``weight`` samples."""
         self.total += value * weight
         self.count += weight
         self._total += value * weight
@@ -33,18 +33,18 @@ class Mean:
 
     @property
     def recent(self) -> float:
-        """Mean since the last ``window``, or over everything if nothing came since."""
+        """Mean since the last ``window``, or over everything if nothing was added since."""
         return self._total / self._count if self._count else self.mean
 
     def window(self) -> float:
-        """Return :attr:`recent` and begin anew."""
+        """Return :attr:`recent` and start a new window."""
         value = self.recent
         self._total = self._count = 0.0
         return value
 
 
 class IterationTimer:
-    """Splits an iteration into waiting for data and computing, and foretells the end.
+    """Splits an iteration into waiting for data and computing, and predicts the end.
 
     Args:
         remaining: iterations left in the whole run when it is made.
@@ -56,7 +56,7 @@ class IterationTimer:
         self._start = time.perf_counter()
 
     def data_ready(self) -> None:
-        """The batch has come."""
+        """The batch has arrived."""
         self.data.add(time.perf_counter() - self._start)
 
     def iteration_done(self, clips: int) -> None:
@@ -72,10 +72,10 @@ class IterationTimer:
         return format_seconds(self.remaining * self.total.mean)
 
     def stats(self, *, window: bool) -> dict[str, float | str]:
-        """What the log says of time, under PySlowFast's names; seconds are of one iteration.
+        """The log's times, under PySlowFast's names; seconds are per iteration.
 
         Args:
-            window: since the last time that this was asked with True, rather than of the epoch.
+            window: since the last call with True, rather than over the epoch.
         """
         total, data, clips = (
             mean.window() if window else mean.mean for mean in (self.total, self.data, self.clips)
@@ -94,14 +94,14 @@ def describe_iteration(
     timer: IterationTimer,
     device: torch.device,
 ) -> list[Field]:
-    """What the live line says of an iteration; means are since the last line of the log.
+    """What the live line shows for an iteration; means are since the last line of the log.
 
     Args:
         where: such as ``("3/22", "120/3750")``: epoch and iteration.
         means: running means of the epoch.
         ratio: share of CLIP that this iteration drew, or None.
         lr: learning rate.
-        timer: of the epoch.
+        timer: the epoch's timer.
         device: where the model is.
     """
     total = max(timer.total.recent, 1e-9)

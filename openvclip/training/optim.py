@@ -1,4 +1,4 @@
-"""Optimizer, its parameter groups and the learning-rate schedule, as PySlowFast has them."""
+"""Optimizer, its parameter groups and the learning-rate schedule, as in PySlowFast."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def compute_parameter_groups(
 
     Args:
         named_parameters: all parameters; frozen ones may be among them (no gradient, no update).
-        weight_decay: decay of those that decay.
+        weight_decay: weight decay of those that decay.
         zero_wd_1d: no decay on 1-D tensors and names ending ``.bias``; ``logit_scale`` (0-D),
             positional embeddings and projections do decay.
         lr_factors: prefix of the last-but-one part of a name (``message`` matches
             ``...resblocks.0.message_fc.weight``) -> factor on its learning rate.
 
     Returns:
-        Groups for a torch optimizer, decaying ones first, with ``lr_factor`` and ``names``. What
-        has the factor 0 is in none.
+        Groups for a torch optimizer, decaying ones first, with ``lr_factor`` and ``names``.
+        Parameters with the factor 0 are in none.
     """
     groups: dict[tuple[bool, float], dict] = {}
     for name, parameter in named_parameters:
@@ -56,7 +56,7 @@ def compute_parameter_groups(
 
 
 def find_factor(name: str, lr_factors: Mapping[str, float]) -> float:
-    """Return the learning-rate factor of the parameter ``name``; 1 where no prefix fits."""
+    """Return the learning-rate factor of the parameter ``name``; 1 if no prefix matches."""
     factor = 1.0
     for prefix, value in lr_factors.items():
         if any(part.startswith(prefix) for part in name.split(".")):
@@ -74,13 +74,13 @@ def get_factors(cfg) -> dict[str, float]:
 
 
 def freeze_parameters(model: nn.Module, cfg) -> set[str]:
-    """Freeze what has the learning-rate factor 0, as published: no gradient, no update, no state.
+    """Freeze parameters of learning-rate factor 0, as published: no gradient, update or state.
 
     Call it before the model is wrapped for distributed training and before its parameters are
-    mixed: what is frozen is not mixed in training either.
+    mixed: frozen parameters are not mixed in training either.
 
     Returns:
-        The names of what was frozen; parameters that did not train before are not among them.
+        The names of the parameters that this froze, not of those already frozen.
 
     Raises:
         ConfigError: nothing is left to train.
@@ -113,7 +113,7 @@ def cosine_lr(
 ) -> float:
     """Cosine from ``base_lr`` to ``end_lr`` over the epochs after ``offset``.
 
-    With ``restart_epoch`` the cosine has that period and starts anew (SGDR).
+    With ``restart_epoch`` the cosine has that period and restarts (SGDR).
     """
     done, length = epoch - offset, max_epoch - offset
     if restart_epoch:
@@ -126,7 +126,7 @@ def cosine_lr(
 def stepped_lr(
     epoch: float, *, base_lr: float, steps: Sequence[float], lrs: Sequence[float]
 ) -> float:
-    """``base_lr`` times the entry of ``lrs`` whose step (``steps[i] <= epoch``) is the latest."""
+    """``base_lr`` times the entry of ``lrs`` for the latest step (``steps[i] <= epoch``)."""
     index = max(i for i, step in enumerate(steps) if i == 0 or step <= epoch)
     return lrs[index] * base_lr
 
@@ -188,7 +188,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def build_optimizer(model: nn.Module, cfg) -> torch.optim.Optimizer:
-    """Build ``SOLVER.OPTIMIZING_METHOD`` over all parameters of ``model`` but those of factor 0.
+    """Build ``SOLVER.OPTIMIZING_METHOD`` over all parameters of ``model`` except those of factor 0.
 
     A frozen text tower is in the groups, as in published checkpoints, but gets no gradient and
     holds no state.

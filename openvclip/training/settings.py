@@ -1,4 +1,4 @@
-"""What a training is told: its schedule, its batches, limits of its gradient, its output."""
+"""Settings of a training run: schedule, batches, limits of the gradient, output."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from openvclip.training.objectives.objective import Captions
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long training goes on, and when it does what.
+    """How long training lasts, and when it does what.
 
     Attributes:
         learning_rate: as a function of the exact epoch.
-        max_epoch: number of epochs in all.
-        checkpoint_period, eval_period: in epochs; the last epoch counts always.
+        max_epoch: total number of epochs.
+        checkpoint_period, eval_period: in epochs; the last epoch always counts.
         log_period: in iterations; an epoch's last one has its own line.
-        checkpoint_iters: iterations between states written inside epochs; 0: none.
+        checkpoint_iters: iterations between states written within epochs; 0: none.
     """
 
     learning_rate: Callable[[float], float]
@@ -39,7 +39,7 @@ class Schedule:
     checkpoint_iters: int = 0
 
     def due(self, epoch: int, period: int) -> bool:
-        """Whether what has this period is due after ``epoch``, counted from 0."""
+        """Whether an action with this period is due after ``epoch``, counted from 0."""
         return (epoch + 1) % period == 0 or epoch + 1 == self.max_epoch
 
 
@@ -49,14 +49,14 @@ class Clipping:
 
     Attributes:
         value: of each entry.
-        norm: of the global L2 norm, which counts where ``value`` is None.
+        norm: of the global L2 norm, used if ``value`` is None.
     """
 
     value: float | None = None
     norm: float | None = None
 
     def __call__(self, parameters: list[nn.Parameter]) -> float:
-        """Limit the gradients and return their global L2 norm before that."""
+        """Limit the gradients and return their global L2 norm from before."""
         if self.value is not None:
             norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
             nn.utils.clip_grad_value_(parameters, self.value)
@@ -67,15 +67,15 @@ class Clipping:
 
 @dataclass(frozen=True)
 class Batches:
-    """Where the batches come from, and what is done to them.
+    """Where the batches come from, and how they are changed.
 
     Attributes:
         loader: batches of ``video``, ``label``, ``index`` and ``bad``; None to only validate.
         mixup: mixes a batch, or None.
-        captions: gives the captions of a batch's videos, or None.
+        captions: returns the captions of a batch's videos, or None.
         multi_label: labels are 0/1 vectors (B, C).
         max_bad_fraction: share of the rows that may fail to decode before the run stops.
-        seed: the run's.
+        seed: the run's seed.
     """
 
     loader: Any
@@ -88,7 +88,7 @@ class Batches:
     def load(
         self, batch: dict, device: torch.device, epoch: int, step: int
     ) -> tuple[Tensor, Tensor, Captions | None]:
-        """Bring videos, labels and captions of a batch to the device, mixed."""
+        """Move a batch's videos, labels and captions to the device, and mix them."""
         video = batch["video"].to(device, non_blocking=True)
         label = batch["label"].to(device, non_blocking=True)
         if self.mixup is not None:
@@ -103,14 +103,14 @@ class Batches:
 
 @dataclass(frozen=True)
 class Output:
-    """What a training leaves behind.
+    """What a training run leaves behind.
 
     Attributes:
         folder: where log, checkpoints and statistics go.
-        config: text of the resolved config, kept in checkpoints.
-        train_videos: what they keep of the training list, see
+        config: text of the resolved config, stored in checkpoints.
+        train_videos: what they store of the training list, see
             :func:`openvclip.checkpoints.training_config.describe_videos`; or None.
-        keep: which epoch checkpoints stay when a newer one is written.
+        keep: which epoch checkpoints to keep when a newer one is written.
         writer: TensorBoard, or None.
     """
 

@@ -1,7 +1,7 @@
-"""One training step: it leaves the gradients of a batch on the parameters and says what it saw.
+"""One training step: it leaves the gradients of a batch on the parameters and returns its losses.
 
-What is asked of the weights is in openvclip/training/objectives, of which the loop knows nothing;
-clipping and the optimizer belong to the trainer.
+The objectives are in openvclip/training/objectives, about which the loop knows nothing; clipping
+and the optimizer belong to the trainer.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from openvclip.training.objectives.objective import (
 
 @dataclass
 class StepResult:
-    """What a step saw; tensors are detached. Each loss is an attribute as well.
+    """The results of a step; tensors are detached. Each loss is also an attribute.
 
     Attributes:
         logits: logits at the current weights, (B, classes).
         terms: losses by name, before their weights: ``loss``, that of classification, and
-            ``<objective>_loss``, with ``<pass>_`` before it where the weights were others.
+            ``<objective>_loss``, with ``<pass>_`` before it if taken at other weights.
         ratio: share of CLIP in the mixture of an interpolated step, or None.
     """
 
@@ -49,7 +49,7 @@ class StepResult:
             raise AttributeError(f"this step has no {name}") from None
 
     def losses(self) -> dict[str, Tensor]:
-        """The losses that there are, by name."""
+        """The losses that were computed, by name."""
         return self.terms
 
     def is_finite(self) -> bool:
@@ -58,7 +58,7 @@ class StepResult:
 
 
 class PlainStep:
-    """Fine-tuning: the losses at the current weights, and those of further passes.
+    """Fine-tuning: the losses at the current weights, and those of other passes.
 
     Args:
         model: maps video (B, 3, T, H, W) to logits (B, classes); may be wrapped by DDP.
@@ -68,8 +68,8 @@ class PlainStep:
         accumulate: number of parts that a batch is cut into to save memory. The gradient is that
             of the whole batch, whatever the number.
         caption_ratio: weight of the contrastive loss of a batch that comes with captions; None: one
-            of ``objectives`` counts it, or none.
-        objectives: further ones.
+            of ``objectives`` computes it, or none does.
+        objectives: additional objectives.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class PlainStep:
 
     @property
     def interpolator(self) -> WeightInterpolator | None:
-        """What mixes the weights with CLIP's, where the training is interpolated."""
+        """The mixer of the weights with CLIP's, if training is interpolated."""
         connect = [x for x in self.objectives if isinstance(x, Connect)]
         return connect[0].interpolator if connect else None
 
@@ -105,7 +105,7 @@ class PlainStep:
             video: (B, 3, T, H, W).
             label: (B,) class indices or (B, classes) soft targets.
             step: number of the optimizer step since the beginning of training.
-            captions: of the batch's videos; all processes give them, or none does.
+            captions: of the batch's videos; either all processes pass them or none does.
         """
         parts = self._cut(video, label, captions)
         terms: dict[str, Tensor] = {}

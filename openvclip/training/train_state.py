@@ -1,4 +1,4 @@
-"""What a checkpoint says about the epoch that is under way, and what a failed step leaves."""
+"""What a checkpoint says about the current epoch, and what a failed step leaves behind."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ logger = get_logger(__name__)
 def validation_missed(output_dir: str | Path, epoch: int) -> bool:
     """Whether the log has the end of ``epoch`` (from 0) but not the validation after it.
 
-    Rank 0 looks, for all.
+    Rank 0 looks on behalf of all.
     """
     missed = False
     path = Path(output_dir) / "json_stats.jsonl"
@@ -43,15 +43,15 @@ def validation_missed(output_dir: str | Path, epoch: int) -> bool:
 
 
 def check_progress(content: dict, where: str | Path, iterations: int) -> tuple[int, int]:
-    """Return (epoch, iteration) that training goes on at, both counted from 0.
+    """Return (epoch, iteration) at which training resumes, both counted from 0.
 
     Args:
         content: a checkpoint.
         where: its path, for messages.
-        iterations: of an epoch of this run.
+        iterations: per epoch of this run.
 
     Raises:
-        CheckpointError: it does not say, or it is from inside an epoch of another length.
+        CheckpointError: it does not say, or it is from within an epoch of another length.
     """
     epoch, iteration = content.get("epoch"), content.get("iteration", 0)
     if not isinstance(epoch, int) or not isinstance(iteration, int):
@@ -63,16 +63,16 @@ def check_progress(content: dict, where: str | Path, iterations: int) -> tuple[i
         raise CheckpointError(
             f"{where} was written inside an epoch of {content.get('iterations')} iterations, and "
             f"this run's have {iterations}: train.csv or TRAIN.BATCH_SIZE has changed. Change it "
-            "back, or delete the file to go on from the last whole epoch"
+            "back, or delete the file to resume from the last whole epoch"
         )
     return epoch + 1, iteration
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict, where: str | Path) -> None:
-    """Take an optimizer's state from a checkpoint, if it is that of the very same parameters.
+    """Take an optimizer's state from a checkpoint, if it belongs to exactly the same parameters.
 
     Raises:
-        CheckpointError: it is of others.
+        CheckpointError: it belongs to others.
     """
     names = [group.get("names") for group in state["param_groups"]]
     if names != [group["names"] for group in optimizer.param_groups]:
@@ -82,7 +82,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict, where: str | P
             "TRAIN.CHECKPOINT_EPOCH_RESET True"
         )
     optimizer.load_state_dict(state)
-    # Off the mapped file, which is deleted while this run goes on.
+    # Off the mapped file, which is deleted while this run continues.
     for values in optimizer.state.values():
         values.update({k: v.clone() for k, v in values.items() if isinstance(v, torch.Tensor)})
 
@@ -90,7 +90,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict, where: str | P
 def load_objectives(
     objectives: Sequence[Objective], states: Mapping[str, Any], where: str | Path
 ) -> None:
-    """Give objectives their states from a checkpoint; say in the log what is left over."""
+    """Give objectives their states from a checkpoint; log any that are left over."""
     for objective in objectives:
         if objective.name in states:
             objective.load_state_dict(states[objective.name])
@@ -111,7 +111,7 @@ def stop_at_nonfinite(
     videos: list[str],
     config: str,
 ) -> None:
-    """Leave the state of a step whose loss or gradient is not finite, and raise.
+    """Save the state of a step whose loss or gradient is not finite, and raise.
 
     All processes must call it. Rank 0 writes
     ``checkpoints/nonfinite_epoch_NNNNN_iter_NNNNNNN.pth``: the weights before the update, losses,
@@ -127,7 +127,7 @@ def stop_at_nonfinite(
         **{name: float(loss) for name, loss in result.losses().items()},
     }
     parts = distributed.all_gather_object(own)
-    # The gradient is everybody's; where a loss is to blame, its own videos are enough to name.
+    # The gradient is shared by all; if a loss is the cause, naming its own videos is enough.
     blamed = [part for part in parts if not part["finite"]] or parts
     where = Path(output_dir) / ckpt.FOLDER
     where /= f"nonfinite_epoch_{epoch + 1:05d}_iter_{iteration + 1:07d}.pth"
@@ -142,7 +142,7 @@ def stop_at_nonfinite(
                 "cfg": config,
             })
         except CheckpointError as error:
-            note = f"its state could not be kept: {error}"
+            note = f"its state could not be saved: {error}"
     note = distributed.all_gather_object(note)[0]
     first = blamed[0]
     losses = ", ".join(f"{name.replace('_', ' ')} {first[name]}" for name in result.losses())

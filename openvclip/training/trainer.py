@@ -40,18 +40,18 @@ logger = get_logger(__name__)
 
 
 class Trainer:
-    """Trains a video classifier by a step of :mod:`openvclip.training.step`.
+    """Trains a video classifier with a step from :mod:`openvclip.training.step`.
 
     Args:
         step: leaves the gradients of a batch on the parameters; holds the model.
         optimizer: groups carry ``lr_factor``; None to only validate.
-        schedule: how long, and when what is done.
+        schedule: how long training lasts, and when it does what.
         batches: the training videos.
         validator: evaluates the validation list, or None.
         output: what is written, and where.
         device: where the model is.
         clipping: limits of the gradient.
-        embed_classes: makes the (C, D) classifier by the text tower, where that trains.
+        embed_classes: makes the (C, D) classifier with the text tower, if that trains.
     """
 
     def __init__(
@@ -93,8 +93,8 @@ class Trainer:
         """Train from ``start_epoch``, at ``start_iteration``, to the end.
 
         Args:
-            stop: notes signals; when one has come to any process, all write a checkpoint after
-                the step and leave.
+            stop: records signals; when one has reached any process, all write a checkpoint after
+                the step and exit.
 
         Raises:
             Interrupted: for a signal.
@@ -125,7 +125,7 @@ class Trainer:
             write_curves(folder)
 
     def train_epoch(self, epoch: int) -> None:
-        """Run one epoch, or the rest of the one that was begun, and log its statistics."""
+        """Run one epoch, or the rest of one that was started, and log its statistics."""
         start = self.start_iteration if epoch == self.start_epoch else 0
         if not start:
             self.log.means = restore_means({})
@@ -187,17 +187,17 @@ class Trainer:
         return self.clipping([p for p in self.model.parameters() if p.grad is not None])
 
     def refresh_classifier(self) -> None:
-        """Compute the class embeddings by a text tower that trains, as it is now."""
+        """Compute the class embeddings with the current text tower, if it trains."""
         if self.embed_classes is not None:
             model = unwrap(self.model)
             model.set_classifier(self.embed_classes(model.model))
 
     def _agree(self, *flags: bool) -> list[bool]:
-        """Tell for each flag whether any process has it set; one exchange, in all processes."""
+        """Return for each flag whether any process has it set; one exchange, in all processes."""
         return [x > 0 for x in distributed.all_reduce_sum([float(f) for f in flags], self.device)]
 
     def _checkpoint_inside(self, epoch: int, done: int) -> None:
-        """After ``done`` iterations: write the state if it is due, and leave if that was agreed."""
+        """After ``done`` iterations: write the state if it is due, and exit if that was agreed."""
         iterations = len(self.train_loader)
         period = self.schedule.checkpoint_iters
         due = period > 0 and (epoch * iterations + done) % period == 0
@@ -211,7 +211,7 @@ class Trainer:
         if self.output.writer is not None:
             self.output.writer.close()
         leaving = Interrupted(self.stop.received)
-        logger.warning("%s: the state is saved, and the same command goes on from there (exit "
+        logger.warning("%s: the state is saved, and the same command resumes from there (exit "
                        "code %d)", self.stop.received or "a signal elsewhere", leaving.code)
         raise leaving
 
@@ -219,7 +219,7 @@ class Trainer:
         """Evaluate the validation list; see :meth:`Validator.report` for what is returned.
 
         Raises:
-            Interrupted: for a signal; the validation is done when the run goes on.
+            Interrupted: for a signal; the validation is done when the run resumes.
         """
         assert self.validator is not None  # the caller asks
         predictions = self.validator.predict(unwrap(self.model), epoch, self.stop)
@@ -235,10 +235,10 @@ class Trainer:
         self._write(path, (epoch + 1, 0), {"epoch": epoch})
 
     def save_partial(self, epoch: int, done: int) -> None:
-        """Write the state after ``done`` iterations of ``epoch``, in place of an earlier one."""
+        """Write the state after ``done`` iterations of ``epoch``, replacing an earlier one."""
         path = ckpt.partial_path(self.output.folder, epoch + 1, done)
         self._write(path, (epoch, done), {
-            "epoch": epoch - 1,  # the last whole one, as in every checkpoint
+            "epoch": epoch - 1,  # the last complete one, as in every checkpoint
             "iteration": done,
             "iterations": len(self.train_loader),
             "means": gather_means(self.log.means),
@@ -258,7 +258,7 @@ class Trainer:
         }
         if self.output.train_videos is not None:
             content[VIDEOS] = self.output.train_videos
-        if self.embed_classes is not None:  # that of the epoch's beginning, for going on inside it
+        if self.embed_classes is not None:  # that of the epoch's beginning, for resuming within it
             content["classifier"] = unwrap(self.model).classifier
         states = {x.name: state for x in self.step.objectives if (state := x.state_dict())}
         if states:
@@ -273,15 +273,15 @@ class Trainer:
         logger.info("saved %s", path)
 
     def load(self, content: dict, where: str | Path, *, reset_epoch: bool = False) -> None:
-        """Take up training from a checkpoint of :meth:`save`.
+        """Resume training from a checkpoint of :meth:`save`.
 
         Args:
-            content: what the file holds.
+            content: the file's content.
             where: its path, for messages.
-            reset_epoch: take the weights only and begin at epoch 0.
+            reset_epoch: take only the weights and start at epoch 0.
 
         Raises:
-            CheckpointError: weights or optimizer state are of another model.
+            CheckpointError: weights or optimizer state belong to another model.
             ConfigError: its config names extensions that this run does not.
         """
         parse_stored(content.get("cfg"), where)

@@ -1,4 +1,4 @@
-"""Validation between epochs: the weights as they are, and patched with the original CLIP's."""
+"""Validation between epochs: the current weights, and these patched with the original CLIP's."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from openvclip.utils.signals import StopSignals
 
 
 class Validator:
-    """Evaluates the validation list; each video is decoded once, whatever weights it is seen with.
+    """Evaluates the validation list; each video is decoded once, for all weights.
 
     Args:
         loader: validation batches.
@@ -34,13 +34,13 @@ class Validator:
         device: where the model is.
         autocast: makes the context of the forward passes.
         output_dir: where statistics go.
-        max_epoch: number of epochs in all.
+        max_epoch: total number of epochs.
         multi_label: labels are 0/1 vectors (B, C); mean average precision is reported.
-        weights: the model's, for validating them mixed with CLIP's as well; None: as they are.
+        weights: the model's, for also validating them mixed with CLIP's; None: unmixed only.
         ratios: shares of CLIP to validate at in addition to 0.0, with ``weights``.
-        embed_classes: makes the (C, D) classifier by the text tower, where that trains.
+        embed_classes: makes the (C, D) classifier with the text tower, if that trains.
         writer: TensorBoard, or None.
-        log_period: batches from one ``val_iter`` line of the log's file to the next.
+        log_period: batches from one ``val_iter`` line in the log file to the next.
     """
 
     def __init__(
@@ -75,12 +75,12 @@ class Validator:
         ratios: Sequence[float],
         embed_classes: Callable[[Backbone], Tensor] | None = None,
     ) -> None:
-        """Validate at these ratios as well, instead of at the constructor's.
+        """Also validate at these ratios, instead of at the constructor's.
 
         Args:
-            weights: those that are validated, patched; they must not train any more.
+            weights: the ones to validate, patched; they must no longer train.
             ratios: shares of CLIP.
-            embed_classes: makes the (C, D) classifier by the text tower, where that is patched too.
+            embed_classes: makes the (C, D) classifier with the text tower, if that is patched too.
         """
         self.weights, self.ratios = weights, tuple(dict.fromkeys(ratios))
         self.embed_classes = embed_classes or self.embed_classes
@@ -90,8 +90,8 @@ class Validator:
 
         Args:
             model: maps video to logits; not wrapped by DDP.
-            epoch: the one that was trained last, from 0.
-            stop: once a signal has come, the rest of this process's share is left out.
+            epoch: the last trained one, from 0.
+            stop: once a signal has come, the rest of this process's share is skipped.
         """
         self.loader.set_epoch(epoch)
         self.lines = EvaluationLines(
@@ -115,11 +115,11 @@ class Validator:
         )
 
     def report(self, predictions: dict[float, Predictions], epoch: int) -> dict[str, float]:
-        """Log what :meth:`predict` returned, and return the accuracies in percent.
+        """Log what :meth:`predict` returned, and return the accuracies in per cent.
 
-        ``top1_acc`` and ``top5_acc`` (or ``map``) are of the weights as they are, and the same with
-        ``_patched``, of the first ratio; the log has a line for each further one. Videos that fail
-        to decode count as wrong.
+        ``top1_acc`` and ``top5_acc`` (or ``map``) are those of the unpatched weights, the same with
+        ``_patched`` those at the first ratio; the log has a line for each further one. Videos that
+        fail to decode count as wrong.
         """
         dataset, own = self.loader.dataset, predictions[0.0]
         labels = dataset.label_tensor()

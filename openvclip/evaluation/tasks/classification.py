@@ -27,13 +27,13 @@ logger = get_logger(__name__)
 
 
 class Classification(Task):
-    """Scores the classes of each video; accuracies, and mean average precision of several labels.
+    """Scores the classes of each video; accuracies, or mean average precision for several labels.
 
     Args:
         class_names: names of the C classes.
         method: how a video's clips are joined, ``sum`` or ``max``.
         multi_label: labels are 0/1 vectors (N, C).
-        facts: what the results say of list, label set and sentences.
+        facts: what the results say about list, label set and sentences.
         writer: TensorBoard, or None.
     """
 
@@ -72,7 +72,7 @@ class Classification(Task):
         return self.facts
 
     def score_videos(self, setup: Setup, predictions: Predictions) -> dict[str, Any]:
-        """Return accuracies in percent, over all videos and over those that were decoded."""
+        """Return accuracies in per cent, over all videos and over those that were decoded."""
         labels, done = setup.loader.dataset.label_tensor(), predictions.complete
         if self.multi_label:
             precision = compute_mean_average_precision(predictions.scores[done], labels[done])

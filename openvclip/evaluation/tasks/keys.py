@@ -26,14 +26,14 @@ def check_retrieval(cfg: CfgNode) -> Iterator[str]:
 
 declare({
     "TEST.RETRIEVAL_FILE": "",  # Ours. Videos and their captions: csv, json, jsonl.
-    # Ours. Of a RETRIEVAL_FILE whose videos name their split (MSR-VTT's own), take this one; "":
+    # Ours. The split to use from a RETRIEVAL_FILE whose videos name theirs (MSR-VTT's own); "":
     # all.
     "TEST.RETRIEVAL_SPLIT": "test",
 }, needs=[
     equals("TEST.TASK", ("retrieval",), ("TEST.RETRIEVAL_FILE",), RESULT),
     equals("TEST.TASK", ("retrieval",), ("TEST.RETRIEVAL_SPLIT",)),
     Pair(under("MODEL", "TEXT_TEMPLATES CLASS_DESCRIPTIONS"), ("TEST.TASK",),
-         "classes to tell apart, which TEST.TASK retrieval has none of",
+         "classes, of which TEST.TASK retrieval has none",
          lambda flat: flat["TEST.TASK"] != "retrieval" or trains(flat),
          instead="set another TEST.TASK"),
 ], rules=[check_retrieval])

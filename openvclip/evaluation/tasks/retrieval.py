@@ -35,7 +35,7 @@ EXAMPLES = 20  # Worst-ranked queries of each direction that the results name.
 
 
 class PooledFrames(nn.Module):
-    """A model's embedding of a video in place of its logits: (M, 3, T, H, W) -> (M, D)."""
+    """A model's embedding of a video instead of its logits: (M, 3, T, H, W) -> (M, D)."""
 
     def __init__(self, model: VideoCLIP) -> None:
         super().__init__()
@@ -47,11 +47,11 @@ class PooledFrames(nn.Module):
 
 
 class TokenizedTexts:
-    """Texts as token ids, each different one once.
+    """Texts as token ids, each distinct one once.
 
     Args:
         texts: N texts; longer ones are cut off after ``context_length`` tokens.
-        context_length: most tokens of a text, the start and end token counted.
+        context_length: most tokens of a text, including start and end tokens.
     """
 
     def __init__(self, texts: Sequence[str], context_length: int) -> None:
@@ -85,8 +85,8 @@ class Retrieval(Task):
     A video's embedding is the mean of its frames' over all clips, at length 1.
 
     Args:
-        pairs: the videos and what is said of them.
-        context_length: most tokens of a caption, if the model takes as many.
+        pairs: the videos and their captions.
+        context_length: most tokens of a caption, if the model takes that many.
     """
 
     doing = "embedding videos"
@@ -196,7 +196,7 @@ class Retrieval(Task):
 
 
 def describe_pairs(pairs: RetrievalList, captions: TokenizedTexts) -> dict[str, Any]:
-    """What the results say of the list; the log says what its reader should know."""
+    """What the results say about the list; the log says what its reader should know."""
     facts = {
         "count": len(pairs.captions),
         "sha256": pairs.digest(),

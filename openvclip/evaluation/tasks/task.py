@@ -1,4 +1,4 @@
-"""What an entry of this folder is: outputs, how views are joined, scores and files."""
+"""The interface of tasks: outputs, how views are joined, scores and files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Predictions:
     """Outputs for the videos of a list, in the list's order.
 
     Attributes:
-        scores: (N, K) joined over each video's clips; undefined where ``complete`` is False.
+        scores: (N, K), joined over each video's clips; undefined where ``complete`` is False.
         complete: bool (N,), False for videos that could not be evaluated.
         failures: row -> why it could not be decoded.
     """
@@ -42,12 +42,12 @@ class Setup:
         loader: test batches, see :func:`openvclip.data.loader.build_loader`.
         device: where the model is.
         output_dir: where ``results.json``, ``report.html`` and other files go.
-        num_clips: clips (views x crops) of a video.
+        num_clips: clips (views x crops) per video.
         weights: the model's, which patching mixes.
-        ratios: patching ratios to report; none: the weights as they are.
+        ratios: patching ratios to report; none: the unpatched weights.
         autocast: makes the context of the forward passes.
-        save_path: file for what is saved of each ratio, or None.
-        log_period: batches from one ``test_iter`` line of the log's file to the next.
+        save_path: file to save for each ratio, or None.
+        log_period: batches from one ``test_iter`` line in the log file to the next.
     """
 
     model: VideoCLIP
@@ -62,7 +62,7 @@ class Setup:
     log_period: int = 10
 
     def name_ratio(self, ratio: float) -> float | None:
-        """Return what the results call a ratio: None where nothing is patched."""
+        """Return what the results call a ratio: None if nothing is patched."""
         return ratio if self.ratios else None
 
     def name_saved(self, ratio: float) -> Path:
@@ -75,13 +75,13 @@ class Task:
     """What a model is asked about the videos of a list.
 
     The runner shows the model each clip of each video exactly once, at each patching ratio, and
-    joins what it gives. An entry says what that is and what becomes of it; the least it needs is
+    joins its outputs. An entry says what these are and how they are used; the least it needs is
     :meth:`score_videos`.
 
     Attributes:
         doing: name of the work in the progress line and in errors.
         method: how a video's clips are joined: ``sum`` or ``max``.
-        class_names: what the model's classifier tells apart; None: it has no classifier.
+        class_names: the classes of the model's classifier; None: it has no classifier.
         videos: the list; None: the one that the config names for a test.
     """
 
@@ -96,25 +96,25 @@ class Task:
         return cls()
 
     def prepare(self, model: VideoCLIP) -> dict[str, Any]:
-        """Get ready for a model, and return what the results say of list, classes and texts."""
+        """Prepare for a model, and return what the results say about list, classes and texts."""
         return {}
 
     def outputs(self, model: VideoCLIP) -> tuple[nn.Module, int]:
-        """Return what maps video (M, 3, T, H, W) to (M, K), and K; by default the logits."""
+        """Return a function from video (M, 3, T, H, W) to (M, K), and K; by default the logits."""
         return model, len(self.class_names or ())
 
     def score(
         self, setup: Setup, predictions: Mapping[float, Predictions]
     ) -> list[dict[str, Any]]:
-        """Return what ``results.json`` says of each patching ratio; all processes call it."""
+        """Return the entry of ``results.json`` for each patching ratio; all processes call it."""
         return [{"patching_ratio": setup.name_ratio(ratio), **self.score_videos(setup, one)}
                 for ratio, one in predictions.items()]
 
     def score_videos(self, setup: Setup, predictions: Predictions) -> dict[str, Any]:
-        """Return what ``results.json`` says of one patching ratio."""
+        """Return the entry of ``results.json`` for one patching ratio."""
         raise NotImplementedError
 
     def write(
         self, setup: Setup, results: dict[str, Any], predictions: Mapping[float, Predictions]
     ) -> None:
-        """Write further files; the main process calls it when ``results.json`` is there."""
+        """Write other files; the main process calls it once ``results.json`` exists."""

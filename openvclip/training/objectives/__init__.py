@@ -1,4 +1,4 @@
-"""What training asks of the weights, besides classifying: one objective per file.
+"""What training optimises besides classification: one objective per file.
 
 Each is named in openvclip/config/doors.py; its config keys are in ``keys.py``.
 """

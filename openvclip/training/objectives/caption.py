@@ -16,7 +16,7 @@ from openvclip.training.objectives.objective import Objective, Part
 class CachedGradients:
     """The contrastive loss of a batch in parts, and its gradient at their embeddings.
 
-    The loss needs all embeddings at once, so they are computed once without a gradient, and once
+    The loss needs all embeddings together, so they are computed once without a gradient, and once
     more part by part with one (Gao et al. 2021, arXiv 2101.06983).
 
     Args:
@@ -31,7 +31,7 @@ class CachedGradients:
             loss = contrastive_loss(video, text, scale)
         of_video, of_text, of_scale = torch.autograd.grad(loss, (video, text, scale))
         sizes = [len(part.video) for part in outputs]
-        # All parts share the scale, so that its gradient belongs to one of them.
+        # All parts share the scale, so its gradient belongs to one of them.
         of_scales = [of_scale, *[torch.zeros_like(of_scale)] * (len(outputs) - 1)]
         self.loss = loss.detach()
         self._gradients = list(
@@ -45,7 +45,7 @@ class CachedGradients:
 
 
 class CaptionContrast(Objective):
-    """CLIP's loss over the videos that have a caption, of all processes.
+    """CLIP's loss over the videos that have a caption, in all processes.
 
     A batch in parts runs forward twice, see :class:`CachedGradients`.
 
@@ -71,7 +71,7 @@ class CaptionContrast(Objective):
             self._cached = CachedGradients([forward(part) for part in parts])
 
     def term(self, output: Any, logits: Tensor, part: Part) -> Tensor | None:
-        """Return the loss, or what has its gradient at the outputs of this part."""
+        """Return the loss, or a scalar with its gradient at the outputs of this part."""
         if part.captions is None:
             return None
         if self._cached is not None:

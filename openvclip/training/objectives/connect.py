@@ -25,7 +25,7 @@ def build_interpolator(
     """Build the mixer of the parameters that train, and of ``frozen`` ones, with the original CLIP.
 
     The original is ``TRAIN.CLIP_ORI_PATH``, or else the CLIP that the model was made from. The log
-    says the ``purpose``.
+    states the ``purpose``.
     """
     source = cfg.TRAIN.CLIP_ORI_PATH or resolve_clip(cfg)
     interpolator = WeightInterpolator(
@@ -51,7 +51,7 @@ class Connect(Objective):
         seed: the run's seed, for drawing r.
         chain_rule: multiply the mixed gradient by (1 - r).
         rank: give it to let every process draw its own r.
-        original_classifier: (classes, D) class embeddings by the original CLIP, where the text
+        original_classifier: (classes, D) class embeddings by the original CLIP, if the text
             tower trains.
     """
 
@@ -110,7 +110,7 @@ class Connect(Objective):
         yield Pass("connect", weight, self.weights.at(ratio), ratio)
 
     def _mix_classifier(self, ratio: float) -> Tensor:
-        """Mix the class embeddings, where the text tower trains.
+        """Mix the class embeddings, if the text tower trains.
 
         Computing them by the mixed tower would take a pass over all sentences at every step; the
         two agree to first order in what training changed.

@@ -41,7 +41,7 @@ class _GatherRows(torch.autograd.Function):
 def gather_rows(rows: Tensor) -> Tensor:
     """(n, D) of this process -> (N, D) of all, in order of rank; n may differ between them.
 
-    The gradient is exact where every process computes the same loss from the result and the
+    The gradient is exact if every process computes the same loss from the result and the
     processes' gradients are averaged.
     """
     return _GatherRows.apply(rows) if distributed.world_size() > 1 else rows
@@ -50,8 +50,8 @@ def gather_rows(rows: Tensor) -> Tensor:
 def contrastive_loss(video: Tensor, text: Tensor, scale: Tensor) -> Tensor:
     """CLIP's symmetric contrastive loss over the pairs of all processes (arXiv 2103.00020).
 
-    The mean of two cross entropies: of each video against all texts, and of each text against all
-    videos, its own partner being the right answer.
+    It is the mean of two cross entropies: of each video against all texts, and of each text against
+    all videos, with its own partner as the correct answer.
 
     Args:
         video: (n, D) embeddings of this process's videos, each of length 1; n may be 0.
@@ -59,7 +59,7 @@ def contrastive_loss(video: Tensor, text: Tensor, scale: Tensor) -> Tensor:
         scale: the factor of the cosines, ``exp(logit_scale)``.
 
     Returns:
-        The mean over all N pairs, the same in every process; 0 where there are none.
+        The mean over all N pairs, the same in every process; 0 if there are none.
     """
     pairs = gather_rows(torch.cat([video, text], dim=1))
     video, text = pairs.chunk(2, dim=1)

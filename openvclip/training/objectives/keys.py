@@ -25,7 +25,7 @@ def check_objectives(cfg: CfgNode) -> Iterator[str]:
 
 
 declare({
-    # Ours. What else is asked of the weights: names of objectives that extensions register, see
+    # Ours. Additional objectives: names of objectives that extensions register, see
     # docs/extending.md.
     "TRAIN.OBJECTIVES": [],
 }, types={"TRAIN.OBJECTIVES": str}, rules=[check_objectives])
@@ -45,8 +45,8 @@ declare({
     "TRAIN.LINEAR_CONNECT_CLIMB": False,  # Interpolated training (the connect loss).
     "TRAIN.LINEAR_CONNECT_LOSS_RATIO": 1.0,  # Weight of the loss at the interpolated weights.
     "TRAIN.LINEAR_CONNECT_SAMPLE": True,  # Draw the ratio at every step; True only.
-    "TRAIN.LINEAR_CONNECT_SAMPLE_L": 0.4,  # Least share of the original CLIP.
-    "TRAIN.LINEAR_CONNECT_SAMPLE_R": 0.6,  # Greatest share of the original CLIP.
+    "TRAIN.LINEAR_CONNECT_SAMPLE_L": 0.4,  # Smallest share of the original CLIP.
+    "TRAIN.LINEAR_CONNECT_SAMPLE_R": 0.6,  # Largest share of the original CLIP.
     # Ours. Multiply the interpolated gradient by (1 - ratio), as differentiation by the trained
     # weights would; the method leaves the factor out.
     "TRAIN.LINEAR_CONNECT_CHAIN_RULE": False,
@@ -76,7 +76,7 @@ def check_captions(cfg: CfgNode) -> Iterator[str]:
         yield ("TRAIN.CAPTION.LOSS_RATIO is 0.0; TRAIN.CAPTION.ENABLE True needs a ratio over 0")
     without = {
         "MIXUP.ENABLE": (False, "a mixed video has no caption"),
-        "AUG.NUM_SAMPLE": (1, "a video would meet its own caption as another's"),
+        "AUG.NUM_SAMPLE": (1, "a video would count its own caption as another's"),
         "TRAIN.LINEAR_CONNECT_PER_RANK": (False, "all processes' embeddings meet in one loss"),
     }
     if caption.TEXT_TOWER == "trainable":
@@ -94,7 +94,7 @@ declare({
     "TRAIN.CAPTION.ENABLE": False,  # Use them.
     "TRAIN.CAPTION.FILE": "",  # What tools/prepare_captions.py wrote.
     "TRAIN.CAPTION.LOSS_RATIO": 1.0,  # Weight of the contrastive loss.
-    # frozen, or trainable: then the text tower is interpolated, averaged and patched as well, and
+    # frozen, or trainable: then the text tower is also interpolated, averaged and patched, and
     # the class embeddings are computed again at the beginning of every epoch.
     "TRAIN.CAPTION.TEXT_TOWER": "frozen",
     # Of several captions of a video: random draws one for each epoch, first takes the first.

@@ -1,4 +1,4 @@
-"""The classification loss, by the names of ``MODEL.LOSS_FUNC``."""
+"""The classification losses, by their names in ``MODEL.LOSS_FUNC``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """Cross entropy against class indices (N,) or soft targets (N, C), mean over N.
 
-    Soft targets are not renormalised (the published loss): a row that sums to s weighs s.
+    Soft targets are not renormalised (as in the published loss): a row that sums to s weighs s.
     """
     if target.dim() == 1:
         return F.cross_entropy(at_least_fp32(logits), target)

@@ -1,4 +1,4 @@
-"""What an entry of this folder is: a term of the loss, further passes, or work around steps."""
+"""The interface of objectives: a term of the loss, other passes, or work around steps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Captions(NamedTuple):
 
     Attributes:
         tokens: int64 (n, columns) token ids; n may be 0.
-        videos: int64 (n,) which video of the batch each belongs to.
+        videos: int64 (n,), the video of the batch to which each belongs.
     """
 
     tokens: Tensor
@@ -24,14 +24,14 @@ class Captions(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """What goes through the model at once: a batch, or a part of it, to save memory.
+    """What goes through the model together: a batch, or a part of it, to save memory.
 
     Attributes:
         index: number of the part in the batch.
         video: (b, 3, T, H, W), normalised.
         label: (b,) class indices or (b, classes) soft targets.
         captions: of these videos, or None.
-        share: b over the size of the batch.
+        share: b divided by the size of the batch.
     """
 
     index: int
@@ -43,12 +43,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Pass:
-    """A further forward and backward pass of a step over the batch, at other weights.
+    """Another forward and backward pass of a step over the batch, at other weights.
 
     Attributes:
         name: put before the names of its losses in the log.
         weight: factor of its gradients.
-        weights: holds the model at the weights that it is taken at; left before the update.
+        weights: context in which the model holds those weights; left before the update.
         ratio: share of CLIP in them, for the log, or None.
     """
 
@@ -59,13 +59,13 @@ class Pass:
 
 
 class Objective:
-    """One objective of a training; each hook does nothing unless it is overridden.
+    """One objective of training; each hook does nothing unless it is overridden.
 
-    A loss that is a mean over videos overrides :meth:`loss` alone. Processes exchange gradients as
+    A loss that is a mean over videos overrides only :meth:`loss`. Processes exchange gradients as
     means, so it needs no exchange of its own. The step adds it up over the parts of a batch.
 
     Attributes:
-        name: of its loss in the log, ``<name>_loss``; set from the registry.
+        name: name of its loss in the log, ``<name>_loss``; set from the registry.
         weight: factor of its loss.
     """
 
@@ -106,7 +106,7 @@ class Objective:
         """Return what a part adds to the batch's loss, before ``weight``; None: nothing.
 
         Args:
-            output: what the model returned, a :class:`VideoAndText` where there are captions.
+            output: what the model returned, a :class:`VideoAndText` if there are captions.
             logits: (b, classes).
             part: the videos and their labels.
         """
@@ -122,11 +122,11 @@ class Objective:
         return self._seen
 
     def passes(self, step: int) -> Iterable[Pass]:
-        """Return the passes that the optimizer step ``step`` takes before that at its weights."""
+        """Return the passes that optimizer step ``step`` takes before that at its own weights."""
         return ()
 
     def begin_epoch(self, epoch: int) -> None:
-        """Prepare for an epoch, counted from 0; also for the rest of one that is gone on with."""
+        """Prepare for an epoch, counted from 0, or for the rest of a resumed one."""
 
     def after_update(self, step: int) -> None:
         """Act on the weights after the optimizer step ``step``."""
@@ -135,11 +135,11 @@ class Objective:
         """Act after an epoch, before it is saved and validated."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint must keep: tensors and plain values."""
+        """Return what a checkpoint must store: tensors and plain values."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state_dict` gave."""
+        """Restore what :meth:`state_dict` returned."""
 
 
 def collect_passes(objectives: Iterable[Objective], step: int) -> Iterator[Pass]:
