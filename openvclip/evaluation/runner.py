@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from openvclip.evaluation.ensemble import ViewEnsemble
 from openvclip.evaluation.lines import EvaluationLines
@@ -70,7 +70,7 @@ class Runner:
     def _predict(self) -> dict[float, Predictions]:
         setup, loader = self.setup, self.setup.loader
         ratios = list(setup.ratios) or [0.0]
-        model, count = self.task.outputs(setup.model)
+        forward, count = self.task.outputs(setup.model.eval())
         if self.resume_key is not None:
             self.resume_log = open_resume_log(
                 setup.output_dir, self.resume_key, (len(ratios), count))
@@ -78,7 +78,7 @@ class Runner:
         ensemble = partial(
             ViewEnsemble, len(loader.dataset), count, setup.num_clips, self.task.method)
         return predict(
-            model.eval(), loader, ensemble, own_videos=loader.count_rows(),
+            forward, loader, ensemble, own_videos=loader.count_rows(),
             weights=setup.weights, ratios=ratios, device=setup.device, autocast=setup.autocast,
             resume_log=self.resume_log, what=self.task.doing,
             lines=EvaluationLines("test_iter", setup.log_period, setup.device),
@@ -126,7 +126,7 @@ def describe_failures(predictions: Predictions, paths: Sequence[str]) -> list[di
 
 @torch.no_grad()
 def predict(
-    model: nn.Module,
+    forward: Callable[[Tensor], Tensor],
     batches: Iterable[dict],
     ensemble: Callable[[], ViewEnsemble],
     *,
@@ -145,7 +145,7 @@ def predict(
     came in, so that the scores are the same floats on any number of processes.
 
     Args:
-        model: maps video (M, 3, T, H, W) to (M, K).
+        forward: maps video (M, 3, T, H, W) to (M, K), by a model in evaluation mode.
         batches: this process's share of the list; one without ``groups`` is a single group.
         ensemble: makes what joins the clips of each of the whole list's videos.
         weights: the model's; None: as they are, at every ratio.
@@ -166,8 +166,6 @@ def predict(
     weights = weights or Weights()
     ensembles = {ratio: ensemble() for ratio in ratios}
     failures = _restore(resume_log, list(ensembles.values()))
-    was_training = model.training
-    model.eval()
     progress = Progress(own_videos, what, "videos")
     if lines is not None:
         lines.start(own_videos)
@@ -177,13 +175,12 @@ def predict(
         for ratio, joined in ensembles.items():
             which = what + (f", patching ratio {ratio:g}" if len(ensembles) > 1 else "")
             with weights.at(ratio):
-                _score(model, parts, joined, autocast, which)
+                _score(forward, parts, joined, autocast, which)
         if resume_log is not None:
             _note(resume_log, batch, list(ensembles.values()))
         if lines is not None:
             lines.batch_done(batch["index"], len(batch["bad"]), next(iter(ensembles.values())))
         progress.update(len(set(batch["index"].tolist())) + len(batch["bad"]))
-    model.train(was_training)
     return {ratio: _gather(joined, failures) for ratio, joined in ensembles.items()}
 
 
@@ -214,13 +211,13 @@ def _restore(resume_log: ResumeLog | None, ensembles: list[ViewEnsemble]) -> dic
 
 
 def _score(
-    model: nn.Module, parts: Iterable[tuple[Tensor, Tensor, Tensor]], ensemble: ViewEnsemble,
-    autocast: Callable, which: str,
+    forward: Callable[[Tensor], Tensor], parts: Iterable[tuple[Tensor, Tensor, Tensor]],
+    ensemble: ViewEnsemble, autocast: Callable, which: str,
 ) -> None:
     """Add what the model gives of each group of a batch, if it is finite, to an ensemble."""
     for video, rows, clips in parts:
         with autocast():
-            logits = model(video)
+            logits = forward(video)
         # The only place that waits for the device.
         ensemble.add(_check(logits.float().cpu(), rows, which), rows, clips)
 

@@ -101,18 +101,23 @@ class Validator:
         weights, ratios = self.weights, (0.0, *self.ratios)
         if self.embed_classes is not None:
             weights = WeightsAndClassifier.embedded(weights, model, self.embed_classes, ratios)
-        return predict(
-            model,
-            _until_stopped(self.loader, stop),
-            partial(ViewEnsemble, len(self.loader.dataset), self.num_classes),
-            own_videos=self.loader.count_rows(),
-            weights=weights,
-            ratios=ratios,
-            device=self.device,
-            autocast=self.autocast,
-            what=f"validation after epoch {epoch + 1}",
-            lines=self.lines,
-        )
+        was_training = model.training
+        model.eval()
+        try:
+            return predict(
+                model,
+                _until_stopped(self.loader, stop),
+                partial(ViewEnsemble, len(self.loader.dataset), self.num_classes),
+                own_videos=self.loader.count_rows(),
+                weights=weights,
+                ratios=ratios,
+                device=self.device,
+                autocast=self.autocast,
+                what=f"validation after epoch {epoch + 1}",
+                lines=self.lines,
+            )
+        finally:
+            model.train(was_training)
 
     def report(self, predictions: dict[float, Predictions], epoch: int) -> dict[str, float]:
         """Log what :meth:`predict` returned, and return the accuracies in per cent.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from openvclip.clip.tokenizer import count_tokens, tokenize
 from openvclip.data.lists.retrieval import RetrievalList, build_retrieval_list
@@ -32,18 +32,6 @@ from openvclip.utils.logging import get_logger
 logger = get_logger(__name__)
 
 EXAMPLES = 20  # Worst-ranked queries of each direction that the results name.
-
-
-class PooledFrames(nn.Module):
-    """A model's embedding of a video instead of its logits: (M, 3, T, H, W) -> (M, D)."""
-
-    def __init__(self, model: VideoCLIP) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, video: Tensor) -> Tensor:
-        """See :meth:`VideoCLIP.pool_frames`."""
-        return self.model.pool_frames(video)
 
 
 class TokenizedTexts:
@@ -108,9 +96,9 @@ class Retrieval(Task):
         return {"task": "retrieval", "list": self.pairs.source,
                 "captions": describe_pairs(self.pairs, self.captions)}
 
-    def outputs(self, model: VideoCLIP) -> tuple[nn.Module, int]:
+    def outputs(self, model: VideoCLIP) -> tuple[Callable[[Tensor], Tensor], int]:
         """Embeddings of videos."""
-        return PooledFrames(model), model.model.embed_dim
+        return model.pool_frames, model.model.embed_dim
 
     def score(
         self, setup: Setup, predictions: Mapping[float, Predictions]

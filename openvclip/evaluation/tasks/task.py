@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from openvclip.data.lists.labels import VideoList
 from openvclip.data.loader import Loader
@@ -99,7 +99,7 @@ class Task:
         """Prepare for a model, and return what the results say about list, classes and texts."""
         return {}
 
-    def outputs(self, model: VideoCLIP) -> tuple[nn.Module, int]:
+    def outputs(self, model: VideoCLIP) -> tuple[Callable[[Tensor], Tensor], int]:
         """Return a function from video (M, 3, T, H, W) to (M, K), and K; by default the logits."""
         return model, len(self.class_names or ())
 
