@@ -107,7 +107,7 @@ def test_tensorboards_folder_is_one(tmp_path):
     cfg = get_cfg()
     cfg.OUTPUT_DIR, cfg.TENSORBOARD.ENABLE, cfg.TENSORBOARD.LOG_DIR = str(tmp_path), True, "events"
     os.mkfifo(tmp_path / "events")
-    with pytest.raises(ConfigError, match="TENSORBOARD.LOG_DIR: .*events is no folder"):
+    with pytest.raises(ConfigError, match="TENSORBOARD.LOG_DIR: .*events is not a folder"):
         build_tensorboard(cfg, ["a"])
 
 

@@ -71,7 +71,7 @@ def inline(text: str) -> str:
 
 
 def render_items(lines: list[str]) -> list[str]:
-    """Render ``name: text`` with indented further lines as a list; other text as it is."""
+    """Render ``name: text`` with indented further lines as a list; other text unchanged."""
     out: list[str] = []
     for line in lines:
         match = ITEM.match(line)

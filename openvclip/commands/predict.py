@@ -36,8 +36,8 @@ def build_parser() -> Parser:
     add("--patching-ratio", type=float, metavar="R",
         help="share of CLIP in the weights, 0 to 1; default: the unpatched checkpoint")
     add("--config", metavar="YAML",
-        help="config.yaml of the training; default: what the checkpoint carries, else config.yaml "
-        "beside it, else the Kinetics recipe (expand_temporal_view, 8 frames, sampling rate 16)")
+        help="config.yaml of the training; default: the checkpoint's config, else the config.yaml "
+        "next to it, else the Kinetics recipe (expand_temporal_view, 8 frames, sampling rate 16)")
     add("--temporal-type", metavar="NAME", help="MODEL.TEMPORAL_MODELING_TYPE or none, instead")
     add("--num-frames", type=int, metavar="N", help="frames of a clip, instead")
     add("--sampling-rate", type=float, metavar="N",

@@ -34,11 +34,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--trained", nargs="+", metavar="SET",
         help="sets in the picture whose classes the checkpoints were trained on, by their names "
-        "there; default: as the results say, else the config beside the checkpoint, else K400",
+        "there; default: from the results, else the config next to the checkpoint, else K400",
     )
     parser.add_argument("--root", default=str(SHIPPED), metavar="DIR",
                         help="folder with label_db and zs_label_db, whose label maps results are "
-                        "held to; default: those that come with openvclip")
+                        "compared with; default: those that come with openvclip")
     return parser.parse_args(argv)
 
 

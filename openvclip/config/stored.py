@@ -1,4 +1,4 @@
-"""The config that a run leaves in its OUTPUT_DIR, and whether it is that of a training."""
+"""The config that a run leaves in its OUTPUT_DIR, and whether that was a training run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def load_config(folder: Path) -> dict[str, Any]:
     """Read a run's ``config.yaml``; {} if there is none.
 
     Raises:
-        OSError, ValueError: it cannot be read, or is no config.
+        OSError, ValueError: it cannot be read, or is not a config.
     """
     try:
         content = load_yaml(read_text(folder / CONFIG, most=MOST_BYTES))
@@ -36,12 +36,12 @@ def read_config(folder: Path) -> dict[str, Any] | None:
 
 
 def has_trained(config: Any) -> bool:
-    """Whether it is the config of a training."""
+    """Whether it is the config of a training run."""
     train = config.get("TRAIN") if isinstance(config, dict) else None
     return isinstance(train, dict) and train.get("ENABLE") is True
 
 
 def find_output_dir(checkpoint: str | Path) -> Path:
-    """Return the OUTPUT_DIR that a checkpoint, or an average, lies in if nobody moved it."""
+    """Return the OUTPUT_DIR that a checkpoint, or an average, is in unless it was moved."""
     folder = Path(checkpoint).parent
     return folder.parent if folder.name == CHECKPOINTS else folder

@@ -122,7 +122,7 @@ def _read_templates(path: str) -> tuple[str, ...]:
     except FileNotFoundError as error:
         near = difflib.get_close_matches(path, TEMPLATE_SETS, n=1)
         raise ConfigError(
-            f"MODEL.TEXT_TEMPLATES is {path!r}, which is no file and none of "
+            f"MODEL.TEXT_TEMPLATES is {path!r}, which is neither a file nor one of "
             f"{', '.join(TEMPLATE_SETS)}" + (f"; nearest: {near[0]}" if near else "")
         ) from error
     except (OSError, UnicodeDecodeError) as error:
@@ -133,7 +133,7 @@ def _read_templates(path: str) -> tuple[str, ...]:
             continue
         if line.count("{}") != 1 or line.count("{") != 1 or line.count("}") != 1:
             raise DataError(
-                f"{path}, line {number}: {line[:80]!r} is no template; write one {{}} where the "
+                f"{path}, line {number}: {line[:80]!r} is not a template; write one {{}} where the "
                 "class name goes, and no other brace"
             )
         templates.append(line.strip())
@@ -183,11 +183,11 @@ def _texts(value: Any, where: str) -> tuple[str, ...]:
         raise DataError(f"{where}: {str(value)[:60]!r} is neither a text nor a list of texts")
     for text in texts:
         if not isinstance(text, str) or not text.strip():
-            raise DataError(f"{where}: {str(text)[:60]!r} is no text; give a sentence")
+            raise DataError(f"{where}: {str(text)[:60]!r} is not a text; give a sentence")
         try:
             text.encode()
         except UnicodeEncodeError as error:  # JSON can spell half characters.
-            raise DataError(f"{where}: {text[:60]!r} is no text that UTF-8 can hold") from error
+            raise DataError(f"{where}: {text[:60]!r} is not text that UTF-8 can hold") from error
     return tuple(texts)
 
 
@@ -196,7 +196,7 @@ def _check_classes(described: Mapping[str, Any], names: Sequence[str], path: str
     if unknown:
         near = difflib.get_close_matches(unknown[0], names, n=1, cutoff=0.0)
         raise DataError(
-            f"{path}: {unknown[0]!r} is no class of DATA.INDEX_LABEL_MAPPING_FILE, nearest: "
+            f"{path}: {unknown[0]!r} is not a class of DATA.INDEX_LABEL_MAPPING_FILE, nearest: "
             f"{near[0]!r} ({len(unknown)} such names); classes are named as they are there"
         )
     missing = [name for name in names if name not in described]

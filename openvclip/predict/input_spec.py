@@ -120,13 +120,13 @@ def find_input_spec(checkpoint: str | Path | None, config: str | Path | None = N
     if trained is None:
         spec = InputSpec()
         logger.warning(
-            "%s carries no config (published weights have none) and no config.yaml of a training "
-            "lies beside it: %s, %d frames, sampling rate %g are assumed", checkpoint,
+            "%s contains no config (published weights have none), nor is a training's config.yaml "
+            "next to it: %s, %d frames, sampling rate %g are assumed", checkpoint,
             spec.temporal_type, spec.num_frames, spec.sampling_rate,
         )
         return spec
     spec = parse_input_spec(trained)
-    logger.info("%s, %d frames, sampling rate %g at %g frames a second, as %s says",
+    logger.info("%s, %d frames, sampling rate %g at %g frames per second, according to %s",
                 spec.temporal_type, spec.num_frames, spec.sampling_rate,
                 spec.target_fps, trained.where)
     return spec

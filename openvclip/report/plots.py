@@ -17,7 +17,7 @@ from openvclip.report.styles import BLUE, GREEN, GREY, ORANGE, colour_runs, styl
 from openvclip.utils.files import replacing_file
 from openvclip.utils.logging import get_logger
 
-if TYPE_CHECKING:  # whoever summarises results waits for matplotlib, but not for torch
+if TYPE_CHECKING:  # summaries wait for matplotlib, but not for torch
     from torch import Tensor
 
 logger = get_logger(__name__)
@@ -202,9 +202,9 @@ def draw_training(points: Callable[[str, str], tuple[list[float], list[float]]])
             statistic -> epochs and values.
     """
     shown = [
-        ("top1_acc", "top-1, as it is", BLUE, "o-"), ("top1_acc_patched", "top-1", ORANGE, "o-"),
-        ("top5_acc", "top-5, as it is", BLUE, "s:"), ("top5_acc_patched", "top-5", ORANGE, "s:"),
-        ("map", "mAP, as it is", BLUE, "o-"), ("map_patched", "mAP", ORANGE, "o-"),
+        ("top1_acc", "top-1, unpatched", BLUE, "o-"), ("top1_acc_patched", "top-1", ORANGE, "o-"),
+        ("top5_acc", "top-5, unpatched", BLUE, "s:"), ("top5_acc_patched", "top-5", ORANGE, "s:"),
+        ("map", "mAP, unpatched", BLUE, "o-"), ("map_patched", "mAP", ORANGE, "o-"),
     ]
     validated = [entry for entry in shown if points("val_epoch", entry[0])[0]]
     figure = Figure(figsize=(11 if validated else 6.5, 5.6), layout="constrained")
@@ -259,7 +259,7 @@ def save_figure(figure: Figure, path: str | Path) -> None:
 
 
 def save_or_warn(path: str | Path, draw: Callable[[], Figure]) -> Path | None:
-    """Draw and write a picture beside results that are worth more; a failure is a warning.
+    """Draw and write a picture; results are worth more, so a failure is only a warning.
 
     Returns:
         The picture's path, or None after a failure.

@@ -136,7 +136,7 @@ def build_tensorboard(cfg, class_names: Sequence[str]) -> TensorboardWriter | No
         class_names = read_class_names(tensorboard.CLASS_NAMES_PATH, len(class_names))
     folder = Path(cfg.OUTPUT_DIR) / (tensorboard.LOG_DIR or f"runs-{cfg.TRAIN.DATASET}")
     if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"TENSORBOARD.LOG_DIR: {folder} is no folder; remove it, or name another")
+        raise ConfigError(f"TENSORBOARD.LOG_DIR: {folder} is not a folder; move it or set another")
     return TensorboardWriter(
         folder,
         class_names,

@@ -1,6 +1,6 @@
 """Inspecting files of weights before they are read: nothing may unpack to more than its size.
 
-Such a file is a zip file whose tensors are stored as they are, so what its directory promises is
+Such a file is a zip file whose tensors are stored uncompressed, so what its directory promises is
 about its size; a pickle in it, or alone, makes objects, up to a hundred times its size. Both are
 looked through first, without unpacking or making anything.
 """

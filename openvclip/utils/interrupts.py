@@ -127,7 +127,7 @@ def held_back() -> Iterator[bool]:
 
 
 def begin_quietly() -> None:
-    """Let SIGINT end this process at once, until :func:`raising`."""
+    """Let SIGINT end this process immediately, until :func:`raising`."""
     on_main = threading.current_thread() is threading.main_thread()
     if on_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _leave_at_once)

@@ -64,7 +64,7 @@ class GuardedStream:
             os.close(nowhere)
         if self.lost and self._complain is not None:
             self._complain(f"standard output: {self.lost}; nothing more is printed "
-                           "there, the work goes on and its results are written")
+                           "there, the work continues and its results are written")
 
 
 @contextmanager

@@ -83,7 +83,7 @@ def test_a_file_of_templates(tmp_path):
 
 
 @pytest.mark.parametrize("text, said", [
-    ("a clip\n", "line 1: 'a clip' is no template"),
+    ("a clip\n", "line 1: 'a clip' is not a template"),
     ("{}\n{} and {}\n", "line 2"),
     ("{0}\n", "line 1"),
     ("{} {x}\n", "line 1"),
@@ -100,7 +100,7 @@ def test_templates_that_cannot_be_used_are_named(tmp_path, text, said):
 def test_names_that_are_neither_set_nor_file_are_refused_with_the_nearest():
     with pytest.raises(ConfigError, match="MODEL.TEXT_TEMPLATES is 'action61'.*nearest: action16"):
         load_cfg(None, ["MODEL.TEXT_TEMPLATES", "action61"])
-    with pytest.raises(ConfigError, match="./openvclip80.txt.*no file and none of openvclip28"):
+    with pytest.raises(ConfigError, match="./openvclip80.txt.*neither a file nor one of open"):
         load_templates("./openvclip80.txt")
     with pytest.raises(ConfigError, match="TEXT_TEMPLATES.*CLASS_DESCRIPTIONS 'a.json'"):
         load_cfg(None, ["MODEL.TEXT_TEMPLATES", "action16", "MODEL.CLASS_DESCRIPTIONS", "a.json"])
@@ -134,12 +134,12 @@ def test_long_descriptions_are_cut_and_counted(clip, caplog):
 
 @pytest.mark.parametrize("content, said", [
     ({"archery": "a", "long jump": "b", "yoyo": "c"},
-     r"'yoyo' is no class of .*nearest: 'yo yo' \(1 such names\)"),
+     r"'yoyo' is not a class of .*nearest: 'yo yo' \(1 such names\)"),
     ({"archery": "a", "yo yo": "c"}, r"'long jump' has no description \(1 of 3"),
     ({"archery": "a", "long jump": [], "yo yo": "c"}, "class 'long jump'.*neither a text nor"),
     ({"archery": "a", "long jump": {"x": "y"}, "yo yo": "c"}, "neither a text nor a list"),
-    ({"archery": ["a", " "], "long jump": "b", "yo yo": "c"}, "class 'archery': ' ' is no text"),
-    ({"archery": ["a", 3], "long jump": "b", "yo yo": "c"}, "'3' is no text"),
+    ({"archery": ["a", " "], "long jump": "b", "yo yo": "c"}, "class 'archery': ' ' is not a text"),
+    ({"archery": ["a", 3], "long jump": "b", "yo yo": "c"}, "'3' is not a text"),
     ('{"archery": "a", "archery": "b"}', "'archery' appears twice"),
     ('{"archery": "\\ud800"}', "UTF-8"),
     ('["a"]', "is not an object"),

@@ -66,7 +66,7 @@ def test_the_picture_has_what_the_run_had(tmp_path):
 
     many = [*LINES, epoch_line(2, 2.0), validation(2, 40.0, top1_acc_patched=50.0,
                                                    patching_ratio=0.5)]
-    assert labels(many) == (3, ["loss (dots: epoch's mean)", "top-1, as it is",
+    assert labels(many) == (3, ["loss (dots: epoch's mean)", "top-1, unpatched",
                                 "top-1, patched at 0.5"])
     assert labels([LINES[0], LINES[2]])[0] == 2, "no picture of a validation that there was not"
 

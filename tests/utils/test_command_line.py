@@ -189,7 +189,7 @@ def test_output_that_cannot_be_written_is_said_once(tmp_path, repo, code):
     found = talk(tmp_path, repo, "> /dev/full", code)
     assert (tmp_path / "done").read_text() == "done"
     assert found.stderr == ("standard output: No space left on device; nothing more is printed "
-                            "there, the work goes on and its results are written\ncode 2\n")
+                            "there, the work continues and its results are written\ncode 2\n")
 
 
 def test_help_that_cannot_be_written_is_said_too(tmp_path, repo):

@@ -53,7 +53,7 @@ class LabelSpace:
 
 
 def find_digest(path: object) -> str | None:
-    """Return the SHA-256 of the label set in a file; None where there is no such file."""
+    """Return the SHA-256 of the label set in a file; None if there is no such file."""
     try:
         return LabelSpace.from_json(str(path)).digest()
     except DataError:

@@ -1,4 +1,4 @@
-"""What tools/prepare_labels.py offers: one class per data set as it is distributed."""
+"""The subcommands of tools/prepare_labels.py: one class per dataset."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Preparer:
     """One subcommand; openvclip/config/doors.py has its name.
 
     Attributes:
-        help: what it makes lists of, in a line.
+        help: what it makes lists from, in one line.
     """
 
     help: ClassVar[str] = ""
@@ -29,7 +29,7 @@ class Preparer:
 
 
 class DatasetPreparer(Preparer):
-    """Makes lists of a folder of videos, often with the official files of the data set.
+    """Makes lists of a folder of videos, often with the dataset's official files.
 
     Attributes:
         annotations: help of ``--annotations``, a folder; "": there is no such option.
@@ -49,7 +49,7 @@ class DatasetPreparer(Preparer):
                                 help=self.annotations)
 
     def plan(self, args: Namespace) -> Preparation:
-        """Check that the folder of videos is there, and plan."""
+        """Check that the folder of videos exists, and plan."""
         if not args.videos.is_dir():
             raise ConfigError(f"--videos {args.videos} is not a folder")
         return self.plan_lists(args)

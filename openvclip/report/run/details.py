@@ -84,7 +84,7 @@ def describe_run(results: Mapping[str, Any], failures: str) -> dict[str, Any]:
     return {
         "weights": _say_weights(results),
         "short": _say_protocol(results),
-        "caution": f"{say_trained(results)}: this is no test on new videos."
+        "caution": f"{say_trained(results)}: this is not a test on new videos."
         if count_trained(results) else "",
         "date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M UTC%z"),
         "videos": results["videos"],

@@ -94,7 +94,7 @@ def to_safe_json(value: Any) -> str:
 
 
 def clean(value: Any) -> Any:
-    """Return ``value`` with bytes of names that are no text, lone surrogates, as ``\\udcff``."""
+    """Return ``value`` with bytes of names that are not text, lone surrogates, as ``\\udcff``."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode("utf-8")
     if isinstance(value, dict):

@@ -68,7 +68,7 @@ def load_predictions(path: str | Path) -> tuple[Tensor, Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        raise DataError(f"there are no predictions {path}: it is missing, or no file")
+        raise DataError(f"there are no predictions {path}: it is missing, or not a file")
     try:
         content = _read_zip(path) if zipfile.is_zipfile(path) else _read_pickle(path)
         scores, labels = map(_as_tensor, _pair(content))

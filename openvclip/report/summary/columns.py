@@ -25,7 +25,7 @@ LAYOUT = (
      "validation videos of the classes that models are trained on"),
     ("ssv2", "full", "val", "validation videos"),
 )
-# Shown only where there are results: it is no zero-shot protocol of the published tables.
+# Shown only if there are results: it is not a zero-shot protocol of the published tables.
 OPTIONAL = {"ssv2_full"}
 
 
@@ -71,7 +71,7 @@ def select_columns(names: Sequence[str] | None, present: Iterable[str]) -> list[
 
     Args:
         names: protocols (``ucf101_split1``), columns (``ucf101_split``) or datasets (``ucf101``);
-            None: all, except the optional ones that there are no results for.
+            None: all, except optional ones without results.
         present: names of the protocols that there are results for.
 
     Raises:

@@ -75,7 +75,7 @@ def _align(table: Table, columns: Sequence[Column]) -> list[str]:
     places = [table.columns.index(column) for column in columns]
     cells = [[clean(text) for text in (*row.label, *(row.cells[place] for place in places))]
              for row in table.rows]
-    # Cells are no numbers to it: they have signs, and all the same decimals.
+    # Its cells are not numbers: they have signs, and all the same number of decimals.
     sides = ["left"] * len(table.label) + [table.side] * len(columns)
     text = tabulate([*heads, *cells], tablefmt="plain", disable_numparse=True, colalign=sides)
     lines = [line.rstrip() for line in text.splitlines()]

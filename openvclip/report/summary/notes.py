@@ -196,7 +196,7 @@ def _say_training(run: Run) -> str:
         return ""
     file, trained = run.about("checkpoint").get("file"), run.about("trained_on")
     if not isinstance(run.content.get("trained_on"), dict):
-        return f"what {file} was trained on is not known: no config.yaml of a training beside it"
+        return f"what {file} was trained on is not known: no config.yaml of a training next to it"
     draw, wanted = parse_draw(trained.get("draw")), find_draw(run)
     assert wanted is not None  # there is one, see above
     if draw is None or (draw.dataset, draw.shots, draw.seed) != (

@@ -130,7 +130,7 @@ def compare_lists(name: str, root: str | Path) -> list[Protocol]:
         Those whose videos and classes its list has all; protocols without a list are left out.
 
     Raises:
-        ConfigError: there is no such protocol, or nothing follows from it.
+        ConfigError: there is no such protocol, or nothing can be derived from it.
         DataError: its list is missing or cannot be read, or lacks something of another list; all
             such lists are named.
     """

@@ -84,7 +84,7 @@ def load_full_run(
     content = read_results(path)
     protocol = find_protocol(content["list"])
     if protocol is None:
-        raise DataError(f"{path}: {content['list']} is no list of a known protocol")
+        raise DataError(f"{path}: {content['list']} is not the list of a known protocol")
     if any("top1" not in row for row in content["results"]):
         raise DataError(
             f"{path} has results of several labels per video (DATA.MULTI_LABEL); "
@@ -159,7 +159,7 @@ def _load_scores(
     top1 = compute_scores(scores, labels, done)["top1"]
     if abs(top1 - row["top1"]) > TOLERANCE:
         raise DataError(
-            f"{path} gives top-1 {top1:.2f} %, but {RESULTS} beside it says {row['top1']:.2f} %: "
+            f"{path} gives top-1 {top1:.2f} %, but {RESULTS} next to it says {row['top1']:.2f} %: "
             "the predictions are another run's; run the full test again"
         )
     return scores

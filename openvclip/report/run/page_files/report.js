@@ -110,7 +110,7 @@ function drawCurve(chosen) {
     return element;
   };
   const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img",
-    "aria-label": "Accuracy against the patching ratio; the table beside it has the numbers." });
+    "aria-label": "Accuracy against the patching ratio; the table next to it has the numbers." });
   for (const value of [0, 1, 2, 3, 4].map((part) => (part * scale) / 4)) {
     svg.append(draw("line", { class: "grid", x1: left, x2: x(1), y1: y(value), y2: y(value) }),
       draw("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, `${value}%`));
