@@ -107,7 +107,7 @@ def find_training(checkpoint: str | Path | None) -> dict[str, Any] | None:
     Returns:
         The training list, the SHA-256 of its label set, its draw, whether training was
         interpolated, what the text tower did if there were captions, and its seed; None where
-        :func:`find_training_config` finds no list of a training.
+        :func:`find_training_config` finds no training list.
     """
     config = None if checkpoint is None else _find_list(checkpoint)
     if config is None:
@@ -153,14 +153,14 @@ def check_resumed(content: dict[str, Any], where: str | Path, videos: torch.Tens
     shared = int(torch.isin(videos, known).sum())
     if not shared:
         raise CheckpointError(
-            f"{where} is of a training on other videos: none of this list's is in its list. Give "
-            "this training an OUTPUT_DIR of its own, or set TRAIN.AUTO_RESUME False"
+            f"{where} is from training on other videos: its list has none of this one's. Give "
+            "this run an OUTPUT_DIR of its own, or set TRAIN.AUTO_RESUME False"
         )
-    # A data set that was moved keeps one of the two names of each video.
+    # A dataset that was moved keeps one of the two names of each video.
     if len(known) != len(videos) or 2 * shared < len(videos):
         logger.warning(
-            "%s is of a training on another list of videos (%.0f %% of this list's names are in "
-            "it); if it is not what this run should go on from, give an OUTPUT_DIR of its own",
+            "%s is from training on another list of videos (%.0f %% of this list's names are in "
+            "it); if this run should not resume from it, give the run an OUTPUT_DIR of its own",
             where, 100 * shared / len(videos),
         )
 

@@ -41,7 +41,7 @@ def build_parser() -> Parser:
     add("--temporal-type", metavar="NAME", help="MODEL.TEMPORAL_MODELING_TYPE or none, instead")
     add("--num-frames", type=int, metavar="N", help="frames of a clip, instead")
     add("--sampling-rate", type=float, metavar="N",
-        help="frames between two of them at 30 frames a second, instead")
+        help="frames between two of them at 30 frames per second, instead")
     add("--views", type=int, default=3, metavar="N", help="clips per video; default: 3")
     add("--as-tested", action="store_true",
         help="read videos exactly as tests do: in short ones repeat the last frame, do not turn "

@@ -112,7 +112,7 @@ class Loader:
         return self._eval_sampler().group
 
     def _eval_sampler(self) -> EvalSampler:
-        assert isinstance(self.sampler, EvalSampler), "a training has no groups"
+        assert isinstance(self.sampler, EvalSampler), "training has no groups"
         return self.sampler
 
     def __len__(self) -> int:

@@ -31,8 +31,8 @@ class Runner:
         task: the question.
         setup: the model, the list's loader, weights, ratios and folders.
         facts: what else to write into the results: the protocol and what was loaded.
-        resume_key: what the outputs depend on, to keep a log of them and go on with one that
-            a killed run left; None keeps none.
+        resume_key: what the outputs depend on, to keep a log of them and resume from one that
+            a killed run left; None: no log.
     """
 
     def __init__(
@@ -47,9 +47,9 @@ class Runner:
         self.resume_log: ResumeLog | None = None
 
     def run(self) -> dict[str, Any]:
-        """Test, log and write the results; returns what ``results.json`` holds.
+        """Test, log and write the results; return the content of ``results.json``.
 
-        The resume log stays; whoever needs it no more removes it.
+        The resume log stays; the caller removes it when it is no longer needed.
         """
         started = time.monotonic()
         predictions = self._predict()
@@ -105,7 +105,7 @@ class Runner:
 
 
 def run_tests(runners: Iterable[Runner]) -> list[dict[str, Any]]:
-    """Run tests one after another; each is asked for when the one before it is done."""
+    """Run tests one after another; each is requested when the one before it is done."""
     results: list[dict[str, Any]] = []
     resume_logs: list[ResumeLog | None] = []
     for runner in runners:
@@ -147,15 +147,15 @@ def predict(
     Args:
         forward: maps video (M, 3, T, H, W) to (M, K), by a model in evaluation mode.
         batches: this process's share of the list; one without ``groups`` is a single group.
-        ensemble: makes what joins the clips of each of the whole list's videos.
-        weights: the model's; None: as they are, at every ratio.
+        ensemble: makes the object that joins the clips of each video in the list.
+        weights: the model's; None: unchanged at every ratio.
         ratios: shares of CLIP. A batch is decoded once and evaluated at each.
-        own_videos: rows that ``batches`` has, of which progress is told.
+        own_videos: number of rows in ``batches``, for showing progress.
         device: where the model is.
         autocast: makes the context of the forward passes.
-        resume_log: gets the scores of each group; what it had before counts as scored here.
+        resume_log: gets the scores of each group; earlier ones in it count as scored.
         what: name of the work in the progress line.
-        lines: told of each batch, with the scores at the first ratio; or None.
+        lines: gets each batch, with the scores at the first ratio; or None.
 
     Returns:
         Predictions by ratio, the same in every process.
@@ -185,7 +185,7 @@ def predict(
 
 
 def _split(batch: dict, device: torch.device) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Return (video, row of each clip, number of each clip) of each group that has any."""
+    """Return (video, row of each clip, number of each clip) for each group that has any."""
     rows = batch["index"]
     clips = batch.get("clip", torch.zeros_like(rows))
     video = batch["video"].to(device, non_blocking=True)
@@ -201,7 +201,7 @@ def _split(batch: dict, device: torch.device) -> list[tuple[Tensor, Tensor, Tens
 
 
 def _restore(resume_log: ResumeLog | None, ensembles: list[ViewEnsemble]) -> dict[int, str]:
-    """Let ensembles have what a resume log had before; returns row -> reason of its failures."""
+    """Give ensembles the earlier records of a resume log; return row -> reason of its failures."""
     failures: dict[int, str] = {}
     for record in resume_log.restored if resume_log is not None else ():
         failures.update(record.failures)
@@ -214,7 +214,7 @@ def _score(
     forward: Callable[[Tensor], Tensor], parts: Iterable[tuple[Tensor, Tensor, Tensor]],
     ensemble: ViewEnsemble, autocast: Callable, which: str,
 ) -> None:
-    """Add what the model gives of each group of a batch, if it is finite, to an ensemble."""
+    """Add the model's outputs for each group of a batch, if finite, to an ensemble."""
     for video, rows, clips in parts:
         with autocast():
             logits = forward(video)
@@ -223,14 +223,14 @@ def _score(
 
 
 def _check(logits: Tensor, rows: Tensor, which: str) -> Tensor:
-    """Return what a model gave (M, C) of clips of the videos ``rows`` (M,), if it is finite."""
+    """Return a model's outputs (M, C) for clips of the videos ``rows`` (M,), if finite."""
     wrong = rows[~logits.isfinite().all(dim=1)]
     first = f", such as that in row {int(wrong[0])} of the list" if len(wrong) else ""
     return require_finite(logits, f"{which}: of some videos{first}, the model gives")
 
 
 def _note(resume_log: ResumeLog, batch: dict, ensembles: list[ViewEnsemble]) -> None:
-    """Append each group of a batch to the resume_log."""
+    """Append each group of a batch to the resume log."""
     for first, end in batch["groups"].tolist():
         rows = [row for row in range(first, end) if ensembles[0].seen[row].all()]
         failures = {row: reason for row, reason in batch["bad"] if first <= row < end}
@@ -239,7 +239,7 @@ def _note(resume_log: ResumeLog, batch: dict, ensembles: list[ViewEnsemble]) -> 
 
 
 def _gather(ensemble: ViewEnsemble, failures: dict[int, str]) -> Predictions:
-    """Bring together what each process evaluated; each video was evaluated by one of them."""
+    """Combine what each process evaluated; each video was evaluated by one of them."""
     mine = ensemble.complete
     scores = torch.where(mine[:, None], ensemble.scores, torch.zeros_like(ensemble.scores))
     rows = mine.nonzero().flatten()

@@ -99,7 +99,7 @@ def _lock(descriptor: int, folder: str | Path, patience: float) -> bool:
 
 def _refuse(folder: str | Path, holder: dict[str, Any]) -> ConfigError:
     return ConfigError(
-        f"OUTPUT_DIR {folder}: a training writes there already, process {holder.get('pid', '?')} "
+        f"OUTPUT_DIR {folder}: a training run writes there, process {holder.get('pid', '?')} "
         f"on {holder.get('host', '?')}; wait for its end or stop it, or give another OUTPUT_DIR"
     )
 

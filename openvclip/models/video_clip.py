@@ -82,7 +82,7 @@ class VideoCLIP(nn.Module):
             raise DataError(f"expected a batch (B, 3, T, H, W), got {tuple(video.shape)}")
         if video.shape[2] != self.num_frames:
             raise DataError(
-                f"the batch has {video.shape[2]} frames a clip, the model was built for "
+                f"the batch has {video.shape[2]} frames per clip, but the model was built for "
                 f"{self.num_frames}; set DATA.NUM_FRAMES to the number that the loader gives"
             )
         if video.shape[3] != size or video.shape[4] != size:

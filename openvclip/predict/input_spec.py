@@ -65,7 +65,7 @@ class InputSpec:
                               f"{len(self.std)} numbers; give 3, of red, green and blue")
         if not (self.sampling_rate > 0 and self.target_fps > 0):
             raise ConfigError(f"the sampling rate is {self.sampling_rate:g} at "
-                              f"{self.target_fps:g} frames a second; both must be above 0")
+                              f"{self.target_fps:g} frames per second; both must be above 0")
 
     @property
     def seconds(self) -> float:

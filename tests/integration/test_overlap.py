@@ -71,7 +71,7 @@ def test_a_training_does_not_go_on_from_one_on_other_videos(
         return (out / "stdout.log").read_text()
 
     assert "another list of videos" not in train("a")
-    assert "is of a training on other videos: none of this list's" in train("b", check=2)
+    assert "is from training on other videos: its list has none" in train("b", check=2)
     assert "another list of videos (50 % of this list's names" in train("both")
 
 

@@ -32,7 +32,7 @@ def test_logits_are_the_mean_of_the_frames_logits(model):
 
 @pytest.mark.parametrize(
     ("shape", "message"),
-    [((2, 3, 4, 16, 16), "4 frames a clip, the model was built for 3.*DATA.NUM_FRAMES"),
+    [((2, 3, 4, 16, 16), "4 frames per clip, but the model was built for 3.*DATA.NUM_FRAMES"),
      ((2, 3, 3, 16, 24), "16x24 pixels, this CLIP takes 16x16.*CROP_SIZE"),
      ((2, 3, 16, 16), r"expected a batch \(B, 3, T, H, W\)"),
      ((2, 1, 3, 16, 16), r"expected a batch \(B, 3, T, H, W\)")],

@@ -251,7 +251,7 @@ def test_unknown_lists_have_a_table_and_the_union_is_listed_beside_it(write, tab
     summary = table()
     found = sorted(notes(summary, "other"))
     assert found == [
-        f"{tmp_path}/charades: ucf101_full, with several labels a video: mAP 22.5 %",
+        f"{tmp_path}/charades: ucf101_full, with several labels per video: mAP 22.5 %",
         f"{tmp_path}/k600_union: k600_union, all 217 classes of its splits together: top-1 61.0 %",
     ]
     assert "can make some of them from" in notes(summary, "missing")[0]

@@ -105,7 +105,7 @@ def time_stages(
     items as the loader's processes do.
 
     Returns:
-        A row of the table: milliseconds and shares by stage, clips and decoded frames a second.
+        A row of the table: milliseconds and shares by stage, clips and decoded frames per second.
     """
     rows = [
         _epoch_stages(video, mode, settings, epoch, repeats)

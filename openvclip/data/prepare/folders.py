@@ -166,7 +166,7 @@ def _draw_val(
 
 
 class Folders(DatasetPreparer):
-    """Any data set in class folders."""
+    """Any dataset in class folders."""
 
     help = "any tree class/video or split/class/video"
 

@@ -65,7 +65,7 @@ def write_curves(output_dir: str | Path) -> Path | None:
 
     Returns:
         The picture; None if there is nothing to draw, or it could not be drawn, which is a warning:
-        a training that is done does not fail for it.
+        a finished run does not fail because of it.
     """
     try:
         curves = read_curves(iterate_lines(Path(output_dir) / STATS, errors="replace"))

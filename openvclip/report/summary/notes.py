@@ -221,7 +221,7 @@ def _outside(run: Run) -> str:
     elif all("top1" in row for row in run.content["results"]):
         return ""
     else:
-        what = f"{protocol.name}, with several labels a video"
+        what = f"{protocol.name}, with several labels per video"
     scores = ", ".join(_say_score(row) for row in run.content["results"])
     return f"{run.folder}: {what}: {scores}"
 
