@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import nn
@@ -41,15 +42,10 @@ def compute_parameter_groups(
         factor = find_factor(name, lr_factors or {})
         if factor == 0.0:
             continue
-        group = groups.setdefault(
-            (plain, factor),
-            {
-                "params": [],
-                "names": [],
-                "weight_decay": 0.0 if plain else weight_decay,
-                "lr_factor": factor,
-            },
-        )
+        group = groups.setdefault((plain, factor), {
+            "params": [], "names": [], "weight_decay": 0.0 if plain else weight_decay,
+            "lr_factor": factor,
+        })
         group["params"].append(parameter)
         group["names"].append(name)
     return [groups[key] for key in sorted(groups)]
@@ -153,24 +149,17 @@ def build_schedule(cfg) -> Callable[[float], float]:
     solver = cfg.SOLVER
     scale = cfg.NUM_SHARDS if solver.BASE_LR_SCALE_NUM_SHARDS else 1
     base_lr = solver.BASE_LR * scale
-
     if solver.LR_POLICY == "cosine":
-
-        def policy(epoch: float) -> float:
-            return cosine_lr(
-                epoch,
-                base_lr=base_lr,
-                end_lr=solver.COSINE_END_LR * scale,
-                max_epoch=solver.MAX_EPOCH,
-                offset=solver.WARMUP_EPOCHS if solver.COSINE_AFTER_WARMUP else 0.0,
-                restart_epoch=solver.COSINE_RESTART_EPOCH,
-            )
-
+        policy = partial(
+            cosine_lr,
+            base_lr=base_lr,
+            end_lr=solver.COSINE_END_LR * scale,
+            max_epoch=solver.MAX_EPOCH,
+            offset=solver.WARMUP_EPOCHS if solver.COSINE_AFTER_WARMUP else 0.0,
+            restart_epoch=solver.COSINE_RESTART_EPOCH,
+        )
     elif solver.LR_POLICY == "steps_with_relative_lrs":
-
-        def policy(epoch: float) -> float:
-            return stepped_lr(epoch, base_lr=base_lr, steps=solver.STEPS, lrs=solver.LRS)
-
+        policy = partial(stepped_lr, base_lr=base_lr, steps=solver.STEPS, lrs=solver.LRS)
     else:
         raise ConfigError(
             f"SOLVER.LR_POLICY is {solver.LR_POLICY!r}; it must be cosine or "
@@ -202,13 +191,8 @@ def build_optimizer(model: nn.Module, cfg) -> torch.optim.Optimizer:
     )
     method = solver.OPTIMIZING_METHOD
     if method == "sgd":
-        return torch.optim.SGD(
-            groups,
-            lr=solver.BASE_LR,
-            momentum=solver.MOMENTUM,
-            dampening=solver.DAMPENING,
-            nesterov=solver.NESTEROV,
-        )
+        return torch.optim.SGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM,
+                               dampening=solver.DAMPENING, nesterov=solver.NESTEROV)
     if method in ("adam", "adamw"):
         cls = torch.optim.Adam if method == "adam" else torch.optim.AdamW
         return cls(groups, lr=solver.BASE_LR, betas=tuple(solver.BETAS), eps=1e-8, fused=True)

@@ -6,7 +6,7 @@ and the optimizer belong to the trainer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -19,12 +19,7 @@ from openvclip.models.video_clip import VideoAndText
 from openvclip.training.objectives.caption import CaptionContrast
 from openvclip.training.objectives.connect import Connect
 from openvclip.training.objectives.losses import ClassificationLoss, Loss
-from openvclip.training.objectives.objective import (
-    Captions,
-    Objective,
-    Part,
-    collect_passes,
-)
+from openvclip.training.objectives.objective import Captions, Objective, Part, Pass
 
 
 @dataclass
@@ -110,7 +105,7 @@ class PlainStep:
         parts = self._cut(video, label, captions)
         terms: dict[str, Tensor] = {}
         ratio = None
-        for other in collect_passes(self.objectives, step):
+        for other in self._passes(step):
             with other.weights:
                 # Not exchanged here: the last pass adds to these gradients and exchanges the sum.
                 seen = self._backward(parts, weight=other.weight, reduce=False)
@@ -118,6 +113,10 @@ class PlainStep:
             ratio = ratio if other.ratio is None else other.ratio
         result = self._backward(parts, weight=1.0, reduce=True)
         return StepResult(result.logits, {**result.terms, **terms}, ratio)
+
+    def _passes(self, step: int) -> Iterator[Pass]:
+        for objective in self.objectives:
+            yield from objective.passes(step)
 
     def _backward(self, parts: Sequence[Part], *, weight: float, reduce: bool) -> StepResult:
         """Forward and backward of ``weight`` times the losses.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -140,9 +140,3 @@ class Objective:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
-
-
-def collect_passes(objectives: Iterable[Objective], step: int) -> Iterator[Pass]:
-    """Yield the passes of all objectives, in order."""
-    for objective in objectives:
-        yield from objective.passes(step)
