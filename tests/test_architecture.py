@@ -181,3 +181,19 @@ def test_runs_do_not_wait_for_what_they_may_not_need():
 def test_config_needs_no_torch():
     code = "import sys, openvclip.config; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT.parent).returncode == 0
+
+
+# What has the config checked, or runs what it asks for.
+CFG_READERS = {"check_early", "_run", "check_objectives", "check_connect", "check_captions",
+               "check_retrieval"}
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.parent.name != "config"],
+                         ids=lambda p: str(p.relative_to(ROOT)))
+def test_only_what_builds_reads_the_config(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef) and "cfg" in {arg.arg for arg in node.args.args}:
+            reads = any(isinstance(x, ast.Attribute) and ast.unparse(x.value) == "cfg"
+                        for x in ast.walk(node))
+            builds = node.name.lstrip("_").startswith("build") or node.name in CFG_READERS
+            assert builds or not reads, f"{path}:{node.lineno} {node.name}"

@@ -43,7 +43,7 @@ MODULES: dict[str, dict[str, str]] = {
         "models.temporal.block": "",
         "models.text": "",
         "models.video_clip": "",
-        "models.build": "build_model build_classifier load_model_weights resolve_clip",
+        "models.build": "build_model build_classifier load_model_weights build_clip_source",
     },
     "Videos, lists and captions": {
         "data.lists.labels": "", "data.video.sampling": "", "data.video.video_io": "",

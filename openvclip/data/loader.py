@@ -172,7 +172,7 @@ def build_cache(cfg, split: str) -> FrameCache | None:
                       spec=json.dumps(spec))
 
 
-def _list_name(cfg, split: str) -> str:
+def _build_list_name(cfg, split: str) -> str:
     return "test_openset.csv" if split == "test" and cfg.TEST.OPENSET else f"{split}.csv"
 
 
@@ -203,7 +203,7 @@ def build_list(cfg, split: str) -> tuple[VideoList, int]:
     if data.INDEX_LABEL_MAPPING_FILE:
         classes = len(LabelSpace.from_json(data.INDEX_LABEL_MAPPING_FILE))
     videos = read_list(
-        Path(data.PATH_TO_DATA_DIR) / _list_name(cfg, split),
+        Path(data.PATH_TO_DATA_DIR) / _build_list_name(cfg, split),
         separator=data.PATH_LABEL_SEPARATOR,
         prefix=data.PATH_PREFIX,
         num_classes=classes,

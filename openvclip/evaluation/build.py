@@ -29,7 +29,7 @@ from openvclip.data.loader import Loader, build_loader
 from openvclip.evaluation.runner import Runner
 from openvclip.evaluation.tasks.task import Setup, Task
 from openvclip.interpolation import WeightPatcher, Weights, WeightsAndClassifier
-from openvclip.models.build import build_classifier, build_model, resolve_clip
+from openvclip.models.build import build_classifier, build_clip_source, build_model
 from openvclip.models.video_clip import VideoCLIP
 from openvclip.utils import distributed
 from openvclip.utils.files import compute_file_hash
@@ -156,7 +156,7 @@ def build_weights(cfg, model: nn.Module, checkpoint: str | None) -> tuple[Weight
     if not ratios:
         return Weights(), []
     check_patched(cfg, given=checkpoint is not None)
-    source = cfg.TEST.CLIP_ORI_PATH or resolve_clip(cfg)
+    source = cfg.TEST.CLIP_ORI_PATH or build_clip_source(cfg)
     patcher = WeightPatcher(dict(model.named_parameters()), load_original_clip(source))
     logger.info(
         "patching %d tensors of %s with %s at %s", len(patcher.names), checkpoint or "CLIP", source,
@@ -172,7 +172,7 @@ def build_facts(
 
     ``paths`` are those of the tested videos, to determine which of them were trained on.
     """
-    source = resolve_clip(cfg)
+    source = build_clip_source(cfg)
     return {
         "arch": cfg.MODEL.ARCH,
         "clip": {"source": str(source), "sha256": compute_file_hash(source)},

@@ -29,7 +29,7 @@ ARCH_SIZES = {
 ANY_ARCH = ("", "auto")
 
 
-def resolve_clip(cfg: Any) -> str:
+def build_clip_source(cfg: Any) -> str:
     """Return the path or open_clip name of the original CLIP that ``cfg`` asks for.
 
     The first of MODEL.CLIP_PATH, TRAIN.CLIP_ORI_PATH, TEST.CLIP_ORI_PATH that is set, else the
@@ -72,16 +72,19 @@ def check_arch(arch: str, clip: Backbone, where: str) -> None:
         )
 
 
-def check_crops(cfg: Any, size: int, where: str) -> None:
-    """Raise a ConfigError unless ``cfg`` always gives the CLIP frames of ``size`` pixels.
+def build_crops(cfg: Any) -> dict[str, int]:
+    """Return the crops of a run in pixels, by key: of training and of a test that follows it."""
+    crops = {}
+    if cfg.TRAIN.ENABLE or cfg.VAL_MODE:
+        crops["DATA.TRAIN_CROP_SIZE"] = cfg.DATA.TRAIN_CROP_SIZE
+    if cfg.TEST.ENABLE and not cfg.VAL_MODE:
+        crops["DATA.TEST_CROP_SIZE"] = cfg.DATA.TEST_CROP_SIZE
+    return crops
 
-    The crops of a test that follows training are checked before training.
-    """
-    used = {
-        "DATA.TRAIN_CROP_SIZE": (cfg.DATA.TRAIN_CROP_SIZE, cfg.TRAIN.ENABLE or cfg.VAL_MODE),
-        "DATA.TEST_CROP_SIZE": (cfg.DATA.TEST_CROP_SIZE, cfg.TEST.ENABLE and not cfg.VAL_MODE),
-    }
-    wrong = {key: crop for key, (crop, needed) in used.items() if needed and crop != size}
+
+def check_crops(crops: Mapping[str, int], size: int, where: str) -> None:
+    """Raise a ConfigError unless all ``crops`` give the CLIP frames of ``size`` pixels."""
+    wrong = {key: crop for key, crop in crops.items() if crop != size}
     if wrong:
         raise ConfigError(
             f"{where} takes frames of {size}x{size} pixels, but "
@@ -105,7 +108,7 @@ def build_temporal_type(cfg: Any) -> str | None:
     return kind
 
 
-def _device_type(cfg: Any) -> str:
+def _build_device_type(cfg: Any) -> str:
     """Return ``cuda`` if the run has a GPU, else ``cpu``."""
     return "cuda" if cfg.NUM_GPUS > 0 and torch.cuda.is_available() else "cpu"
 
@@ -134,8 +137,8 @@ def build_model(cfg: Any, label_names: Sequence[str] | None) -> VideoCLIP:
             "DATA.INDEX_LABEL_MAPPING_FILE"
         )
     if cfg.MODEL.COMPILE:
-        check_compiler(_device_type(cfg))
-    where = resolve_clip(cfg)
+        check_compiler(_build_device_type(cfg))
+    where = build_clip_source(cfg)
     logger.info("reading CLIP from %s", where)
     clip = build_temporal_clip(
         load_clip(where),
@@ -146,7 +149,7 @@ def build_model(cfg: Any, label_names: Sequence[str] | None) -> VideoCLIP:
         backbone=cfg.MODEL.BACKBONE,
     )
     check_arch(cfg.MODEL.ARCH, clip, where)
-    check_crops(cfg, clip.image_size, where)
+    check_crops(build_crops(cfg), clip.image_size, where)
     logger.info("CLIP from %s: %s; temporal type %s", where, clip.describe(), temporal_type)
     classifier = torch.empty(0, clip.embed_dim)
     if label_names is not None:
@@ -171,7 +174,7 @@ def build_classifier(
     choice = build_text_choice(cfg, label_names)
     logger.info("class texts: %s (%d sentences)", choice.file or choice.name,
                 choice.facts()["count"])
-    device = _device_type(cfg)
+    device = _build_device_type(cfg)
     cache_dir = cfg.MODEL.TEXT_CACHE_DIR or Path(cfg.OUTPUT_DIR) / "text_cache" if cache else None
     home = clip.logit_scale.device
     try:

@@ -80,7 +80,7 @@ def build_validator(
 ) -> Validator:
     """Build the validation, with the patching that ``TRAIN.EVAL_PATCHING_RATIO`` asks for."""
     weights = None
-    # VAL_MODE with the ratios of a test patches as that does (_load), and needs no other mixer.
+    # VAL_MODE with the ratios of a test patches as that does (_build_start): no other mixer then.
     if cfg.TRAIN.EVAL_PATCHING_RATIO > 0 and not (cfg.VAL_MODE and find_ratios(cfg)):
         # The step's own, if it mixes all that a test would patch: no second copy of CLIP then.
         shared = None if frozen else step.interpolator
@@ -130,7 +130,7 @@ def find_last_checkpoint(output_dir: str) -> tuple[Path, dict] | None:
     return path, distributed.run_together(read)
 
 
-def load_initial_weights(cfg, trainer: Trainer) -> str | None:
+def build_initial_weights(cfg, trainer: Trainer) -> str | None:
     """Load the weights that training starts from, and log which; return their file, if any.
 
     In this order: the newest checkpoint of ``OUTPUT_DIR`` (``TRAIN.AUTO_RESUME``);
@@ -173,7 +173,8 @@ def build_trainer(cfg) -> Trainer:
     """
     torch.manual_seed(cfg.RNG_SEED)
     device = distributed.select_device(cfg.NUM_GPUS)
-    _check_share(cfg, cfg.TRAIN.BATCH_SIZE // distributed.world_size())
+    share = cfg.TRAIN.BATCH_SIZE // distributed.world_size()
+    _check_share(share, parts=cfg.TRAIN.GRAD_ACCUM_STEPS, in_pairs=cfg.MIXUP.ENABLE)
     labels = build_label_space(cfg)
     here: dict[str, Any] = {"rank": distributed.rank(), "world_size": distributed.world_size(),
                             "device": device}
@@ -211,7 +212,7 @@ def build_trainer(cfg) -> Trainer:
         clipping=Clipping(cfg.SOLVER.CLIP_GRAD_VAL, cfg.SOLVER.CLIP_GRAD_L2NORM),
         embed_classes=own_text,
     )
-    _load(cfg, trainer, embed_classes)
+    _build_start(cfg, trainer, embed_classes)
     return trainer
 
 
@@ -251,25 +252,25 @@ def _build_updates(
     return step, build_optimizer(unwrap(model), cfg)
 
 
-def _check_share(cfg, share: int) -> None:
-    """Check that a process's ``share`` of a batch can be cut and mixed as the config asks."""
-    if cfg.TRAIN.GRAD_ACCUM_STEPS > max(share, 1):
+def _check_share(share: int, *, parts: int, in_pairs: bool) -> None:
+    """Check that a process's ``share`` of a batch can be cut into parts, and mixed in pairs."""
+    if parts > max(share, 1):
         raise ConfigError(
-            f"TRAIN.GRAD_ACCUM_STEPS is {cfg.TRAIN.GRAD_ACCUM_STEPS}, but a process has only "
-            f"{share} videos of a batch; lower it, or raise TRAIN.BATCH_SIZE"
+            f"TRAIN.GRAD_ACCUM_STEPS is {parts}, but a process has only {share} videos of a batch; "
+            "lower it, or raise TRAIN.BATCH_SIZE"
         )
-    if cfg.MIXUP.ENABLE and share % 2:
+    if in_pairs and share % 2:
         raise ConfigError(
             f"MIXUP.ENABLE is True, but a process has {share} videos of a batch; videos are mixed "
             "in pairs: make TRAIN.BATCH_SIZE an even multiple of the number of processes"
         )
 
 
-def _load(cfg, trainer: Trainer, embed_classes: Callable[[Backbone], torch.Tensor]) -> None:
+def _build_start(cfg, trainer: Trainer, embed_classes: Callable[[Backbone], torch.Tensor]) -> None:
     """Load the weights that a run starts from, with a classifier by their own text tower."""
     model = unwrap(trainer.model)
     text = copy_text_tower(model)
-    loaded = load_initial_weights(cfg, trainer)
+    loaded = build_initial_weights(cfg, trainer)
     other_text = text_tower_differs(model, text)
     if trainer.start_iteration == 0 and other_text:
         model.set_classifier(embed_classes(model.model))

@@ -60,7 +60,7 @@ def find_factor(name: str, lr_factors: Mapping[str, float]) -> float:
     return factor
 
 
-def get_factors(cfg) -> dict[str, float]:
+def build_factors(cfg) -> dict[str, float]:
     """Return the config's learning-rate factors by the prefix of the parameters' names."""
     return {
         "message": cfg.MODEL.FINETUNE_FACTOR,
@@ -81,7 +81,7 @@ def freeze_parameters(model: nn.Module, cfg) -> set[str]:
     Raises:
         ConfigError: nothing is left to train.
     """
-    factors = get_factors(cfg)
+    factors = build_factors(cfg)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     frozen = {name for name in trained if find_factor(name, factors) == 0.0}
     for name in frozen:
@@ -187,7 +187,7 @@ def build_optimizer(model: nn.Module, cfg) -> torch.optim.Optimizer:
         model.named_parameters(),
         weight_decay=solver.WEIGHT_DECAY,
         zero_wd_1d=solver.ZERO_WD_1D_PARAM,
-        lr_factors=get_factors(cfg),
+        lr_factors=build_factors(cfg),
     )
     method = solver.OPTIMIZING_METHOD
     if method == "sgd":

@@ -13,7 +13,7 @@ from openvclip.clip.weights import load_state_dict_file
 from openvclip.config import get_cfg
 from openvclip.config.doors import BACKBONES
 from openvclip.models.backbone import CLIP, CLIPConfig
-from openvclip.models.build import build_model, check_arch, load_model_weights, resolve_clip
+from openvclip.models.build import build_clip_source, build_model, check_arch, load_model_weights
 from openvclip.utils.errors import CheckpointError, ConfigError
 
 NAMES = ["abseiling", "brush hair"]
@@ -101,21 +101,21 @@ def test_arch_that_contradicts_the_weights(cfg):
 def test_where_clip_comes_from(cfg, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     cfg.TRAIN.CLIP_ORI_PATH, cfg.TEST.CLIP_ORI_PATH = "train.pt", "test.pt"
-    assert resolve_clip(cfg) == cfg.MODEL.CLIP_PATH
+    assert build_clip_source(cfg) == cfg.MODEL.CLIP_PATH
     cfg.MODEL.CLIP_PATH = ""
-    assert resolve_clip(cfg) == "train.pt"
+    assert build_clip_source(cfg) == "train.pt"
     cfg.TRAIN.CLIP_ORI_PATH = None
-    assert resolve_clip(cfg) == "test.pt"
+    assert build_clip_source(cfg) == "test.pt"
     cfg.TEST.CLIP_ORI_PATH = None
     with pytest.raises(ConfigError, match="MODEL.CLIP_PATH is empty and MODEL.ARCH 'auto'"):
-        resolve_clip(cfg)
+        build_clip_source(cfg)
     cfg.MODEL.ARCH = "vitb16"
     with pytest.raises(CheckpointError, match="ViT-B-16.pt.*does not exist.*set MODEL.CLIP_PATH"):
-        resolve_clip(cfg)
+        build_clip_source(cfg)
     path = tmp_path / ".cache/clip/ViT-B-16.pt"
     path.parent.mkdir(parents=True)
     path.touch()
-    assert resolve_clip(cfg) == str(path)
+    assert build_clip_source(cfg) == str(path)
 
 
 def test_missing_clip_file(cfg, tmp_path):

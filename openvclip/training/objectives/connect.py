@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from openvclip.checkpoints.loading import load_original_clip, unwrap
 from openvclip.interpolation import WeightInterpolator, Weights, WeightsAndClassifier, draw_ratio
-from openvclip.models.build import resolve_clip
+from openvclip.models.build import build_clip_source
 from openvclip.training.objectives.objective import Objective, Pass
 from openvclip.utils import distributed
 from openvclip.utils.logging import get_logger
@@ -27,7 +27,7 @@ def build_interpolator(
     The original is ``TRAIN.CLIP_ORI_PATH``, or else the CLIP that the model was made from. The log
     states the ``purpose``.
     """
-    source = cfg.TRAIN.CLIP_ORI_PATH or resolve_clip(cfg)
+    source = cfg.TRAIN.CLIP_ORI_PATH or build_clip_source(cfg)
     interpolator = WeightInterpolator(
         {name: p for name, p in model.named_parameters() if p.requires_grad or name in frozen},
         load_original_clip(source),
