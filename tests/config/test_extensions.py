@@ -13,8 +13,9 @@ from openvclip.checkpoints import export, training_config
 from openvclip.checkpoints.files import save_file
 from openvclip.checkpoints.loading import load_weights
 from openvclip.config import defaults, get_cfg, load_cfg, load_opts, validate, values
+from openvclip.config.doors import BACKBONES
 from openvclip.predict.input_spec import find_input_spec
-from openvclip.utils.errors import ConfigError
+from openvclip.utils.errors import CheckpointError, ConfigError
 
 MODULE = """
 from pathlib import Path
@@ -140,3 +141,16 @@ def test_the_config_of_a_training_beside_the_weights_is_held_to_it_too(extension
         with pytest.raises(ConfigError, match=f"names EXTENSIONS {name}; give EXTENSIONS"):
             read(tmp_path / "weights.pth")
     assert not trace.exists()
+
+
+def test_predictions_take_the_backbone_of_the_training_and_exports_refuse_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(BACKBONES._entries, "own", "no_such_module:Towers")
+    path = tmp_path / "weights.pth"
+    kept = {key: value for key, value in get_cfg().items() if key in ("MODEL", "DATA")}
+    kept["MODEL"].BACKBONE = "own"
+    text = "".join(f"{key}:\n" + "".join(f"  {line}\n" for line in node.dump().splitlines())
+                   for key, node in kept.items())
+    save_file(path, {"model_state": {"x": torch.zeros(1)}, "cfg": text})
+    assert find_input_spec(path).backbone == "own"
+    with pytest.raises(CheckpointError, match="is of the MODEL.BACKBONE 'own', which neither"):
+        export.read_temporal_settings(path)
