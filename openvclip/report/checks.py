@@ -12,12 +12,12 @@ from openvclip.data.lists.protocols import PROTOCOLS, Protocol, draw_halves
 from openvclip.report.summary.published import PUBLISHED_PROMPTS_SHA256, PUBLISHED_SETUP
 from openvclip.utils.errors import DataError
 
-# Kind of note -> sign behind the numbers that it is about, in the order in which they are shown.
+# Kind of note -> mark after the numbers that it is about, in the order in which they are shown.
 MARKS = {"partial": "†", "failed": "‡", "rows": "§", "setup": "¶", "seen": "‖"}
 
 
 class SetupCheck:
-    """Holds tests to the label maps that ship with the project and to the published setup.
+    """Compares tests with the label maps that ship with the project and the published setup.
 
     Args:
         root: folder with ``label_db`` and ``zs_label_db``.
@@ -54,9 +54,9 @@ class SetupCheck:
             yield ", ".join(other)
 
     def _label_space(self, protocol: Protocol) -> LabelSpace | None:
-        """Return the classes that a protocol tests, from the map that ships; None: it is missing.
+        """Return the classes that a protocol tests, from the shipped map; None: it is missing.
 
-        Those of a half are drawn from the full map, as their own maps are made with the lists.
+        Those of a half are drawn from the full map, since their own maps are made with the lists.
         """
         if protocol.kind != "half" or protocol.of is None:
             return self._read(protocol.label_map)
@@ -78,7 +78,7 @@ class SetupCheck:
 
 
 def name_prompts(prompts: dict[str, Any]) -> str:
-    """Say which texts results were made with; "" where that was not recorded."""
+    """Say which texts results were made with; "" if that was not recorded."""
     descriptions = prompts.get("descriptions")
     if isinstance(descriptions, dict):
         return f"descriptions {Path(str(descriptions.get('file'))).name}"
@@ -92,7 +92,7 @@ def _name_label_set(protocol: Protocol) -> str:
 
 
 def _draw_number(protocol: Protocol) -> int:
-    """Which of the ten draws a half is, from 0: the end of its name."""
+    """Return which of the ten draws a half is, from 0: the end of its name."""
     return int(re.findall(r"\d+$", protocol.name)[0])
 
 

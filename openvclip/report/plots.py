@@ -22,13 +22,13 @@ if TYPE_CHECKING:  # summaries wait for matplotlib, but not for torch
 
 logger = get_logger(__name__)
 
-FEW = 30  # Points of a curve that are drawn as dots, too.
+FEW = 30  # Points of a curve that are also drawn as dots.
 
 
 def draw_confusion(counts: Tensor, names: Sequence[str]) -> Figure:
     """Draw a confusion matrix (C, C) of counts, rows normalised, names where they fit.
 
-    Classes that no video has and none was named are left out.
+    Classes without videos that were never predicted are left out.
     """
     present = (counts.sum(dim=0) + counts.sum(dim=1)).nonzero().flatten().tolist()
     title = "" if len(present) == len(names) else f"{len(present)} of {len(names)} classes occur"
@@ -81,14 +81,14 @@ def draw_ratio_sweep(
 ) -> Figure:
     """Draw accuracy against the patching ratio, and trained against zero-shot accuracy.
 
-    A colour is a checkpoint and a style of line a test set; where there is one checkpoint only, a
+    A colour is a checkpoint and a line style a test set; if there is only one checkpoint, a
     colour is a test set.
 
     Args:
-        curves: checkpoint -> test set -> patching ratio -> accuracy in percent.
+        curves: checkpoint -> test set -> patching ratio -> accuracy in per cent.
         trained: test sets whose mean is the vertical axis of the right-hand picture.
         zero_shot: test sets whose mean is its horizontal axis. It is drawn if both are given and
-            some checkpoint was tested on all of them at two common ratios at least.
+            some checkpoint was tested on all of them at two or more common ratios.
         chosen: checkpoint -> ratio to mark there.
         kinds: checkpoint -> how it was trained, see :func:`openvclip.report.styles.colour_runs`.
         metric: what the accuracies are.
@@ -133,7 +133,7 @@ def draw_ratio_sweep(
 def compute_tradeoff(
     tested: Mapping[str, Mapping[float, float]], trained: Sequence[str], zero_shot: Sequence[str]
 ) -> dict[float, tuple[float, float]]:
-    """Return ratio -> (mean over ``zero_shot``, mean over ``trained``), where all sets have it."""
+    """Return ratio -> (mean over ``zero_shot``, mean over ``trained``), if all sets have it."""
     names = [*trained, *zero_shot]
     if not trained or not zero_shot or any(name not in tested for name in names):
         return {}
@@ -179,7 +179,7 @@ def _name_mean(names: Sequence[str], kind: str, metric: str) -> str:
 
 
 def _legend_below(axes: Axes, *groups: Sequence[Line2D]) -> None:
-    """Put the legend below the axes, where no curve can run: a column for each group."""
+    """Put the legend below the axes, where there are no curves: a column for each group."""
     _finish(axes)
     groups = tuple(list(group) for group in groups if group)
     if len(groups) == 1:  # in columns as its texts allow
@@ -247,7 +247,7 @@ def draw_training(points: Callable[[str, str], tuple[list[float], list[float]]])
 
 
 def _finish(axes: Axes) -> None:
-    """Give axes the look of all pictures here."""
+    """Give axes the common look of all pictures here."""
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 
-# Colours that stay apart for the colour-blind and in print (Okabe and Ito).
+# Colours that remain distinct for the colour-blind and in print (Okabe and Ito).
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
 COLOURS = (ORANGE, BLUE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
 LINES = ("-", "--", ":", "-.")
@@ -29,7 +29,7 @@ def colour_runs(runs: Sequence[str], kinds: Mapping[str, str] | None = None) -> 
     Args:
         runs: names of checkpoints.
         kinds: of those that are known, how they were trained: one of :data:`KINDS`. The first of a
-            kind has the kind's colour, all others the next ones that are free.
+            kind has the kind's colour, all others the next free ones.
     """
     kinds = kinds or {}
     return _colours(_allot(runs, {run: KINDS.get(kinds.get(run, "")) for run in runs}))
@@ -58,7 +58,7 @@ def style_sets(
 def _allot(
     names: Iterable[str], wanted: Mapping[str, int | None], first: int = 0
 ) -> dict[str, int]:
-    """Give each name the place that it wants if it is free, else the next free one."""
+    """Give each name its preferred place if that is free, else the next free one."""
     taken: dict[str, int] = {}
     for name in names:
         place = wanted[name]
@@ -72,7 +72,7 @@ def _allot(
 
 
 def _colours(places: Mapping[str, int]) -> dict[str, Any]:
-    """Colours that are easy to tell apart; beyond eight, as far apart as a scale of colours has."""
+    """Colours that are easy to tell apart; beyond eight, evenly spaced on a colour scale."""
     if max(places.values(), default=0) < len(COLOURS):
         return {name: COLOURS[place] for name, place in places.items()}
     scale = colormaps["turbo"](np.linspace(0, 1, len(places)))

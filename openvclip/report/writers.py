@@ -31,8 +31,8 @@ def write_json(path: str | Path, content: Any) -> None:
 def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
     """Write a CSV file with a header line, under a temporary name first.
 
-    It is for people: signs that cannot be seen are codes, and texts that a spreadsheet would
-    compute begin with an apostrophe (``openvclip.utils.text``).
+    It is for people: invisible characters become codes, and texts that a spreadsheet would take
+    for formulas begin with an apostrophe (``openvclip.utils.text``).
     """
     with replacing(path) as file:
         writer = csv.writer(file)
@@ -41,7 +41,7 @@ def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence])
 
 
 class TensorboardWriter:
-    """Scalars and, where switched on, pictures of a run for TensorBoard.
+    """Scalars and, if switched on, pictures of a run for TensorBoard.
 
     Args:
         log_dir: folder of the event files.
@@ -49,7 +49,7 @@ class TensorboardWriter:
         config: text of the resolved config.
         confusion_matrix: add the confusion matrix of every validation.
         histogram: add the accuracy of every class as bars, worst first.
-        wrong_predictions: number of wrongly named videos to add as strips of frames.
+        wrong_predictions: number of misclassified videos to add as strips of frames.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ def build_tensorboard(cfg, class_names: Sequence[str]) -> TensorboardWriter | No
     """Build the writer of ``TENSORBOARD.*`` on the main process, or None.
 
     Raises:
-        ConfigError: LOG_DIR is something else than a folder, or CLASS_NAMES_PATH cannot be used.
+        ConfigError: LOG_DIR is not a folder, or CLASS_NAMES_PATH cannot be used.
     """
     tensorboard = cfg.TENSORBOARD
     if not tensorboard.ENABLE or not distributed.is_main():

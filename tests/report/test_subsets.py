@@ -255,7 +255,7 @@ def unknown_list(full):
     (other_predictions, r"predictions_ratio0.30.pth gives top-1 .* the predictions are another"),
     (narrow_predictions, r"scores of shape \(64, 5\) that do not belong"),
     (multi_label, "DATA.MULTI_LABEL"),
-    (unknown_list, "no list of a known protocol"),
+    (unknown_list, "not the list of a known protocol"),
     (lambda full: full.list.unlink(), "that was tested is not there any more"),
     (lambda full: (full.folder / "predictions_ratio0.30.pth").unlink(), "TEST.SAVE_RESULTS_PATH"),
     (lambda full: (full.folder / "predictions_ratio1.00.pth").write_bytes(b"x"), "cannot read"),

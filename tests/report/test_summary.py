@@ -477,7 +477,7 @@ def test_tool_ends_with_2_without_results(repo, tmp_path):
     write_config(tmp_path / "busy")
     done = start(repo, tmp_path)
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert f"no results.json of a test below {tmp_path}" in done.stdout
+    assert f"no results.json of a test under {tmp_path}" in done.stdout
     assert "busy: no results.json" in done.stdout
     assert start(repo, tmp_path / "absent").returncode == 2
     assert not list(tmp_path.glob("summary.*"))

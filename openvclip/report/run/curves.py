@@ -50,7 +50,7 @@ class Curves:
 
 
 def read_curves(lines: Iterable[str]) -> Curves:
-    """Read the lines of a ``json_stats.jsonl``; a line that a kill cut off is left out."""
+    """Read the lines of a ``json_stats.jsonl``; a line that a kill cut off is skipped."""
     curves = Curves()
     for line in lines:
         try:

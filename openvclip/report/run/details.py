@@ -74,11 +74,11 @@ def build_details(
 
 
 def describe_run(results: Mapping[str, Any], failures: str) -> dict[str, Any]:
-    """Return what a report shows of any test, whatever its task is.
+    """Return what a report shows for any test, whatever its task.
 
     Args:
         results: the content of ``results.json``.
-        failures: what becomes of the videos that could not be evaluated, as the end of a sentence.
+        failures: what happens to videos that could not be evaluated, as the end of a sentence.
     """
     failed = results["failed"]
     return {
@@ -153,7 +153,7 @@ def _say_weights(results: Mapping[str, Any]) -> str:
 
 
 def _say_protocol(results: Mapping[str, Any]) -> str:
-    """Return the protocol in one line, or "" where it is not known."""
+    """Return the protocol in one line, or "" if it is unknown."""
     if not {"frames", "sampling_rate", "views", "crops", "ensemble"} <= set(results):
         return ""
     line = (
@@ -166,7 +166,7 @@ def _say_protocol(results: Mapping[str, Any]) -> str:
 
 
 def describe_protocol(results: Mapping[str, Any]) -> list[list[str]]:
-    """Return (name, value) of what an accuracy depends on besides the weights."""
+    """Return (name, value) of everything besides the weights that an accuracy depends on."""
     names = {
         "list": "list", "videos": "videos", "frames": "frames per clip",
         "sampling_rate": "sampling rate", "views": "temporal views", "crops": "spatial crops",
@@ -202,7 +202,7 @@ def describe_loaded(results: Mapping[str, Any]) -> list[list[str]]:
             lines.append([name, "none: the untouched CLIP"])
     names = {"arch": "architecture", "temporal_modeling": "temporal modelling", "seed": "seed",
              "config_sha256": "SHA-256 of the config", "precision": "precision", "device": "device",
-             "seconds": "seconds that it took"}
+             "seconds": "seconds taken"}
     lines += [[name, str(results[key])] for key, name in names.items() if key in results]
     versions = results.get("versions", {})
     return lines + [[f"version of {name}", json.dumps(version).strip('"')]

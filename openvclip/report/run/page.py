@@ -1,6 +1,6 @@
 """A test's ``report.html``: one file that needs no network, for a browser or a phone.
 
-``report.html`` and ``report.js`` have what every report shows; what a kind of test shows beside it
+``report.html`` and ``report.js`` have what every report shows; what a kind of test shows besides
 is in the files of :data:`PARTS`.
 """
 
@@ -21,7 +21,7 @@ from openvclip.utils.logging import get_logger
 
 logger = get_logger(__name__)
 
-# Characters that could end the element that the data lie in, or begin a comment or entity there.
+# Characters that could end the element that contains the data, or begin a comment or entity.
 _UNSAFE = str.maketrans({sign: f"\\u{ord(sign):04x}" for sign in "<>&"})
 
 # Kind of test -> its sections, its scripts, and the files that have its numbers.
@@ -33,7 +33,7 @@ PARTS = {
 
 
 def write_report(path: Path, build: Callable[[], dict[str, Any]], kind: str = "classes") -> None:
-    """Write the report of a test that has its numbers; what goes wrong is a warning.
+    """Write the report of a test that has its numbers; errors become warnings.
 
     Args:
         path: the file; it is whole or not there.
@@ -68,7 +68,7 @@ def write_html(path: str | Path, details: dict[str, Any], kind: str = "classes")
 
 
 def format_html(details: dict[str, Any], kind: str = "classes") -> str:
-    """Put data, style and script into the page; its policy allows these and no other."""
+    """Put data, style and script into the page; its policy allows only these."""
     details = clean(details)
     sections, scripts, files = PARTS[kind]
     style, script = _read("report.css"), "".join(_read(name) for name in scripts)

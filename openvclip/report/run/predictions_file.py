@@ -1,6 +1,6 @@
 """The file of ``TEST.SAVE_RESULTS_PATH``: written as PySlowFast does, read without running code.
 
-The file is a plain pickle of ``[scores, labels]``. ``pickle.load`` calls whatever a file names, so
+The file is a plain pickle of ``[scores, labels]``. ``pickle.load`` calls anything a file names, so
 here it is read with stand-ins for the few functions that rebuild tensors and arrays; any other name
 is refused. What a file can make this reader allocate is bounded by the file's size.
 """
@@ -48,7 +48,7 @@ def save_predictions(path: str | Path, scores: Tensor, labels: Tensor) -> None:
         scores: ensembled logits (N, C).
         labels: int64 (N,), or 0/1 (N, C) where a video has several.
     """
-    # A clone: a view would bring along all that it is a view of.
+    # A clone: a view would include all that it is a view of.
     content = [tensor.detach().cpu().contiguous().clone() for tensor in (scores, labels)]
     with replacing_file(path) as temporary, open(temporary, "wb") as file:
         pickle.dump(content, file)
@@ -64,7 +64,7 @@ def load_predictions(path: str | Path) -> tuple[Tensor, Tensor]:
 
     Raises:
         DataError: the file is missing, damaged, names anything but tensors and arrays, or holds
-            something else than scores and labels of the same videos.
+            something other than scores and labels of the same videos.
     """
     path = Path(path)
     if not path.is_file():
@@ -116,7 +116,7 @@ def _read_pickle(path: Path) -> Any:
 
 
 def _check_operations(file: Any) -> None:
-    """Refuse a pickle whose operations are not those of two tensors, before any is carried out."""
+    """Refuse a pickle whose operations are not those of two tensors, before running any."""
     for count, (operation, argument, _) in enumerate(pickletools.genops(file)):
         if operation.name in REFUSED or count >= MOST_OPCODES:
             raise pickle.UnpicklingError(f"its pickle is none of predictions ({operation.name})")
@@ -127,7 +127,7 @@ def _check_operations(file: Any) -> None:
 
 
 class _Array:
-    """Stands for a NumPy array until its content comes."""
+    """Represents a NumPy array until its content comes."""
 
     def __init__(self, *_: Any) -> None:
         self.content = torch.empty(0)
@@ -138,7 +138,7 @@ class _Array:
 
 
 class _Kind:
-    """Stands for a NumPy dtype."""
+    """Represents a NumPy dtype."""
 
     def __init__(self, code: str, *_: Any) -> None:
         self.code = str(code)
@@ -203,7 +203,7 @@ def _dict(*pairs: Any) -> dict:
     return dict(*pairs[:1])
 
 
-# What may be called, whatever the file says it is: each has a stand-in here.
+# The only functions that may be called: each has a stand-in here.
 ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch.storage", "_load_from_bytes"): _load_storage,
@@ -217,7 +217,7 @@ ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
 
 
 class _Reader(pickle.Unpickler):
-    """Unpickles plain values, and calls what is in ``ALLOWED`` only."""
+    """Unpickles plain values, and calls only what is in ``ALLOWED``."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in ALLOWED:

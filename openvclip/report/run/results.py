@@ -1,4 +1,4 @@
-"""What a test's files have in common, whether it was run or derived: names and columns."""
+"""What test files have in common, whether the test was run or derived: names and columns."""
 
 from __future__ import annotations
 

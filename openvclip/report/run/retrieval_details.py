@@ -17,11 +17,11 @@ def build_retrieval_details(
 ) -> dict[str, Any]:
     """Gather what the report shows; the numbers are those of the results.
 
-    The ratio that is shown first has the best mean of both directions' R@1, the first of several.
+    The ratio shown first has the best mean of both directions' R@1; ties go to the first ratio.
 
     Args:
         results: the content of ``results.json``, see ``docs/retrieval.md``.
-        paths: the videos' paths in the order of the list, each a different one.
+        paths: the videos' paths in the order of the list, all distinct.
         dataset: gives ``frames(row)``; None for a report without pictures.
     """
     tested = [
@@ -34,7 +34,7 @@ def build_retrieval_details(
     ]
     best = max(range(len(tested)), key=lambda i: (tested[i]["mean_r1"], -i))
     rows = {path: row for row, path in enumerate(paths)}
-    # Pictures are bounded, and those of the ratio that is shown first come first.
+    # Pictures are bounded, and those of the ratio shown first come first.
     shown = [path for row in [tested[best], *tested] for path in _list_pictured(row["examples"])]
     return {
         **describe_run(results, "; they and their captions count as wrong"),

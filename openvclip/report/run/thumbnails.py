@@ -21,7 +21,7 @@ QUALITY = 72
 def make_thumbnails(
     rows: Iterable[int], frames: Callable[[int], np.ndarray]
 ) -> dict[int, str]:
-    """Make a picture of each row of a list; one that cannot be read is left out, with a warning.
+    """Make a picture of each row of a list; one that cannot be read is skipped with a warning.
 
     Args:
         rows: of the list.
@@ -34,7 +34,7 @@ def make_thumbnails(
     for row in rows:
         try:
             made[row] = make_thumbnail(frames(row))
-        # A picture is not worth a report, whatever a decoder or a disk raises by now.
+        # A report must not fail for a picture, whatever a decoder or a disk raises.
         except Exception as error:
             reasons.append(f"{type(error).__name__}: {error}")
     if reasons:

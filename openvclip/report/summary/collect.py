@@ -52,11 +52,11 @@ def summarize(
     protocols: Sequence[str] | None = None,
     trained: Sequence[str] | None = None,
 ) -> Summary:
-    """Gather the tests below ``folders`` into the table.
+    """Gather the tests under ``folders`` into the table.
 
     Args:
         folders: where tests wrote their results.
-        root: folder with ``label_db`` and ``zs_label_db``, whose label maps results are held to.
+        root: folder with ``label_db`` and ``zs_label_db``; results are compared with their maps.
         protocols: what to show, see :func:`openvclip.report.summary.columns.select_columns`.
         trained: see :func:`openvclip.report.summary.sweeps.collect_sweeps`.
 
@@ -69,7 +69,7 @@ def summarize(
     if not runs:
         bad = "".join(f"; {p.folder}: {p.what}" for p in problems[:3])
         where = ", ".join(str(folder) for folder in folders)
-        raise DataError(f"no {RESULTS} of a test below {where}; run script/testing first{bad}")
+        raise DataError(f"no {RESULTS} of a test under {where}; run script/testing first{bad}")
     retrieval = group_retrieval(list_results([run for run in runs if is_retrieval(run)]))
     runs = [run for run in runs if not is_retrieval(run)]
     results = list_results(runs)

@@ -58,7 +58,7 @@ def _list_numbers(row: ModelRow | Published, column: Column) -> list[Any]:
 
 
 def build_sections_csv(sections: Sequence[Section]) -> Lines:
-    """Make one file of the tables over seeds, a line for each number."""
+    """Make one file of the tables over seeds, with one line per number."""
     lines: Lines = [["table", "dataset", "backbone", "method", "tested_with", "measure", "mean",
                      "std", "seeds"]]
     for section in sections:
@@ -188,14 +188,14 @@ def _describe_retrieval(line: RetrievalRow) -> dict[str, Any]:
 def save_summary(summary: Summary, folder: str | Path, *, page: bool = False) -> list[Path]:
     """Write ``summary.md``, ``summary.csv`` and ``summary.json`` into ``folder``.
 
-    Where something was tested at several patching ratios, ``accuracy_vs_ratio.png`` as well. The
+    If something was tested at several patching ratios, also writes ``accuracy_vs_ratio.png``. The
     numbers of few-shot, base-to-novel and supervised tables go to ``summary_protocols.csv``, those
     of retrieval to ``retrieval.csv``.
 
     Args:
         summary: the tables.
         folder: where the files go.
-        page: write ``summary.html``, too.
+        page: also write ``summary.html``.
 
     Returns:
         The files.

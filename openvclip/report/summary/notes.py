@@ -1,4 +1,4 @@
-"""What the reader of a table must know besides its numbers."""
+"""What a table's reader must know besides its numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from openvclip.report.summary.rows import ModelRow
 from openvclip.report.summary.runs import Problem, Run
 from openvclip.report.summary.sections import SHOTS, MethodRow, Section, find_draw, find_section
 
-# Kind of note -> its heading, in the order in which they stand below the table.
+# Kind of note -> its heading, in the order in which they follow the table.
 HEADINGS = {
     "missing": "Missing",
     "unfinished": "Failed, unfinished or unreadable",
@@ -59,7 +59,7 @@ def collect_notes(
         runs: all tests found.
         problems: folders of tests without results.
         columns: the zero-shot table's columns.
-        check: what the results were held to.
+        check: what the results were compared with.
     """
     about: dict[tuple[str, str], dict[str, None]] = {}  # kind and text -> rows
     for row in rows:
@@ -112,7 +112,7 @@ def _notes_of_row(row: ModelRow, columns: Sequence[Column]) -> Said:
 
 
 def _say_derivable(row: ModelRow, missing: Sequence) -> str:
-    """Point out which missing results follow from predictions that are there."""
+    """Point out which missing results can be derived from existing predictions."""
     nearest = (next((s.name for s in find_sources(p) if s.name in row.results), None)
                for p in missing)
     sources = sorted(set(filter(None, nearest)))
@@ -144,7 +144,7 @@ def _say_rows(run: Run) -> str:
 
 
 def _derived(rows: Sequence[ModelRow]) -> Said:
-    """Say once which results were not run but follow from others."""
+    """Say once which results were not run but derived from others."""
     names = {name for row in rows for name, result in row.results.items()
              if "derived_from" in result.run.content}
     if names:
@@ -207,7 +207,7 @@ def _say_training(run: Run) -> str:
 
 
 def _outside(run: Run) -> str:
-    """Describe results that have no place in the table; nothing if they have one."""
+    """Describe results without a place in the table; nothing if they have one."""
     protocol = run.protocol
     if find_section(run) is not None:
         return ""

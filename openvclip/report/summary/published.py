@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# SHA-256 of the 28 published sentences, as results.json records it (one sentence a line).
+# SHA-256 of the 28 published sentences, as results.json records it (one sentence per line).
 PUBLISHED_PROMPTS_SHA256 = "820c23cc30bda2e5c3e9f8a477edd75d2a9e0f01e7c6240afa6f0644ef5e93ca"
 
 # The published way to test: 3 clips in time x 1 centre crop of 8 frames, logits summed.
@@ -13,7 +13,7 @@ PUBLISHED_SETUP = {"views": 3, "crops": 1, "frames": 8, "ensemble": "sum"}
 FROSTER = "FROSTER's table"
 MOTE = "MoTE's table"
 
-# Mean and standard deviation; None where the source gives none, or there is one number only.
+# Mean and standard deviation; None if the source gives none, or there is only one number.
 Number = tuple[float, float | None]
 
 

@@ -66,7 +66,7 @@ def group_rows(results: Iterable[Result], shown: set[str], check: SetupCheck) ->
     Args:
         results: those of all tests.
         shown: names of the protocols to take in.
-        check: what results are held to.
+        check: what results are compared with.
 
     Returns:
         The rows in order, with labels that are unique per backbone.
@@ -118,7 +118,7 @@ def _name_checkpoint(row: ModelRow) -> str:
 
 
 def label_rows(rows: Sequence[ModelRow]) -> None:
-    """Label each row with checkpoint and ratio, and with more where labels would be the same."""
+    """Label each row with checkpoint and ratio, and with more if labels would be the same."""
     for row in rows:
         ratio, prompts = row.facts["patching_ratio"], row.facts["prompt_set"]
         row.label = _name_checkpoint(row) + ("" if ratio is None else f", ratio {ratio:g}")

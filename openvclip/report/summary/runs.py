@@ -21,7 +21,7 @@ from openvclip.utils.json_text import parse_json
 
 RESULTS = "results.json"
 BACKBONES = {"vitb32": "B/32", "vitb16": "B/16", "vitl14": "L/14", "vitl14_336": "L/14@336"}
-# Folders of a run that hold no tests, and may hold very many files.
+# Folders of a run that contain no tests, but possibly very many files.
 NO_TESTS = {"checkpoints", "text_cache"}
 
 
@@ -133,7 +133,7 @@ def _headline(content: dict, row: dict) -> list[Any]:
 
 
 def find_runs(folders: Sequence[str | Path]) -> tuple[list[Run], list[Problem]]:
-    """Find all tests in and below ``folders``; each folder is read once.
+    """Find all tests in and under ``folders``; each folder is read once.
 
     Raises:
         DataError: one of ``folders`` does not exist.

@@ -90,12 +90,12 @@ class Section:
 
     @property
     def title(self) -> str:
-        """What stands above it."""
+        """The text above it."""
         return SECTIONS[self.key][0]
 
     @property
     def footer(self) -> str:
-        """What stands below it."""
+        """The text below it."""
         footer = SECTIONS[self.key][1]
         if "0" in self.columns:
             footer += " K = 0 is the untouched CLIP."

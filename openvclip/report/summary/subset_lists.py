@@ -57,7 +57,7 @@ def list_subsets(full: Protocol, names: Sequence[str]) -> list[Protocol]:
     """Return the protocols that ``names`` ask for; ``all``: all that follow from ``full``.
 
     Raises:
-        ConfigError: a name is unknown, or its results do not follow from those of ``full``.
+        ConfigError: a name is unknown, or its results cannot be derived from those of ``full``.
     """
     possible = {p.name: p for p in PROTOCOLS.values() if full in find_sources(p)}
     if not possible:
@@ -120,14 +120,14 @@ def has_list(protocol: Protocol, root: str | Path) -> bool:
 
 
 def compare_lists(name: str, root: str | Path) -> list[Protocol]:
-    """Find out, before a protocol is tested, which protocols' results will follow from it.
+    """Find out, before a protocol is tested, which protocols' results can be derived from it.
 
     Args:
         name: the protocol, such as ``hmdb_union``.
         root: folder with ``label_db`` and ``zs_label_db``.
 
     Returns:
-        Those whose videos and classes its list has all; protocols without a list are left out.
+        Those whose videos and classes are all in its list; protocols without a list are skipped.
 
     Raises:
         ConfigError: there is no such protocol, or nothing can be derived from it.
@@ -149,7 +149,7 @@ def compare_lists(name: str, root: str | Path) -> list[Protocol]:
         except DataError as error:
             problems[protocol.name] = str(error)
     refuse_problems(problems, f"cannot be derived from a test of {name}")
-    logger.info("%s has all %d lists that follow from it", source, len(protocols))
+    logger.info("%s contains all %d lists that are derived from it", source, len(protocols))
     return protocols
 
 

@@ -228,7 +228,7 @@ def derive_all(
         The folders written.
 
     Raises:
-        ConfigError: a name is unknown, or its results do not follow from that test.
+        ConfigError: a name is unknown, or its results cannot be derived from that test.
         DataError: files are missing or do not belong together; all such protocols are named.
     """
     full = load_full_run(source, root, predictions)

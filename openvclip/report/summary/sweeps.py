@@ -1,4 +1,4 @@
-"""Accuracy against the patching ratio: of one test, and of all tests below some folders."""
+"""Accuracy against the patching ratio: of one test, and of all tests under some folders."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Sweeps:
 
 
 def write_test_sweep(output_dir: str | Path, results: dict[str, Any]) -> Path | None:
-    """Draw ``accuracy_vs_ratio.png`` of one test; None where it was at one ratio only.
+    """Draw ``accuracy_vs_ratio.png`` of one test; None if it was at only one ratio.
 
     Args:
         output_dir: where the picture goes.
-        results: what ``results.json`` holds.
+        results: the content of ``results.json``.
     """
     name = "top1" if "top1" in results["results"][0] else "map_decoded"
     points = {row["patching_ratio"]: row[name] for row in results["results"]}
