@@ -17,6 +17,7 @@ COMMANDS = {
     "run": "train and test a video classifier",
     "submit": "the same on Slurm",
     "average": "average the checkpoints of a training run",
+    "merge": "combine the checkpoints of a training run by another --method than their mean",
     "predict": "name what your own videos show, in your own words",
     "export": "write a model for open_clip and for programs that read OpenAI's names",
     "prepare": "make lists of videos from a dataset's folder and its official files",
@@ -27,6 +28,8 @@ COMMANDS = {
     "summarize": "make tables of test results next to the published numbers",
     "demo": "make the quickstart's videos, CLIP and table",
 }
+# Commands that are in the module of another.
+_MODULES = {"merge": "average"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run_tool(lambda: _parse_own(arguments or ["--help"]))
     name = arguments[0]
     sys.argv[0] = f"openvclip {name}"  # what usage lines begin with
-    return import_module(f"{__name__}.{name.replace('-', '_')}").main(arguments[1:])
+    module = _MODULES.get(name, name.replace("-", "_"))
+    return import_module(f"{__name__}.{module}").main(arguments[1:])
 
 
 def _parse_own(arguments: list[str]) -> None:

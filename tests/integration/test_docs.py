@@ -63,8 +63,9 @@ NOT_RUN = {
     r"^(python tests/lowest_versions|VENV=\.venv_lowest)": "installs, and these are the tests",
     r"(^| )\.\.\.( |$)": "stands for several commands",
     r"DATASET|FOLDER|\w\|\w": "stands for several commands",
-    r"^openvclip [a-z][a-z-]*$": "names a command",
+    r"^openvclip [A-Za-z][a-zA-Z-]*$": "names a command",
     r"my_clip\.mp4": "stands for somebody's own files",
+    r" EXTENSIONS ": "names a module of somebody's own; test_extending.py runs the page's",
     r"benchmark\.py data --generate": "measures for minutes; test_benchmark.py runs it",
 }
 if importlib.util.find_spec("transformers") is None:
@@ -146,21 +147,28 @@ def check_command(command: Command, world: World) -> None:
     if not re.search(r"\w\|\w", text):
         finish(world.run(f"bash -n <<< {shlex.quote(text)}"), command)
     words = text.replace("|", " ").split()
+    keys = {*flatten(get_cfg()), "NUM_GPUS", "NUM_SHARDS"}
+    if "EXTENSIONS" in words:  # which declare keys
+        blocks = "".join(block.text for block in PAGES[command.page].blocks)
+        keys |= set(re.findall(r'declare\(\{"([A-Z_.]+)"', blocks))
     for word in words:
         if re.match(r"(tools|script|tests|configs)/", word) and "X.yaml" not in word:
             assert (ROOT / word).exists(), f"{command}: there is no {word}"
         if re.match(r"[A-Z_]+\.[A-Z_.]+$", word) or word in ("NUM_GPUS", "NUM_SHARDS"):
-            assert word in flatten(get_cfg()), f"{command}: there is no key {word}"
+            assert word in keys, f"{command}: there is no key {word}"
     tool = next((word for word in words if word.startswith("tools/")), None)
     if tool is not None:
         after = words[words.index(tool) + 1:]
         options = {word for word in after if word.startswith("--")}
-        called = after[0] if after and re.match(r"[a-z]", after[0]) else ""
+        own = "EXTENSIONS" in words  # a subcommand that is not there without them
+        called = after[0] if after and re.match(r"[a-z]", after[0]) and not own else ""
         shown = finish(world.run(f"python {tool} {called} -h"), command)
         # Options of the subcommand that is not named.
         module = re.search(r"from openvclip\.commands\.(\w+)", (ROOT / tool).read_text("utf-8"))
         if module:
             shown += (ROOT / f"openvclip/commands/{module[1]}.py").read_text("utf-8")
+            shown += "".join(path.read_text("utf-8") for path in
+                             ROOT.glob(f"openvclip/data/{module[1]}/*.py"))
         unknown = [option for option in options if not re.search(rf"{option}\b", shown)]
         assert not unknown, f"{command}: {tool} has no {', '.join(unknown)}"
 
