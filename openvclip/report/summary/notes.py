@@ -212,7 +212,7 @@ def _outside(run: Run) -> str:
     if find_section(run) is not None:
         return ""
     if protocol is None:
-        what = f"{run.content['list']}, no list of a known protocol"
+        what = f"{run.content['list']}, not the list of a known protocol"
     elif protocol.name not in COLUMN_OF:
         several = any(p.of == protocol.name and p.classes != protocol.classes
                       for p in PROTOCOLS.values())
