@@ -34,7 +34,7 @@ function showFacts() {
   find("failed-note").textContent = count
     ? `${count} of ${data.videos} videos could not be evaluated` +
       `${data.failed.effect}.` +
-      (shown.length < count ? ` The first ${shown.length}; results.json has all.` : "")
+      (shown.length < count ? ` The first ${shown.length}; results.json has them all.` : "")
     : "None: every video was evaluated.";
   find("failed-list").append(...shown.map(({ path, reason }) =>
     make("li", { text: path, children: [make("span", { text: reason })] })));
@@ -67,7 +67,7 @@ function listRatios(show) {
   if (data.tested.length === 1) return;
   find("ratio-note").textContent = `${ratioName(data.tested[data.best])} has the best ` +
     `${data.best_by} of the ${data.tested.length} ratios tested here, and is shown first. ` +
-    "It was found on this very list: choose the ratio of a number that you report on " +
+    "It was chosen on this same list: choose the ratio of a number that you report on " +
     "other videos.";
   find("sweep").hidden = false;
 }

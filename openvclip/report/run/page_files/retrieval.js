@@ -54,7 +54,7 @@ function makeVideoCard({ caption, rank, video, first }) {
   return make("figure", { name: "card", children: [
     makePicture(data.rows[video], video),
     make("figcaption", { children: [
-      `rank ${rank}; said of it: `, say(caption), make("br"), "came first: ", say(first),
+      `rank ${rank}; its caption: `, say(caption), make("br"), "came first: ", say(first),
       make("span", { name: "path", text: video }),
     ] }),
   ] });
