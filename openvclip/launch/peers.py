@@ -70,7 +70,7 @@ class PeerWatch:
         try:
             self._store.set(str(self.rank), word)
         except RuntimeError as error:  # the store is gone with the first process
-            logger.debug("the others could not be told: %s", error)
+            logger.debug("the others could not be notified: %s", error)
 
     def _watch(self) -> None:
         beat = 0

@@ -1,4 +1,4 @@
-"""What the processes of a run say to each other; a process that is alone says it to itself."""
+"""Communication between a run's processes; a process that is alone talks to itself."""
 
 from __future__ import annotations
 

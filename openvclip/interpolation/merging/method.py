@@ -1,4 +1,4 @@
-"""What a way to combine weights is given, and what it returns."""
+"""The interface of merge methods."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from openvclip.interpolation.mixing import StateDict
 
 @dataclass(frozen=True)
 class Sources:
-    """The weights to merge, each read when it is asked for.
+    """The weights to merge, each read on request.
 
     Iterating reads them one after another, as often as wanted. Tensors of a file are memory-mapped:
     a method that goes through ``list(sources)`` by tensor holds one tensor of each in memory.
 
     Attributes:
-        names: how to call each in an error.
-        load: reads one, by its place.
+        names: what to call each in an error.
+        load: reads one, by its index.
         clip: the original CLIP, for methods with ``uses_clip``; else None.
         clip_first: the first of the weights is the original CLIP, which may lack tensors (those of
             a temporal variant).
@@ -40,7 +40,7 @@ class MergeMethod:
     """A way to combine weights.
 
     Attributes:
-        uses_clip: it needs the original CLIP besides the weights that are merged.
+        uses_clip: it needs the original CLIP in addition to the weights to merge.
         result: what the log calls the merged weights.
     """
 
@@ -49,13 +49,13 @@ class MergeMethod:
 
     @classmethod
     def build(cls, cfg: Any) -> MergeMethod:
-        """Make it from the config, in which its module has declared its parameters."""
+        """Build it from the config, in which its module has declared its parameters."""
         return cls()
 
     def merge(self, sources: Sources) -> StateDict:
         """Return the merged weights, floating-point tensors in fp32.
 
         Raises:
-            CheckpointError: the weights do not fit together.
+            CheckpointError: the weights do not match one another.
         """
         raise NotImplementedError
