@@ -54,7 +54,7 @@ class Run:
         """Whether the weights were trained on the tested classes; None: unknown.
 
         Decided by the SHA-256 of the two label sets. Results of older versions do not have that of
-        the training, which is then taken from the label map that its config beside the checkpoint
+        the training, which is then taken from the label map that its config next to the checkpoint
         names, or, where that map has gone, from the map's file name.
         """
         tested, trained = self.about("label_set"), self.about("trained_on").get("label_set")
