@@ -223,7 +223,7 @@ def test_float64_is_read_and_entries_that_are_no_tensors_are_named(state, tmp_pa
                                 "visual.extra": [1, 2], 7: torch.zeros(1)}}, path)
     loaded = load_clip(path)
     assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
-    assert "odd.pyth, model_state: 2 entries are no tensors" in caplog.text
+    assert "odd.pyth, model_state: 2 entries are not tensors" in caplog.text
     assert "visual.extra, 7" in caplog.text
     torch.save({"model_state": {**state, "visual.proj": 1.0}}, path)
     with pytest.raises(CheckpointError, match="odd.pyth.*visual.proj"):

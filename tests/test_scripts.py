@@ -278,7 +278,7 @@ def test_further_refusals(fake):
     # Without Slurm nothing runs here in its stead.
     path = os.pathsep.join(
         folder for folder in os.environ["PATH"].split(os.pathsep)
-        if not (Path(folder) / "sbatch").exists() and not (Path(folder) / "srun").exists())
+        if not any(os.path.exists(os.path.join(folder, name)) for name in ("sbatch", "srun")))
     (fake["CKPT"] / "swa_2_22.pth").touch()
     for script in (train, test, "testing/zero_shot_suite.sh"):
         said = refusal(script, **fake, LAUNCHER="slurm", PATH=path)

@@ -27,7 +27,9 @@ CHECKPOINT = "run/checkpoints/checkpoint_epoch_00002.pyth"
 def old(tmp_path, monkeypatch) -> Path:
     """The folder that the old version's runs were started in, which is the current one."""
     with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(tmp_path, filter="data")
+        # Pythons of before mid-2023 have no filters.
+        safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+        archive.extractall(tmp_path, **safely)
     (tmp_path / "empty.yaml").write_text("NUM_GPUS: 0\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path

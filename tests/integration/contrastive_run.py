@@ -6,6 +6,7 @@ The argument says how many of the pairs each process has.
 from __future__ import annotations
 
 import json
+import os
 import sys
 
 import torch
@@ -51,7 +52,10 @@ def main() -> None:
                     torch.nn.parallel.DistributedDataParallel, lambda model: model.no_sync())
     if dist.get_rank() == 0:
         print("found", json.dumps(found), flush=True)
-    dist.destroy_process_group()
+    dist.barrier()  # no process leaves while another one is still in an exchange
+    # gloo's threads may still release tensors, for which they need the interpreter: one that is
+    # shutting down ends them in the middle of it, and that aborts the process.
+    os._exit(0)
 
 
 if __name__ == "__main__":
