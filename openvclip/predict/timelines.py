@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from openvclip.predict.results import Timeline
-from openvclip.predict.windows import Window
+from openvclip.predict.windows import TimelineWindow
 from openvclip.utils.errors import ConfigError
 from openvclip.utils.logging import Progress
 from openvclip.utils.text import clean
@@ -49,7 +49,9 @@ def check_windows(window: float, stride: float) -> tuple[float, float]:
     return window, stride
 
 
-def tell_progress(stream: Iterator[Window], video: str, total: int) -> Iterator[Window]:
+def tell_progress(
+    stream: Iterator[TimelineWindow], video: str, total: int
+) -> Iterator[TimelineWindow]:
     """Yield the windows, and log how many have been taken if it takes long.
 
     Args:
@@ -71,7 +73,7 @@ def tell_progress(stream: Iterator[Window], video: str, total: int) -> Iterator[
 def collect_timeline(
     video: str,
     labels: Sequence[str],
-    stream: Iterator[Window],
+    stream: Iterator[TimelineWindow],
     score: Callable[[torch.Tensor], torch.Tensor],
     batch_size: int,
     *,
@@ -117,7 +119,7 @@ class _Pictures:
         self.kept: dict[int, np.ndarray] = {}
         self.every = 1
 
-    def offer(self, number: int, window: Window) -> None:
+    def offer(self, number: int, window: TimelineWindow) -> None:
         """Keep the window's picture, if its turn has come."""
         if number % self.every:
             return

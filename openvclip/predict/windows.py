@@ -32,7 +32,7 @@ LATEST = 1e9  # Seconds, 32 years: a frame with a later timestamp comes from a d
 
 
 @dataclass(frozen=True)
-class Window:
+class TimelineWindow:
     """A clip of a stretch of a video.
 
     Attributes:
@@ -86,9 +86,10 @@ class _Open:
             self.last, self.count = other.last, self.count + other.count
         return same
 
-    def close(self, end: float) -> Window:
+    def close(self, end: float) -> TimelineWindow:
         assert self.picture is not None  # the first frame sets it
-        return Window(self.start, end, torch.stack(self.frames, dim=1), self.picture, self.count)
+        clip = torch.stack(self.frames, dim=1)
+        return TimelineWindow(self.start, end, clip, self.picture, self.count)
 
 
 class _Shown:
@@ -119,7 +120,7 @@ class _Shown:
 
 def stream_windows(
     path: str, pixels: Pixels, *, num_frames: int, window: float, stride: float
-) -> Generator[Window, None, None]:
+) -> Generator[TimelineWindow, None, None]:
     """Decode a video once, from its start, and yield a clip for every window.
 
     Frame i of the window from ``s`` is the one shown at ``s + i * window / num_frames``. A last
