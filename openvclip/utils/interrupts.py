@@ -134,10 +134,12 @@ def begin_quietly() -> None:
 
 
 def _is_tool() -> bool:
-    """Whether the running program is one of the tools that come with this package."""
+    """Whether the running program is ``openvclip`` or one of the files in ``tools/``."""
     program = getattr(sys.modules.get("__main__"), "__file__", None)
+    if program is None:
+        return False
     tools = Path(__file__).resolve().parents[2] / "tools"
-    return program is not None and Path(program).resolve().parent == tools
+    return Path(program).name == "openvclip" or Path(program).resolve().parent == tools
 
 
 if _is_tool():

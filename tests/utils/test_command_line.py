@@ -258,3 +258,15 @@ def test_what_is_wrong_with_a_subcommand_is_one_line(args, said):
 def test_options_behind_the_rest_are_not_looked_at():
     args = make_parser().parse_args(["go", "--count", "-3", "--opts", "A", "--b"])
     assert (args.count, args.opts) == (-3, ["A", "--b"])
+
+
+def test_the_program_leaves_quietly_from_its_first_import_on(repo, tmp_path):
+    program = tmp_path / "openvclip"
+    program.write_text("import os, signal, openvclip.commands\n"
+                       "os.kill(os.getpid(), signal.SIGINT)\n")
+    # Started where SIGINT is ignored, as in the background, it would stay so.
+    done = subprocess.run(
+        [sys.executable, program], capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(repo)},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    assert (done.returncode, done.stderr.count("\n")) == (130, 1), done.stderr
