@@ -50,8 +50,17 @@ _C.DATA.TRAIN_JITTER_ASPECT_RELATIVE = []  # Aspect-ratio range of the random re
 _C.DATA.TRAIN_CROP_SIZE = 224  # Side of the square crop in training and validation.
 _C.DATA.TEST_CROP_SIZE = 256  # Side of the square crop in testing.
 _C.DATA.INPUT_CHANNEL_NUM = [3, 3]  # Channels of each pathway; CLIP has one and reads the first.
+# MEAN, STD, the two crop sizes, TRAIN_JITTER_SCALES and the three keys below also take auto (ours):
+# what the CLIP's own preprocessing has; for TRAIN_JITTER_SCALES the crop's side and 8/7 of it.
 _C.DATA.MEAN = [0.45, 0.45, 0.45]  # Subtracted from RGB in 0..1.
 _C.DATA.STD = [0.225, 0.225, 0.225]  # RGB is divided by it after MEAN.
+# Ours. How a frame becomes a square: shortest (the published way: its short side is resized, the
+# rest cut off), squash (stretched) or longest (its long side is resized, the rest filled).
+_C.DATA.RESIZE_MODE = "shortest"
+# Ours. bilinear, the published way, without antialiasing; bicubic or bilinear_antialias, with it,
+# as open_clip preprocesses images.
+_C.DATA.INTERPOLATION = "bilinear"
+_C.DATA.FILL_COLOR = 0  # Ours. What longest fills a square with: 0 (black) to 255 (white).
 _C.DATA.RANDOM_FLIP = True  # Flip half of the training clips left to right.
 _C.DATA.INV_UNIFORM_SAMPLE = False  # Draw 1 / short side uniformly, not the side.
 _C.DATA.USE_OFFSET_SAMPLING = False  # Last view ends the video; see SAMPLING_COMPAT.
@@ -98,7 +107,9 @@ _C.MODEL.ARCH = "vitb16"
 _C.MODEL.BACKBONE = "clip"  # Ours. clip, or a family of towers that an extension registers.
 _C.MODEL.MODEL_NAME = "TemporalClipVideo"  # TemporalClipVideo, or BasicClipVideo: each frame alone.
 _C.MODEL.NUM_CLASSES = 400  # Must equal the number of names in INDEX_LABEL_MAPPING_FILE.
-_C.MODEL.LOSS_FUNC = "cross_entropy"  # cross_entropy, soft_cross_entropy, bce, bce_logit.
+# cross_entropy, soft_cross_entropy, bce, bce_logit; ours: sigmoid, a yes or no for each class, for
+# a CLIP that was trained so (SigLIP).
+_C.MODEL.LOSS_FUNC = "cross_entropy"
 # None, expand_temporal_view, expand_temporal_view_step2, expand_temporal_view_step3,
 # channel_shift, channel_shift_published, cross_frame_attend, stadapt_zeroinit.
 _C.MODEL.TEMPORAL_MODELING_TYPE = None
@@ -106,7 +117,8 @@ _C.MODEL.USE_CHECKPOINT = False  # Recompute activations in backward: less memor
 # Ours. Compile the blocks of the image tower with torch.compile; the first batches take longer.
 _C.MODEL.COMPILE = False
 _C.MODEL.STATIC_GRAPH = False  # Tell DistributedDataParallel that the graph never changes.
-_C.MODEL.CONTEXT_LENGTH = 77  # Most tokens in a class's sentence or in a caption.
+# Most tokens in a class's sentence or in a caption; auto (ours): as many as the CLIP reads.
+_C.MODEL.CONTEXT_LENGTH = 77
 _C.MODEL.DROPOUT_RATE = 0.5  # Accepted at any value; CLIP has no dropout.
 _C.MODEL.FINETUNE_FACTOR = 1.0  # Learning-rate factor of parameters named message*.
 _C.MODEL.ADAPT_FINETUNE_FACTOR = 1.0  # Learning-rate factor of parameters named stadapt*.

@@ -124,6 +124,7 @@ PAIRS: list[Pair] = [
     Pair(("TRAIN.AMP_DTYPE",), ("TRAIN.MIXED_PRECISION", "TEST.MIXED_PRECISION"),
          "TRAIN.MIXED_PRECISION or TEST.MIXED_PRECISION True",
          lambda flat: bool(flat["TRAIN.MIXED_PRECISION"] or flat["TEST.MIXED_PRECISION"])),
+    equals("DATA.RESIZE_MODE", ("longest", "auto"), ("DATA.FILL_COLOR",)),
     equals("MODEL.TEMPORAL_MODELING_TYPE", ("cross_frame_attend",), ("MODEL.FINETUNE_FACTOR",)),
     equals("MODEL.TEMPORAL_MODELING_TYPE", ("stadapt_zeroinit",),
             ("MODEL.ADAPT_FINETUNE_FACTOR",)),

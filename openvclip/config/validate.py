@@ -11,6 +11,7 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
+from openvclip.config.auto import is_auto
 from openvclip.config.defaults import flatten
 from openvclip.config.doors import BACKBONES, OBJECTIVES, TASKS, TEMPORAL
 from openvclip.utils.registry import not_a_choice
@@ -24,11 +25,13 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "DATA.ENSEMBLE_METHOD": ("sum", "max"),
     "DATA.DECODING_BACKEND": ("pyav", "torchvision"),
     "DATA.SAMPLING_COMPAT": ("published", "exact"),
+    "DATA.RESIZE_MODE": ("shortest", "squash", "longest", "auto"),
+    "DATA.INTERPOLATION": ("bilinear", "bilinear_antialias", "bicubic", "auto"),
     "AUG.RE_MODE": ("pixel", "rand", "const"),
     "AUG.INTERPOLATION": ("bicubic", "bilinear", "nearest"),
     "MODEL.ARCH": ("vitb32", "vitb16", "vitl14", "vitl14_336", "auto"),
     "MODEL.MODEL_NAME": ("TemporalClipVideo", "BasicClipVideo"),
-    "MODEL.LOSS_FUNC": ("cross_entropy", "soft_cross_entropy", "bce", "bce_logit"),
+    "MODEL.LOSS_FUNC": ("cross_entropy", "soft_cross_entropy", "bce", "bce_logit", "sigmoid"),
     "TRAIN.AMP_DTYPE": ("auto", "bfloat16", "float16"),
     "TEST.NUM_SPATIAL_CROPS": (1, 3),
     "TEST.UPDATE_STATE": (False,),
@@ -61,6 +64,7 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "DATA.TEST_CROP_SIZE": (1, None),
     "DATA.INPUT_CHANNEL_NUM": (3, 3),
     "DATA.MEAN": (0, 1),
+    "DATA.FILL_COLOR": (0, 255),
     "DATA.MAX_BAD_FRACTION": (0, 1),
     "DATA.CACHE_MAX_GB": (0, None),
     "AUG.NUM_SAMPLE": (1, None),
@@ -127,6 +131,10 @@ def _items(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
+def _numbers(value: Any) -> list[Any]:
+    return [] if is_auto(value) else _items(value)
+
+
 def _finite(flat: dict[str, Any]) -> Iterator[str]:
     for key, value in flat.items():
         if any(isinstance(x, float) and not math.isfinite(x) for x in _items(value)):
@@ -151,19 +159,19 @@ def _choices(flat: dict[str, Any]) -> Iterator[str]:
 
 def _ranges(flat: dict[str, Any]) -> Iterator[str]:
     for key, (low, high) in RANGES.items():
-        for number in _items(flat[key]):
+        for number in _numbers(flat[key]):
             if (low is not None and number < low) or (high is not None and number > high):
                 limits = f"at least {low}" if high is None else f"in [{low}, {high}]"
                 yield f"{key} is {flat[key]}; it must be {limits}"
                 break
     for key in POSITIVE:
-        if any(number is not None and number <= 0 for number in _items(flat[key])):
+        if any(number is not None and number <= 0 for number in _numbers(flat[key])):
             yield f"{key} is {flat[key]}; it must be greater than 0"
 
 
 def _sizes(flat: dict[str, Any]) -> Iterator[str]:
     for key, lengths in LENGTHS.items():
-        if len(flat[key]) not in lengths:
+        if not is_auto(flat[key]) and len(flat[key]) not in lengths:
             numbers = " or ".join(str(n) for n in lengths)
             yield f"{key} is {list(flat[key])}; it must have {numbers} elements"
     for key in FILLED:
@@ -189,29 +197,42 @@ def _pixels(cfg: CfgNode) -> Iterator[str]:
     for name in ("TRAIN_JITTER_SCALES", "TRAIN_JITTER_SCALES_RELATIVE",
                  "TRAIN_JITTER_ASPECT_RELATIVE"):
         pair = data[name]
-        if len(pair) == 2 and pair[0] > pair[1]:
+        if not is_auto(pair) and len(pair) == 2 and pair[0] > pair[1]:
             yield f"DATA.{name} is {pair}; the first must not exceed the second"
     if bool(area) != bool(aspect):
         yield (f"DATA.TRAIN_JITTER_SCALES_RELATIVE is {area} and DATA.TRAIN_JITTER_ASPECT_RELATIVE "
                f"is {aspect}; a random resized crop needs both")
     if any(part > 1 for part in area):
         yield f"DATA.TRAIN_JITTER_SCALES_RELATIVE is {area}; no crop is larger than the frame"
-    if len(scales) != 2:
+    if is_auto(scales) or len(scales) != 2:
         return
-    if cfg.TRAIN.ENABLE and not area and scales[0] < data.TRAIN_CROP_SIZE:
+    train, test = (_numbers(data[name]) for name in ("TRAIN_CROP_SIZE", "TEST_CROP_SIZE"))
+    jitters = cfg.TRAIN.ENABLE and not area and train
+    if jitters and scales[0] < train[0]:
         yield (f"DATA.TRAIN_CROP_SIZE is {data.TRAIN_CROP_SIZE}; frames of short side "
                f"{scales[0]} (DATA.TRAIN_JITTER_SCALES) are too small for it")
+    if jitters and data.RESIZE_MODE == "longest" and scales[1] >= 2 * train[0]:
+        yield (f"DATA.TRAIN_JITTER_SCALES is {scales}; with DATA.RESIZE_MODE longest a crop of "
+               f"{train[0]} could miss the frame: the second must be below {2 * train[0]}")
     one_crop = cfg.TEST.ENABLE and cfg.TEST.NUM_SPATIAL_CROPS == 1
-    if one_crop and scales[0] < data.TEST_CROP_SIZE:
+    if one_crop and data.RESIZE_MODE == "shortest" and test and scales[0] < test[0]:
         yield (f"DATA.TEST_CROP_SIZE is {data.TEST_CROP_SIZE}; with TEST.NUM_SPATIAL_CROPS 1 the "
                f"short side is DATA.TRAIN_JITTER_SCALES[0], {scales[0]}, too small for it")
 
 
+def _crops(cfg: CfgNode) -> Iterator[str]:
+    mode, crops = cfg.DATA.RESIZE_MODE, cfg.TEST.NUM_SPATIAL_CROPS
+    if cfg.TEST.ENABLE and mode in ("squash", "longest") and crops != 1:
+        yield (f"TEST.NUM_SPATIAL_CROPS is {crops}; with DATA.RESIZE_MODE {mode} one crop shows "
+               "the whole frame: set it to 1")
+
+
 def _loss(cfg: CfgNode) -> Iterator[str]:
     loss, multi_label = cfg.MODEL.LOSS_FUNC, cfg.DATA.MULTI_LABEL
-    if multi_label != (loss in ("bce", "bce_logit")):
+    if loss != "sigmoid" and multi_label != (loss in ("bce", "bce_logit")):
         yield (f"MODEL.LOSS_FUNC is {loss!r} with DATA.MULTI_LABEL {multi_label}; several labels "
-               "need bce or bce_logit, and one label needs cross_entropy or soft_cross_entropy")
+               "need bce, bce_logit or sigmoid, and one label needs cross_entropy, "
+               "soft_cross_entropy or sigmoid")
     if cfg.MIXUP.ENABLE and loss != "soft_cross_entropy":
         yield (f"MODEL.LOSS_FUNC is {loss!r}; MIXUP.ENABLE True makes soft targets, which need "
                "soft_cross_entropy")
@@ -300,7 +321,7 @@ def _optimizer(cfg: CfgNode) -> Iterator[str]:
 
 TABLES: tuple[Callable[[dict[str, Any]], Iterator[str]], ...] = (_finite, _choices, _ranges, _sizes)
 RULES: list[Callable[[CfgNode], Iterator[str]]] = [
-    _run, _pixels, _loss, _model, _texts, _weights, _keep, _schedule, _optimizer,
+    _run, _pixels, _crops, _loss, _model, _texts, _weights, _keep, _schedule, _optimizer,
 ]
 
 

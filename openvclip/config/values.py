@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 from typing import Any
 
+from openvclip.config.auto import AUTO
+from openvclip.config.auto import KEYS as AUTO_KEYS
 from openvclip.config.safe_yaml import MOST_BYTES, load_yaml
 
 # Types of the keys whose default is None, and of the elements of lists that are empty by default.
@@ -76,6 +78,10 @@ def _sequence(key: str, value: Any, default: list | tuple) -> Any:
 
 def expected(key: str, default: Any) -> str:
     """Say which values the key takes, for an error message."""
+    return _expected(key, default) + (f", or {AUTO}," if key in AUTO_KEYS else "")
+
+
+def _expected(key: str, default: Any) -> str:
     if isinstance(default, (list, tuple)):
         kind = type(default[0]) if default else ELEMENTS.get(key)
         names: dict[Any, str] = {int: " of ints", float: " of numbers", str: " of strings"}
@@ -94,7 +100,8 @@ def convert(key: str, value: Any, default: Any) -> Any:
         default: the key's default.
 
     An int is accepted for a float, and a list for a tuple and vice versa. Text is accepted for any
-    type of which it is a literal. None clears a string whose default is empty.
+    type of which it is a literal. None clears a string whose default is empty. Some keys also take
+    ``auto``.
 
     Raises:
         TypeError: the value is of another type.
@@ -102,6 +109,8 @@ def convert(key: str, value: Any, default: Any) -> Any:
     kind = OPTIONAL.get(key, str) if default is None else type(default)
     if default is None and (value is None or value in ("None", "none", "null", "")):
         return None
+    if key in AUTO_KEYS and isinstance(value, str) and _unquote(value) == AUTO:
+        return AUTO
     if kind is str:
         if value in (None, "None") and default == "":
             return ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,16 @@ from torch.utils.data import Dataset
 from openvclip.data.augment.clip import ClipAugment
 from openvclip.data.lists.labels import VideoList
 from openvclip.data.video.cache import FrameCache
-from openvclip.data.video.crops import CENTRE, Crop, fixed_crop, jitter_crop, relative_crop
+from openvclip.data.video.crops import (
+    BILINEAR,
+    CENTRE,
+    SHORTEST,
+    Crop,
+    fixed_crop,
+    jitter_crop,
+    relative_crop,
+    square_crop,
+)
 from openvclip.data.video.keeping import DrawnCuts, FixedCuts, whole_frame
 from openvclip.data.video.resample import Normalisation
 from openvclip.data.video.sampling import ClipRequest, Sampling
@@ -62,6 +71,9 @@ class Pixels:
         area: area range of a random resized crop; empty for scale jitter.
         aspect: aspect-ratio range of the random resized crop.
         reverse_channels: return BGR.
+        mode: how a frame becomes a square: ``shortest``, ``squash`` or ``longest``.
+        filter: how pixels are resized, see :mod:`openvclip.data.video.crops`.
+        fill: value, 0 .. 255, of what a frame does not fill of its square.
     """
 
     scales: tuple[int, int] = (256, 320)
@@ -73,30 +85,41 @@ class Pixels:
     area: Sequence[float] = ()
     aspect: Sequence[float] = ()
     reverse_channels: bool = False
+    mode: str = SHORTEST
+    filter: str = BILINEAR
+    fill: int = 0
 
     def draw(self, height: int, width: int, rng: np.random.Generator) -> Crop:
         """Draw a training crop for a frame."""
         if self.area:
-            return relative_crop(
+            crop = relative_crop(
                 height, width, area=self.area, aspect=self.aspect or (3 / 4, 4 / 3),
                 size=self.size, rng=rng, flip=self.flip,
             )
-        return jitter_crop(
-            height, width, scales=self.scales, size=self.size, rng=rng,
-            inverse=self.inverse, flip=self.flip,
-        )
+        else:
+            crop = jitter_crop(
+                height, width, scales=self.scales, size=self.size, rng=rng,
+                inverse=self.inverse, flip=self.flip, mode=self.mode,
+            )
+        return replace(crop, filter=self.filter)
 
     def normalisation(self) -> Normalisation:
         """Return how uint8 pixels become the model's input."""
-        return Normalisation.of(self.mean, self.std, self.reverse_channels)
+        return Normalisation.of(self.mean, self.std, self.reverse_channels, self.fill)
 
     def fixed(self, height: int, width: int, crops: int) -> list[Crop]:
         """Return the crops of an evaluation frame: the centre one, or several side by side."""
-        if crops == 1:
-            return [fixed_crop(height, width, size=self.size, scale=self.scales[0],
-                               position=CENTRE)]
-        return [fixed_crop(height, width, size=self.size, scale=self.size, position=position)
-                for position in range(crops)]
+        if self.mode != SHORTEST:
+            if crops != 1:
+                raise ValueError(f"{crops} crops of a frame that is shown whole ({self.mode})")
+            chosen = [square_crop(height, width, mode=self.mode, side=self.size, size=self.size)]
+        elif crops == 1:
+            chosen = [fixed_crop(height, width, size=self.size, scale=self.scales[0],
+                                 position=CENTRE)]
+        else:
+            chosen = [fixed_crop(height, width, size=self.size, scale=self.size, position=position)
+                      for position in range(crops)]
+        return [replace(crop, filter=self.filter) for crop in chosen]
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from openvclip.data.dataset import Pixels, RandomClips, VideoDataset
 from openvclip.data.lists.labels import LabelSpace, VideoList, check_videos_exist, read_list
 from openvclip.data.samplers import EvalSampler, TrainSampler
 from openvclip.data.video.cache import FrameCache
+from openvclip.data.video.crops import BILINEAR, SHORTEST
 from openvclip.data.video.sampling import Sampling
 from openvclip.data.video.transport import finish_video
 from openvclip.utils.cores import count_cores
@@ -168,6 +169,9 @@ def build_cache(cfg, split: str) -> FrameCache | None:
         "size": [data.TRAIN_JITTER_SCALES[0],
                  data.TEST_CROP_SIZE if test else data.TRAIN_CROP_SIZE],
     }
+    resizing = [data.RESIZE_MODE, data.INTERPOLATION]
+    if resizing != [SHORTEST, BILINEAR]:  # for which caches of versions without the keys stand
+        spec["resizing"] = resizing
     return FrameCache(data.CACHE_DIR, max_bytes=int(data.CACHE_MAX_GB * 2**30),
                       spec=json.dumps(spec))
 
@@ -189,6 +193,9 @@ def build_pixels(cfg, split: str) -> Pixels:
         area=tuple(data.TRAIN_JITTER_SCALES_RELATIVE),
         aspect=tuple(data.TRAIN_JITTER_ASPECT_RELATIVE),
         reverse_channels=data.REVERSE_INPUT_CHANNEL,
+        mode=data.RESIZE_MODE,
+        filter=data.INTERPOLATION,
+        fill=data.FILL_COLOR,
     )
 
 

@@ -41,6 +41,9 @@ logger = get_logger(__name__)
 NOT_IN_SCORES = ("DATA.CACHE_", "DATA.MAX_BAD_FRACTION", "TEST.BATCH_SIZE", "TEST.RESUME",
                  "TEST.SAVE_RESULTS_PATH", "TEST.NUM_TEMPORAL_CLIPS")
 
+# Keys that logs of earlier versions lack, and the values at which they computed.
+NEW_KEYS = {"DATA.RESIZE_MODE": "shortest", "DATA.INTERPOLATION": "bilinear", "DATA.FILL_COLOR": 0}
+
 # Facts on which scores do not depend.
 NO_CAUSE = ("config_sha256", "draw", "trained_on", "tested_on_training")
 
@@ -209,6 +212,9 @@ def build_resume_key(
     keys = {name: value for name, value in flatten(cfg).items()
             if name.startswith(("DATA.", "TEST.", "MODEL.MODEL_NAME", "MODEL.CONTEXT_LENGTH"))
             and not name.startswith(NOT_IN_SCORES)}
+    for name, usual in NEW_KEYS.items():  # logs of versions without the key stand for the default
+        if keys[name] == usual:
+            del keys[name]
     if cfg.MODEL.BACKBONE != "clip":  # which logs of versions without the key stand for
         keys["MODEL.BACKBONE"] = cfg.MODEL.BACKBONE
     rows = "\n".join(loader.dataset.videos.paths)

@@ -150,6 +150,7 @@ def build_model(cfg: Any, label_names: Sequence[str] | None) -> VideoCLIP:
     )
     check_arch(cfg.MODEL.ARCH, clip, where)
     check_crops(build_crops(cfg), clip.image_size, where)
+    check_sigmoid(build_sigmoid_keys(cfg), clip, where)
     logger.info("CLIP from %s: %s; temporal type %s", where, clip.describe(), temporal_type)
     classifier = torch.empty(0, clip.embed_dim)
     if label_names is not None:
@@ -159,7 +160,27 @@ def build_model(cfg: Any, label_names: Sequence[str] | None) -> VideoCLIP:
     tune_head = cfg.TUNE_HEAD and label_names is not None
     caption = cfg.TRAIN.CAPTION
     return VideoCLIP(clip, cfg.DATA.NUM_FRAMES, classifier, tune_head=tune_head,
-                     train_text=caption.ENABLE and caption.TEXT_TOWER == "trainable")
+                     train_text=caption.ENABLE and caption.TEXT_TOWER == "trainable",
+                     train_bias=bool(build_sigmoid_keys(cfg)))
+
+
+def build_sigmoid_keys(cfg: Any) -> list[str]:
+    """Return the keys by which a training asks for a sigmoid loss."""
+    if not (cfg.TRAIN.ENABLE or cfg.VAL_MODE):
+        return []
+    caption = cfg.TRAIN.CAPTION
+    keys = ["MODEL.LOSS_FUNC"] if cfg.MODEL.LOSS_FUNC == "sigmoid" else []
+    return keys + (["TRAIN.CAPTION.LOSS"] if caption.ENABLE and caption.LOSS == "sigmoid" else [])
+
+
+def check_sigmoid(keys: Sequence[str], clip: Backbone, where: str) -> None:
+    """Raise a ConfigError if ``keys`` ask for a sigmoid loss of a CLIP without ``logit_bias``."""
+    if keys and getattr(clip, "logit_bias", None) is None:
+        raise ConfigError(
+            f"{' and '.join(keys)} {'is' if len(keys) == 1 else 'are'} sigmoid, but {where} has no "
+            "logit_bias: it was trained with a softmax; use MODEL.LOSS_FUNC cross_entropy and "
+            "TRAIN.CAPTION.LOSS contrastive, or a CLIP such as SigLIP"
+        )
 
 
 def build_classifier(

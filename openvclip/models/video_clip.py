@@ -21,12 +21,14 @@ class VideoAndText(NamedTuple):
         video: (n, D) embeddings of the videos that have a caption, each of length 1.
         text: (n, D) embeddings of the captions, each of length 1.
         scale: factor of the cosines, ``exp(logit_scale)``.
+        bias: what is added to them then, ``logit_bias``; None: nothing.
     """
 
     logits: torch.Tensor
     video: torch.Tensor
     text: torch.Tensor
     scale: torch.Tensor
+    bias: torch.Tensor | None = None
 
 
 class VideoCLIP(nn.Module):
@@ -41,6 +43,8 @@ class VideoCLIP(nn.Module):
         classifier: (classes, embed_dim) embeddings of the classes, each of length 1.
         tune_head: train a copy of ``classifier``.
         train_text: let the text tower train; it needs captions to do so.
+        train_bias: let ``logit_bias`` train, if the CLIP has one; only a sigmoid loss depends on
+            it.
     """
 
     def __init__(
@@ -50,17 +54,25 @@ class VideoCLIP(nn.Module):
         classifier: torch.Tensor,
         tune_head: bool = False,
         train_text: bool = False,
+        train_bias: bool = False,
     ) -> None:
         super().__init__()
         self.model = clip
         for parameter in self.model.text_parameters().values():
             parameter.requires_grad_(train_text)
+        if self.logit_bias is not None:
+            self.logit_bias.requires_grad_(train_bias)
         self.train_text = train_text
         self.num_frames = num_frames
         self.classifier: torch.Tensor
         self.register_buffer("classifier", torch.empty(0), persistent=False)
         self.set_classifier(classifier)
         self.head = nn.Parameter(self.classifier.clone()) if tune_head else None
+
+    @property
+    def logit_bias(self) -> nn.Parameter | None:
+        """What is added to the scaled cosines; None in a CLIP that compares texts by softmax."""
+        return getattr(self.model, "logit_bias", None)
 
     def set_classifier(self, embeddings: torch.Tensor) -> None:
         """Classify among other classes: ``embeddings`` (classes, embed_dim), each of length 1.
@@ -114,7 +126,7 @@ class VideoCLIP(nn.Module):
         with torch.autocast(pooled.device.type, enabled=False):
             embedded = F.normalize(pooled[captioned], dim=-1)
         scale = self.model.logit_scale.exp()
-        return VideoAndText(logits, embedded, self.encode_text(tokens), scale)
+        return VideoAndText(logits, embedded, self.encode_text(tokens), scale, self.logit_bias)
 
     def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
         """(n, columns) token ids -> (n, D) embeddings of length 1; n may be 0.
@@ -151,4 +163,5 @@ class VideoCLIP(nn.Module):
         """
         with torch.autocast(pooled.device.type, enabled=False):
             weight = self.classifier if self.head is None else F.normalize(self.head, dim=-1)
-            return self.model.logit_scale.exp() * pooled @ weight.T
+            logits = self.model.logit_scale.exp() * pooled @ weight.T
+            return logits if self.logit_bias is None else logits + self.logit_bias

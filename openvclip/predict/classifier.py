@@ -24,7 +24,12 @@ from openvclip.models.video_clip import VideoCLIP
 from openvclip.predict.choices import check_sources, compute_precision, select_device
 from openvclip.predict.input_spec import InputSpec, find_input_spec
 from openvclip.predict.label_set import check_labels
-from openvclip.predict.results import Prediction, Timeline, rank_labels
+from openvclip.predict.results import (
+    Prediction,
+    Timeline,
+    compute_probabilities,
+    rank_labels,
+)
 from openvclip.predict.timelines import (
     SHORTEST,
     check_seconds,
@@ -40,6 +45,8 @@ from openvclip.utils.logging import get_logger
 
 logger = get_logger(__name__)
 
+# Values of MODEL.LOSS_FUNC that train scores for a softmax.
+SOFTMAX = ("cross_entropy", "soft_cross_entropy")
 LABEL_SETS = 16  # Label sets whose embeddings are cached.
 
 
@@ -135,6 +142,9 @@ class VideoClassifier:
     Attributes:
         embed_dim: D, the size of embeddings.
         logit_scale: factor from cosine similarities to scores.
+        logit_bias: what is added to them then; 0 in a CLIP without one.
+        single: whether a probability is that of a label by itself: in a CLIP with a logit bias
+            (SigLIP) unless it was fine-tuned with a softmax.
     """
 
     def __init__(
@@ -153,6 +163,9 @@ class VideoClassifier:
         self.pixels = options.pixels(model.model.image_size)
         self.embed_dim = model.model.embed_dim
         self.logit_scale = float(model.model.logit_scale.detach().exp())
+        bias = model.logit_bias
+        self.logit_bias = 0.0 if bias is None else float(bias.detach())
+        self.single = bias is not None and options.loss not in SOFTMAX
         self._texts: dict[str | tuple[str, ...], torch.Tensor] = {}
 
     def predict(self, video: str | Path, labels: Sequence[str], top_k: int = 5) -> Prediction:
@@ -160,7 +173,8 @@ class VideoClassifier:
 
         Args:
             video: the file.
-            labels: N different texts; their probabilities sum to 1 over all of them.
+            labels: N different texts; their probabilities sum to 1 over all of them, unless each
+                is by itself (``single``).
             top_k: how many of the best to return.
 
         Raises:
@@ -200,10 +214,10 @@ class VideoClassifier:
             if item.embedding is None:
                 yield Prediction(item.video, error=item.error)
                 continue
-            scores = require_finite(self.logit_scale * texts @ item.embedding,
+            scores = require_finite(self.logit_scale * texts @ item.embedding + self.logit_bias,
                                     f"{item.video}: the scores are")
-            yield Prediction(item.video, rank_labels(names, scores, top_k), item.seconds,
-                             item.times, item.frames)
+            yield Prediction(item.video, rank_labels(names, scores, top_k, self.single),
+                             item.seconds, item.times, item.frames)
 
     def encode_text(self, labels: Sequence[str]) -> torch.Tensor:
         """Embed labels: float32 (N, D) on the CPU, each of length 1, averaged over 28 sentences.
@@ -226,7 +240,7 @@ class VideoClassifier:
         """Embed a video: float32 (D,) on the CPU.
 
         It is the mean of the unit embeddings of all frames of all clips, so that ``logit_scale *
-        encode_text(labels) @ encode_video(video)`` gives the scores. For cosine similarities
+        encode_text(labels) @ encode_video(video) + logit_bias`` gives the scores. For cosines
         between videos, divide it by its length, which is below 1 if frames differ.
 
         Raises:
@@ -341,7 +355,8 @@ class VideoClassifier:
 
         def score(clips: torch.Tensor) -> torch.Tensor:
             scores = self.logit_scale * self._encode_clips(clips.to(self.device)) @ texts.T
-            return require_finite(scores, f"{video}: the scores are")
+            scores = require_finite(scores + self.logit_bias, f"{video}: the scores are")
+            return compute_probabilities(scores, self.single)
 
         stream = stream_windows(str(video), self.pixels, num_frames=self.options.num_frames,
                                 window=window, stride=stride)

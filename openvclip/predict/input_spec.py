@@ -11,6 +11,7 @@ from openvclip.checkpoints.training_config import TrainingConfig, find_training_
 from openvclip.config import get_cfg, load_cfg
 from openvclip.config.parser import merge
 from openvclip.data.dataset import Pixels
+from openvclip.data.video.crops import BILINEAR, SHORTEST
 from openvclip.data.video.sampling import PUBLISHED, Sampling
 from openvclip.utils.errors import CheckpointError, ConfigError
 from openvclip.utils.logging import get_logger
@@ -20,9 +21,10 @@ logger = get_logger(__name__)
 # What is read from a training checkpoint's config; the rest of it, which may be another
 # program's, is ignored.
 KEYS = (
-    "MODEL.BACKBONE", "MODEL.MODEL_NAME", "MODEL.TEMPORAL_MODELING_TYPE",
+    "MODEL.BACKBONE", "MODEL.MODEL_NAME", "MODEL.LOSS_FUNC", "MODEL.TEMPORAL_MODELING_TYPE",
     "DATA.NUM_FRAMES", "DATA.SAMPLING_RATE", "DATA.TARGET_FPS", "DATA.USE_OFFSET_SAMPLING",
     "DATA.SAMPLING_COMPAT", "DATA.MEAN", "DATA.STD", "DATA.REVERSE_INPUT_CHANNEL",
+    "DATA.RESIZE_MODE", "DATA.INTERPOLATION", "DATA.FILL_COLOR",
 )
 
 
@@ -41,6 +43,10 @@ class InputSpec:
         std: divides the result.
         reverse_channels: BGR instead of RGB.
         backbone: MODEL.BACKBONE.
+        mode: DATA.RESIZE_MODE.
+        filter: DATA.INTERPOLATION.
+        fill: DATA.FILL_COLOR.
+        loss: MODEL.LOSS_FUNC of the training; "": none.
     """
 
     temporal_type: str | None = "expand_temporal_view"
@@ -53,6 +59,10 @@ class InputSpec:
     std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
     reverse_channels: bool = False
     backbone: str = "clip"
+    mode: str = SHORTEST
+    filter: str = BILINEAR
+    fill: int = 0
+    loss: str = ""
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_frames <= 1024:
@@ -78,9 +88,10 @@ class InputSpec:
                         self.compat)
 
     def pixels(self, size: int) -> Pixels:
-        """Return how they become a clip: the central square, ``size`` pixels wide, normalised."""
+        """Return how they become a clip: a square, ``size`` pixels wide, normalised."""
         return Pixels(scales=(size, size), size=size, mean=self.mean, std=self.std,
-                      reverse_channels=self.reverse_channels)
+                      reverse_channels=self.reverse_channels, mode=self.mode,
+                      filter=self.filter, fill=self.fill)
 
 
 def build_input_spec(cfg: Any) -> InputSpec:
@@ -98,6 +109,10 @@ def build_input_spec(cfg: Any) -> InputSpec:
         std=tuple(data.STD),
         reverse_channels=data.REVERSE_INPUT_CHANNEL,
         backbone=cfg.MODEL.BACKBONE,
+        mode=data.RESIZE_MODE,
+        filter=data.INTERPOLATION,
+        fill=data.FILL_COLOR,
+        loss=cfg.MODEL.LOSS_FUNC,
     )
 
 

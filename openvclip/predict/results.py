@@ -20,7 +20,7 @@ NUMBERS = 16  # Columns of a line that rank, probability and spaces take.
 
 
 class Ranked(NamedTuple):
-    """A label, its probability among the given labels, and its score (the logit)."""
+    """A label, its probability among the given labels or by itself, and its score (the logit)."""
 
     label: str
     probability: float
@@ -61,7 +61,7 @@ class Timeline:
         window: seconds per window.
         stride: seconds from one window's start to the next.
         spans: seconds at which each of the W windows begins and ends.
-        probabilities: (W, N), rows sum to 1.
+        probabilities: (W, N), rows sum to 1 unless each label's is by itself.
         pictures: number of a window -> uint8 (h, w, 3), spread over the video.
         merged: number of windows merged into the one before, since they show the same frames.
         cut: whether the video continues after the last window, because there were too many.
@@ -112,9 +112,16 @@ class Timeline:
         return sum(self.spans[number]) / 2
 
 
-def rank_labels(labels: Sequence[str], scores: Tensor, top_k: int) -> list[Ranked]:
-    """Return the ``top_k`` best labels of scores (N,), with their probabilities among all N."""
-    probabilities = scores.double().softmax(dim=0)
+def compute_probabilities(scores: Tensor, single: bool = False) -> Tensor:
+    """Scores (..., N) to probabilities among all N, or with ``single`` of each by itself."""
+    return scores.sigmoid() if single else scores.softmax(dim=-1)
+
+
+def rank_labels(
+    labels: Sequence[str], scores: Tensor, top_k: int, single: bool = False
+) -> list[Ranked]:
+    """Return the ``top_k`` best labels of scores (N,), with their :func:`compute_probabilities`."""
+    probabilities = compute_probabilities(scores.double(), single)
     order = scores.argsort(descending=True, stable=True)[:top_k].tolist()
     return [Ranked(labels[i], float(probabilities[i]), float(scores[i])) for i in order]
 

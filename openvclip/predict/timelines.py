@@ -86,7 +86,7 @@ def collect_timeline(
         video: path of the file, for the result.
         labels: N texts.
         stream: the windows in order.
-        score: maps clips (B, 3, T, H, W) to scores (B, N) on the CPU.
+        score: maps clips (B, 3, T, H, W) to probabilities (B, N) on the CPU.
         batch_size: most windows per forward pass.
         window, stride: seconds, for the result.
     """
@@ -100,8 +100,7 @@ def collect_timeline(
             pictures.offer(len(spans), item)
             spans.append((item.start, item.end))
             merged += item.count - 1
-        scores = score(torch.stack([item.clip for item in batch]))
-        rows.extend(scores.softmax(dim=1).flatten().tolist())
+        rows.extend(score(torch.stack([item.clip for item in batch])).flatten().tolist())
     cut = len(spans) == MOST_WINDOWS and next(stream, None) is not None
     probabilities = torch.from_numpy(np.frombuffer(rows, np.float32).copy())
     return Timeline(video, tuple(labels), window, stride, tuple(spans),

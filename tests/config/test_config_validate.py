@@ -7,6 +7,7 @@ import re
 import pytest
 
 from openvclip.config import get_cfg, load_cfg
+from openvclip.config.auto import KEYS as AUTO_KEYS
 from openvclip.config.defaults import flatten
 from openvclip.config.doors import TEMPORAL
 from openvclip.config.validate import (
@@ -88,6 +89,13 @@ def test_every_temporal_type_is_accepted(kind: str | None) -> None:
       "DATA.TRAIN_JITTER_ASPECT_RELATIVE", "[0.7, 1.3]"], ["larger than the frame"]),
     (["DATA.MULTI_LABEL", "True"], ["MODEL.LOSS_FUNC", "bce_logit"]),
     (["MODEL.LOSS_FUNC", "bce"], ["MODEL.LOSS_FUNC", "MULTI_LABEL False"]),
+    (["DATA.RESIZE_MODE", "squash"], ["TEST.NUM_SPATIAL_CROPS is 3", "squash"]),
+    (["DATA.RESIZE_MODE", "longest", "TEST.ENABLE", "False", "DATA.TRAIN_CROP_SIZE", "150"],
+     ["DATA.TRAIN_JITTER_SCALES", "could miss the frame", "below 300"]),
+    (["DATA.FILL_COLOR", "128"], ["DATA.FILL_COLOR", "DATA.RESIZE_MODE longest"]),
+    (["DATA.RESIZE_MODE", "crop"], ["DATA.RESIZE_MODE", "'squash'"]),
+    (["DATA.MEAN", "automatic"], ["DATA.MEAN", "a list of numbers", "or auto"]),
+    (["DATA.NUM_FRAMES", "auto"], ["DATA.NUM_FRAMES", "an int is expected"]),
     (["MIXUP.ENABLE", "True"], ["MODEL.LOSS_FUNC", "soft_cross_entropy"]),
     (["MIXUP.ENABLE", "True", "MODEL.LOSS_FUNC", "soft_cross_entropy", "MIXUP.ALPHA", "0",
       "MIXUP.CUTMIX_ALPHA", "0"], ["MIXUP.ALPHA 0"]),
@@ -142,6 +150,9 @@ def test_each_rule_refuses(opts: list[str], parts: list[str]) -> None:
      "SOLVER.LRS", "[1, 0.1]"],
     ["SOLVER.MOMENTUM", "0", *ADAMW],
     ["DATA.MULTI_LABEL", "True", "MODEL.LOSS_FUNC", "bce_logit"],
+    ["DATA.MULTI_LABEL", "True", "MODEL.LOSS_FUNC", "sigmoid"],
+    ["MODEL.LOSS_FUNC", "sigmoid"],
+    [x for key in AUTO_KEYS for x in (key, "auto")],
     ["MIXUP.ENABLE", "True", "MODEL.LOSS_FUNC", "soft_cross_entropy"],
     ["TEST.PATCHING_RATIOS", "[0, 0.5, 1]"],
     ["TRAIN.CUSTOM_LOAD", "True", "TRAIN.CUSTOM_LOAD_FILE", "a.pyth"],

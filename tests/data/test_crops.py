@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from openvclip.data.video.crops import jitter_crop, relative_crop, scaled_size
+from openvclip.data.video.crops import Crop, jitter_crop, relative_crop, scaled_size, square_crop
 
 
 def test_the_long_side_is_rounded_down():
@@ -48,3 +48,24 @@ def test_relative_crop_falls_back_to_the_centre():
     rng = np.random.default_rng(0)
     crop = relative_crop(20, 200, area=(0.9, 1.0), aspect=(0.75, 1.25), size=16, rng=rng)
     assert crop.region == (0, 87, 20, 25) and crop.resized == (16, 16)
+
+
+def test_a_squashed_frame_is_shown_whole_and_jitter_crops_the_squashed_square():
+    crop = square_crop(120, 200, mode="squash", side=64, size=64)
+    assert crop == Crop((0, 0, 120, 200), (64, 64), 0, 0, 64)
+    rng = np.random.default_rng(0)
+    drawn = [jitter_crop(120, 200, scales=(64, 80), size=64, rng=rng, mode="squash")
+             for _ in range(100)]
+    assert all(c.resized[0] == c.resized[1] for c in drawn)
+    assert len({c.resized for c in drawn}) > 8 and len({(c.y, c.x) for c in drawn}) > 20
+
+
+def test_the_long_side_fills_the_square_and_the_frame_is_in_its_middle():
+    crop = square_crop(120, 200, mode="longest", side=64, size=64)
+    assert crop.resized == (38, 64) and (crop.y, crop.x) == (-13, 0)
+    assert crop.inside() == (slice(13, 51), slice(0, 64))
+    tall = square_crop(200, 101, mode="longest", side=64, size=64, flip=True)
+    assert tall.resized == (64, 32) and tall.inside() == (slice(0, 64), slice(16, 48))
+    odd = square_crop(64, 31, mode="longest", side=64, size=64)
+    flipped = square_crop(64, 31, mode="longest", side=64, size=64, flip=True)
+    assert odd.inside()[1] == slice(16, 47) and flipped.inside()[1] == slice(17, 48)

@@ -2,36 +2,46 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
-from openvclip.data.video.crops import Crop, fixed_crop, jitter_crop, relative_crop
+from openvclip.data.dataset import Pixels
+from openvclip.data.video.crops import Crop, fixed_crop, jitter_crop, relative_crop, square_crop
 from openvclip.data.video.resample import Normalisation, compute_taps, crop_taps, cut, resample_on
 from openvclip.data.video.sampling import ClipRequest, Sampling
 from openvclip.data.video.transport import Cut, PackedBatch, PackedClips
 from openvclip.data.video.video_io import read_clips
+from openvclip.utils.torchvision_ops import import_torchvision
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "spatial.pt"
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
-def on_the_cpu(frames: np.ndarray, crop: Crop, reverse: bool = False) -> torch.Tensor:
+def on_the_cpu(
+    frames: np.ndarray, crop: Crop, reverse: bool = False,
+    normalisation: Normalisation | None = None,
+) -> torch.Tensor:
     """The finished crop (3, U, size, size) of uint8 frames (U, H, W, 3), frame by frame."""
     parts = [Cut.of(frames, crop, [(0, range(len(frames)))])]
     clips = PackedClips(parts, num_frames=len(frames), size=crop.size,
-                        normalisation=Normalisation.of(MEAN, STD, reverse))
+                        normalisation=normalisation or Normalisation.of(MEAN, STD, reverse))
     return clips.finish()[0]
 
 
-def on_a_device(frames: np.ndarray, crop: Crop, reverse: bool = False) -> torch.Tensor:
+def on_a_device(
+    frames: np.ndarray, crop: Crop, reverse: bool = False,
+    normalisation: Normalisation | None = None,
+) -> torch.Tensor:
     """The same as a GPU computes it, here on the CPU."""
     parts = torch.from_numpy(np.ascontiguousarray(cut(frames, crop)))
-    return resample_on(parts, crop, Normalisation.of(MEAN, STD, reverse))
+    return resample_on(parts, crop, normalisation or Normalisation.of(MEAN, STD, reverse))
 
 
 both = pytest.mark.parametrize("finish", [on_the_cpu, on_a_device])
@@ -238,3 +248,42 @@ def test_real_videos_give_the_published_tensors(finish, record):
     torch.testing.assert_close(clip[:, :, ::8, ::8], expected, atol=1e-3, rtol=0)
     torch.testing.assert_close(clip.mean((2, 3)), golden["frame_mean"], atol=1e-3, rtol=0)
     torch.testing.assert_close(clip.std((2, 3)), golden["frame_std"], atol=1e-3, rtol=0)
+
+
+def by_open_clip(image: np.ndarray, mode: str, interpolation: str, fill: int) -> torch.Tensor:
+    """What open_clip's preprocessing makes of an image."""
+    import_torchvision()
+    from open_clip.transform import image_transform
+
+    transform = image_transform(64, False, MEAN, STD, mode, interpolation, fill)
+    return transform(Image.fromarray(image))
+
+
+@both
+@pytest.mark.parametrize("mode", ["shortest", "squash", "longest"])
+@pytest.mark.parametrize("name", ["bicubic", "bilinear_antialias"])
+@pytest.mark.parametrize("size", [(96, 160), (160, 96), (200, 200), (40, 60)])
+def test_clips_are_what_open_clips_preprocessing_makes(finish, mode, name, size):
+    frames = np.random.default_rng(0).integers(64, 192, (2, *size, 3), dtype=np.uint8)
+    pixels = Pixels(scales=(64, 64), size=64, mean=MEAN, std=STD, mode=mode, filter=name, fill=128)
+    (crop,) = pixels.fixed(*size, 1)
+    expected = torch.stack([
+        by_open_clip(frame, mode, name.removesuffix("_antialias"), 128) for frame in frames], dim=1)
+    result = finish(frames, crop, normalisation=pixels.normalisation())
+    # Pillow rounds after each of its two passes, and may begin with either.
+    assert (result - expected).abs().max() < 2.1 / 255 / min(STD)
+    assert (result - expected).abs().mean() < 0.4 / 255 / min(STD)
+
+
+@both
+def test_a_mirrored_padded_crop_is_the_mirror_image(finish):
+    frames = np.random.default_rng(1).integers(0, 256, (1, 50, 31, 3), dtype=np.uint8)
+    given = {"mode": "longest", "side": 70, "size": 64, "y": 2, "x": 5}
+    for name in ("bilinear", "bicubic"):
+        plain, mirrored = (
+            finish(frames, replace(square_crop(50, 31, **given, flip=flip), filter=name),
+                   normalisation=Normalisation.of(MEAN, STD, fill=77))
+            for flip in (False, True))
+        assert torch.equal(mirrored.flip(3), plain)
+        border = torch.tensor([(77 / 255 - m) / s for m, s in zip(MEAN, STD, strict=True)])
+        torch.testing.assert_close(plain[:, 0, :, 0], border[:, None].expand(3, 64))

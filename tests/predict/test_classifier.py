@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +18,7 @@ from openvclip.checkpoints.files import save_file
 from openvclip.clip.weights import load_clip
 from openvclip.predict import classifier as predictor
 from openvclip.predict import timelines
+from openvclip.predict.classifier import VideoClassifier
 from openvclip.predict.input_spec import InputSpec, find_input_spec
 from openvclip.utils.errors import CheckpointError, ConfigError, DataError
 from openvclip.utils.logging import Progress
@@ -81,6 +84,28 @@ def test_embeddings_have_the_documented_shapes_and_make_the_scores(world, model)
     assert [row.score for row in found.ranking] == pytest.approx(scores[best].tolist(), abs=1e-4)
     assert len(found.times) == 3 and "red moving" in str(model.predict(
         str(world / "videos/0.mp4"), LABELS))
+
+
+def test_a_clip_with_a_bias_says_yes_or_no_to_each_label(world):
+    """As SigLIP was trained; fine-tuned with a softmax, labels share a probability of 1."""
+    tower = load_model(world / "clip.pt")
+    tower.model.model.logit_bias = torch.nn.Parameter(torch.tensor(-6.0))
+    model = VideoClassifier(tower.model, tower.options)
+    ranking = model.predict(world / "videos/0.mp4", LABELS).ranking
+    scores = tower.logit_scale * tower.encode_text(LABELS) @ tower.encode_video(
+        world / "videos/0.mp4") - 6.0
+    wanted = {label: float(s) for label, s in zip(LABELS, scores, strict=True)}
+    for row in ranking:
+        assert row.score == pytest.approx(wanted[row.label], abs=1e-4)
+        assert row.probability == pytest.approx(1 / (1 + math.exp(-row.score)), rel=1e-5)
+    tuned = VideoClassifier(tower.model, replace(tower.options, loss="soft_cross_entropy"))
+    rows = tuned.predict(world / "videos/0.mp4", LABELS).ranking
+    assert sum(row.probability for row in rows) == pytest.approx(1.0)
+    assert VideoClassifier(tower.model, replace(tower.options, loss="sigmoid")).single
+    alone, shared = (each.timeline(world / "videos/0.mp4", LABELS).probabilities
+                     for each in (model, tuned))
+    torch.testing.assert_close(alone.logit().softmax(dim=1), shared, atol=1e-5, rtol=1e-4)
+    assert (alone.sum(dim=1) < 0.9).all()
 
 
 def test_many_videos_in_order_with_bad_ones_among_them(world, model):
@@ -226,7 +251,7 @@ def test_a_training_checkpoint_says_how_it_wants_videos(world, tmp_path, caplog)
     state = torch.load(world / "tuned.pth", weights_only=True)["model_state"]
     save_file(tmp_path / "epoch.pyth", {"model_state": state, "cfg": CONFIG})
     expected = InputSpec("channel_shift", 4, 2, 10, use_offset=False, mean=(0.1, 0.2, 0.3),
-                            std=(0.225,) * 3)
+                            std=(0.225,) * 3, loss="cross_entropy")
     assert load_model(world / "clip.pt", tmp_path / "epoch.pyth").options == expected
     given = load_model(world / "clip.pt", tmp_path / "epoch.pyth", num_frames=6, sampling_rate=1,
                        temporal_type="none").options

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from openvclip.clip.tokenizer import tokenize
 from openvclip.data.captions.index import CaptionFile, write_captions
@@ -13,7 +14,8 @@ from openvclip.models.backbone import CLIP, CLIPConfig
 from openvclip.models.temporal import build_temporal_clip
 from openvclip.models.video_clip import VideoCLIP
 from openvclip.training.captions import CaptionSampler
-from openvclip.training.objectives.losses import cross_entropy
+from openvclip.training.objectives.caption import CaptionContrast
+from openvclip.training.objectives.losses import LOSSES, cross_entropy
 from openvclip.training.step import Captions, InterpolatedStep, PlainStep
 from openvclip.utils.errors import DataError
 
@@ -138,6 +140,45 @@ def test_the_interpolated_step_mixes_both_towers_and_the_classifier():
         torch.testing.assert_close(ours, theirs.detach())
     for (name, parameter), gradient in zip(trained.items(), wanted, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def make_sigmoid_model(bias: float = -4.0) -> VideoCLIP:
+    model = make_model(True)
+    model.model.logit_bias = nn.Parameter(torch.tensor(bias, dtype=torch.float64))
+    return model
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_the_sigmoid_losses_use_and_train_the_bias(parts):
+    model, (video, label, captions) = make_sigmoid_model(), batch()
+    frames = video.transpose(1, 2).flatten(0, 1)
+    pooled = F.normalize(model.model.encode_image(frames), dim=1).view(4, 2, -1).mean(dim=1)
+    scale, bias = model.model.logit_scale.exp(), model.logit_bias
+    logits = scale * pooled @ model.classifier.T + bias
+    wanted = -torch.stack([F.logsigmoid(x if j == label[i] else -x)
+                           for i, row in enumerate(logits) for j, x in enumerate(row)]).sum() / 4
+    text = F.normalize(model.model.encode_text(captions.tokens), dim=1)
+    pairs = scale * F.normalize(pooled[captions.videos], dim=1) @ text.T + bias
+    caption = -torch.stack([F.logsigmoid(x if i == j else -x)
+                            for i, row in enumerate(pairs) for j, x in enumerate(row)]).sum() / 3
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    gradients = torch.autograd.grad(wanted + 0.3 * caption, list(trained.values()))
+    step = PlainStep(model, LOSSES["sigmoid"], caption_ratio=None, accumulate=parts,
+                     objectives=[CaptionContrast(0.3, "sigmoid")])
+    result = step(video, label, 0, captions)
+    torch.testing.assert_close(result.loss, wanted.detach())
+    torch.testing.assert_close(result.caption_loss, caption.detach())
+    assert abs(model.logit_bias.grad) > 1e-3
+    for (name, parameter), gradient in zip(trained.items(), gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_a_bias_on_which_no_loss_depends_does_not_train():
+    clip = make_sigmoid_model().model
+    for train in (False, True):
+        model = VideoCLIP(clip, 2, torch.zeros(0, 16), train_bias=train)
+        assert model.logit_bias.requires_grad == train
+        assert "logit_bias" not in model.model.text_parameters()
 
 
 @pytest.mark.parametrize("parts", [2, 3, 4])

@@ -30,6 +30,18 @@ def test_binary_losses_are_the_same_and_finite_for_large_logits():
         torch.testing.assert_close(LOSSES[name](logits, target), wanted)
 
 
+def test_the_sigmoid_loss_adds_up_a_yes_or_no_for_each_class():
+    torch.manual_seed(1)
+    logits, labels = torch.randn(4, 3).double(), torch.tensor([2, 0, 0, 1])
+    wanted = -sum(torch.log(torch.sigmoid(x if j == labels[i] else -x))
+                  for i, row in enumerate(logits) for j, x in enumerate(row)) / 4
+    torch.testing.assert_close(LOSSES["sigmoid"](logits, labels), wanted)
+    torch.testing.assert_close(LOSSES["sigmoid"](logits, F.one_hot(labels, 3)), wanted)
+    several = torch.tensor([[1.0, 0.0, 1.0]])
+    both = -torch.log(torch.sigmoid(logits[0] * torch.tensor([1.0, -1.0, 1.0]))).sum()
+    torch.testing.assert_close(LOSSES["sigmoid"](logits[:1], several), both)
+
+
 def test_losses_are_computed_in_fp32_under_half_precision():
     logits = torch.tensor([[10.0, 0.0]], dtype=torch.bfloat16)
     for name in ("cross_entropy", "soft_cross_entropy"):

@@ -12,6 +12,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 LEFT, CENTRE, RIGHT = 0, 1, 2
+# How a frame becomes a square: its short side is resized and the rest cut off, it is stretched,
+# or its long side is resized and the rest filled with a colour (open_clip's names).
+SHORTEST, SQUASH, LONGEST = "shortest", "squash", "longest"
+# How pixels are resized: as published, without antialiasing; or as Pillow does, with it.
+BILINEAR, ANTIALIASED, BICUBIC = "bilinear", "bilinear_antialias", "bicubic"
 
 
 class Draws(Protocol):
@@ -27,15 +32,17 @@ class Crop:
     """How each frame of a clip is resized and cropped.
 
     The region (``top``, ``left``, ``height``, ``width``) of the frame is resized to
-    ``resized`` and of that the square of ``size`` pixels at ``y``, ``x`` is taken.
+    ``resized`` and of that the square of ``size`` pixels at ``y``, ``x`` is taken. What of the
+    square is outside the resized region is filled with a colour.
 
     Attributes:
         region: top, left, height and width in the source frame.
         resized: height and width that the region is resized to.
-        y: first row of the crop in the resized region.
-        x: first column of the crop in the resized region.
+        y: first row of the crop in the resized region; negative: rows of colour come first.
+        x: first column of the crop in the resized region, likewise.
         size: side of the crop.
         flip: whether the crop is mirrored.
+        filter: how pixels are resized.
     """
 
     region: tuple[int, int, int, int]
@@ -44,6 +51,16 @@ class Crop:
     x: int
     size: int
     flip: bool = False
+    filter: str = BILINEAR
+
+    def inside(self) -> tuple[slice, slice]:
+        """Return the rows and columns of the square, mirrored or not, that show the region."""
+        rows, columns = (
+            slice(max(-first, 0), min(length - first, self.size))
+            for first, length in zip((self.y, self.x), self.resized, strict=True))
+        if self.flip:
+            columns = slice(self.size - columns.stop, self.size - columns.start)
+        return rows, columns
 
 
 def scaled_size(height: int, width: int, short: int) -> tuple[int, int]:
@@ -74,6 +91,31 @@ def fixed_crop(height: int, width: int, *, scale: int, size: int, position: int 
     return Crop((0, 0, height, width), (new_h, new_w), y, x, size)
 
 
+def square_crop(
+    height: int, width: int, *, mode: str, side: int, size: int, y: int = 0, x: int = 0,
+    flip: bool = False,
+) -> Crop:
+    """Return a crop of the square of ``side`` pixels that shows a whole frame.
+
+    Args:
+        height: of the frame.
+        width: of the frame.
+        mode: ``squash`` or ``longest``.
+        side: of the square.
+        size: side of the crop, at most ``side``.
+        y: first row of the crop in the square.
+        x: first column of the crop in the square.
+        flip: whether the crop is mirrored.
+    """
+    region = (0, 0, height, width)
+    if mode == SQUASH:
+        return Crop(region, (side, side), y, x, size, flip)
+    ratio = max(height, width) / side
+    new_h, new_w = max(round(height / ratio), 1), max(round(width / ratio), 1)
+    top, left = (side - new_h) // 2, (side - new_w) // 2
+    return Crop(region, (new_h, new_w), y - top, x - left, size, flip)
+
+
 def jitter_crop(
     height: int,
     width: int,
@@ -83,8 +125,12 @@ def jitter_crop(
     rng: Draws,
     inverse: bool = False,
     flip: bool = True,
+    mode: str = SHORTEST,
 ) -> Crop:
     """Draw a scale, a place and a flip, in this order.
+
+    Unless ``mode`` is ``shortest``, the scale is that of the square which shows the whole frame,
+    as tests show it, and the crop is a part of this square.
 
     Args:
         height: of the frame.
@@ -94,18 +140,21 @@ def jitter_crop(
         rng: the random generator.
         inverse: draw the inverse of the scale uniformly (``DATA.INV_UNIFORM_SAMPLE``).
         flip: mirror with probability 1/2 (``DATA.RANDOM_FLIP``).
+        mode: how a frame becomes a square (``DATA.RESIZE_MODE``).
     """
     low, high = scales
     if inverse:
         short = round(1.0 / rng.uniform(1.0 / high, 1.0 / low))
     else:
         short = round(rng.uniform(low, high))
-    new_h, new_w = scaled_size(height, width, short)
+    new_h, new_w = scaled_size(height, width, short) if mode == SHORTEST else (short, short)
     # The end is left out, so that the last offset is never drawn: published behaviour.
     y = int(rng.integers(0, new_h - size)) if new_h > size else 0
     x = int(rng.integers(0, new_w - size)) if new_w > size else 0
-    mirrored = flip and rng.uniform() < 0.5
-    return Crop((0, 0, height, width), (new_h, new_w), y, x, size, bool(mirrored))
+    mirrored = bool(flip and rng.uniform() < 0.5)
+    if mode == SHORTEST:
+        return Crop((0, 0, height, width), (new_h, new_w), y, x, size, mirrored)
+    return square_crop(height, width, mode=mode, side=short, size=size, y=y, x=x, flip=mirrored)
 
 
 def relative_crop(

@@ -14,8 +14,8 @@ from openvclip.clip import tokenizer
 class Backbone(nn.Module):
     """An image and a text tower that share an embedding space.
 
-    Parameters of the image tower are named ``visual.*``; all others but ``logit_scale`` are the
-    text tower's.
+    Parameters of the image tower are named ``visual.*``; all others but ``logit_scale`` and
+    ``logit_bias`` are the text tower's.
 
     Attributes:
         image_size: side of the image tower's input, in pixels.
@@ -79,7 +79,7 @@ class Backbone(nn.Module):
     def text_parameters(self) -> dict[str, nn.Parameter]:
         """Names and parameters of the text tower."""
         return {name: p for name, p in self.named_parameters()
-                if not name.startswith("visual.") and name != "logit_scale"}
+                if not name.startswith("visual.") and name not in ("logit_scale", "logit_bias")}
 
     def freeze_text(self) -> None:
         """Exclude the text tower from training."""

@@ -47,6 +47,28 @@ def gather_rows(rows: Tensor) -> Tensor:
     return _GatherRows.apply(rows) if distributed.world_size() > 1 else rows
 
 
+def sigmoid_pair_loss(video: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """SigLIP's loss over the pairs of all processes (arXiv 2303.15343).
+
+    It is the sum over all pairs of a video and a text of -log sigmoid(z (scale cos + bias)), z = 1
+    for partners and -1 for others, divided by the number of videos.
+
+    Args:
+        video, text, scale: see :func:`contrastive_loss`.
+        bias: what is added to the scaled cosines, ``logit_bias``.
+
+    Returns:
+        As :func:`contrastive_loss`.
+    """
+    pairs = gather_rows(torch.cat([video, text], dim=1))
+    video, text = pairs.chunk(2, dim=1)
+    logits = scale * video @ text.T + bias  # (N, N)
+    if len(logits) == 0:
+        return logits.sum()
+    signs = 2 * torch.eye(len(logits), device=logits.device, dtype=logits.dtype) - 1
+    return -F.logsigmoid(signs * logits).sum() / len(logits)
+
+
 def contrastive_loss(video: Tensor, text: Tensor, scale: Tensor) -> Tensor:
     """CLIP's symmetric contrastive loss over the pairs of all processes (arXiv 2103.00020).
 

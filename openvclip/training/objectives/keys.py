@@ -93,18 +93,21 @@ def check_captions(cfg: CfgNode) -> Iterator[str]:
 declare({
     "TRAIN.CAPTION.ENABLE": False,  # Use them.
     "TRAIN.CAPTION.FILE": "",  # What tools/prepare_captions.py wrote.
-    "TRAIN.CAPTION.LOSS_RATIO": 1.0,  # Weight of the contrastive loss.
+    "TRAIN.CAPTION.LOSS_RATIO": 1.0,  # Weight of their loss.
+    # contrastive (published), or sigmoid: SigLIP's, for a CLIP that was trained with it.
+    "TRAIN.CAPTION.LOSS": "contrastive",
     # frozen, or trainable: then the text tower is also interpolated, averaged and patched, and
     # the class embeddings are computed again at the beginning of every epoch.
     "TRAIN.CAPTION.TEXT_TOWER": "frozen",
     # Of several captions of a video: random draws one for each epoch, first takes the first.
     "TRAIN.CAPTION.SAMPLE": "random",
 }, choices={
+    "TRAIN.CAPTION.LOSS": ("contrastive", "sigmoid"),
     "TRAIN.CAPTION.TEXT_TOWER": ("frozen", "trainable"),
     "TRAIN.CAPTION.SAMPLE": ("random", "first"),
 }, ranges={
     "TRAIN.CAPTION.LOSS_RATIO": (0, None),
 }, needs=[
     is_on("TRAIN.CAPTION.ENABLE", ("TRAIN.CAPTION.FILE",), RESULT),
-    is_on("TRAIN.CAPTION.ENABLE", under("TRAIN.CAPTION", "LOSS_RATIO TEXT_TOWER SAMPLE")),
+    is_on("TRAIN.CAPTION.ENABLE", under("TRAIN.CAPTION", "LOSS_RATIO LOSS TEXT_TOWER SAMPLE")),
 ], rules=[check_captions])

@@ -35,6 +35,20 @@ def binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype))
 
 
+def sigmoid_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """SigLIP's loss (arXiv 2303.15343): a yes or no for each class, summed over C, mean over N.
+
+    Args:
+        logits: (N, C), with the CLIP's logit_bias.
+        target: class indices (N,) or 0/1 targets (N, C).
+    """
+    logits = at_least_fp32(logits)
+    if target.dim() == 1:
+        target = F.one_hot(target, logits.shape[1])
+    summed = F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction="sum")
+    return summed / len(logits)
+
+
 # "bce" expects probabilities elsewhere; our models give logits, so both names mean the same,
 # computed from logits, which is the numerically stable form.
 LOSSES: dict[str, Loss] = {
@@ -42,6 +56,7 @@ LOSSES: dict[str, Loss] = {
     "soft_cross_entropy": soft_cross_entropy,
     "bce": binary_cross_entropy,
     "bce_logit": binary_cross_entropy,
+    "sigmoid": sigmoid_loss,
 }
 
 
