@@ -19,11 +19,10 @@ from safetensors.torch import save_file
 from openvclip import __version__
 from openvclip.checkpoints.loading import check_finite, load_patched, name_dtype, read_weights
 from openvclip.checkpoints.training_config import find_training_config
-from openvclip.clip.open_clip_names import HEAD_WIDTH, find_name
+from openvclip.clip.open_clip_names import find_name
 from openvclip.interpolation import StateDict
-from openvclip.models.backbone import CLIP, CLIPConfig
+from openvclip.models.backbone import CLIP
 from openvclip.models.build import ARCH_SIZES
-from openvclip.models.layers import num_heads
 from openvclip.models.temporal import is_adapter
 from openvclip.models.text import TEMPLATES, class_embeddings
 from openvclip.utils.errors import CheckpointError, ConfigError, first_line
@@ -200,23 +199,6 @@ def plan_files(output: Path, name: str, layout: str, classifier: bool) -> dict[s
     return paths
 
 
-def describe_model(config: CLIPConfig) -> dict:
-    """Return the config from which open_clip builds a CLIP of these sizes (its ``NAME.json``)."""
-    vision_heads, text_heads = num_heads(config.vision_width), num_heads(config.text_width)
-    vision = {"image_size": config.image_size, "layers": config.vision_layers,
-              "width": config.vision_width, "patch_size": config.patch_size}
-    if config.vision_width // vision_heads != HEAD_WIDTH:
-        vision["head_width"] = config.vision_width // vision_heads
-    return {
-        "embed_dim": config.embed_dim,
-        "quick_gelu": True,
-        "vision_cfg": vision,
-        "text_cfg": {"context_length": config.context_length, "vocab_size": config.vocab_size,
-                     "width": config.text_width, "heads": text_heads,
-                     "layers": config.text_layers},
-    }
-
-
 def write_export(export: Export, paths: Mapping[str, Path], dtype: str = "fp32") -> None:
     """Write the files of :func:`plan_files`; they get their names when all are complete."""
     state = cast_weights(export.model, DTYPES[dtype])
@@ -225,7 +207,7 @@ def write_export(export: Export, paths: Mapping[str, Path], dtype: str = "fp32")
         "openai": lambda file: save_tensors(state, file, facts),
         "open_clip": lambda file: save_archive({"state_dict": state, "openvclip": facts}, file),
         "config": lambda file: file.write_text(
-            json.dumps(describe_model(export.model.config), indent=2) + "\n", encoding="utf-8"),
+            json.dumps(export.model.config.describe(), indent=2) + "\n", encoding="utf-8"),
         "classifier": lambda file: save_classifier(export, file),
     }
     try:

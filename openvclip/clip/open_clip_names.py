@@ -1,4 +1,4 @@
-"""open_clip's model names: which are built like OpenAI's ViT, and loading one.
+"""open_clip's model names and configs, and which are built like OpenAI's ViT.
 
 Heads and activation are not in a state dict, so they are read from open_clip's model configs:
 a model whose activation or head width differs would load without an error and give wrong features.
@@ -9,8 +9,8 @@ from __future__ import annotations
 import difflib
 import importlib.util
 from pathlib import Path
-
-import torch
+from types import ModuleType
+from typing import Any
 
 from openvclip.utils.errors import CheckpointError
 from openvclip.utils.json_text import parse_json
@@ -20,7 +20,17 @@ from openvclip.utils.torchvision_ops import import_torchvision
 VISION_KEYS = frozenset({"image_size", "layers", "width", "patch_size", "head_width", "mlp_ratio"})
 TEXT_KEYS = frozenset({"context_length", "vocab_size", "width", "heads", "layers"})
 TOP_KEYS = frozenset({"embed_dim", "quick_gelu", "vision_cfg", "text_cfg"})
+HUB, LOCAL = "hf-hub:", "local-dir:"  # How open_clip marks sources that are no names.
 HEAD_WIDTH = 64  # Channels of an attention head if a config does not say.
+
+
+def import_open_clip() -> ModuleType:
+    """Import open_clip, which takes seconds, where torchvision's operators may be missing."""
+    model_configs()  # says so if it is not installed
+    import_torchvision()
+    import open_clip
+
+    return open_clip
 
 
 def model_configs() -> dict[str, Path]:
@@ -60,8 +70,12 @@ def find_name(description: dict) -> str | None:
                  if parse_json(path.read_text(encoding="utf-8")) == description), None)
 
 
-def check_name(name: str) -> None:
-    """Raise a CheckpointError unless ``name`` is an open_clip model built like OpenAI's ViT."""
+def read_config(name: str) -> dict[str, Any]:
+    """Return the model config that open_clip has under ``name``.
+
+    Raises:
+        CheckpointError: there is none; the nearest names are given.
+    """
     configs = model_configs()
     if name not in configs:
         lower = {n.lower(): n for n in configs}
@@ -71,48 +85,4 @@ def check_name(name: str) -> None:
             f"{name!r} is neither a file nor a model of open_clip{hint}. Give the path of a CLIP "
             "file or a name such as ViT-B-16"
         )
-    reason = why_refused(parse_json(configs[name].read_text(encoding="utf-8")))
-    if reason:
-        raise CheckpointError(
-            f"open_clip's {name} cannot be used: {reason}; only towers like OpenAI's ViT can, such "
-            "as ViT-B-16"
-        )
-
-
-def load(spec: str) -> dict[str, torch.Tensor]:
-    """Load the weights of ``name``, ``name/tag`` or ``name:tag``, downloading them if need be.
-
-    Args:
-        spec: an open_clip model name; the tag of its weights defaults to ``openai``.
-
-    Returns:
-        The model's state dict.
-
-    Raises:
-        CheckpointError: the name or tag is unknown or unsuitable, or the download failed.
-    """
-    name, _, tag = spec.replace(":", "/").partition("/")
-    check_name(name)
-    import_torchvision()
-    import open_clip
-
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    tag = tag or "openai"
-    if tag not in tags:
-        raise CheckpointError(
-            f"open_clip has no weights {tag!r} for {name}; give {name}/TAG with one of: "
-            f"{', '.join(tags) or '(it has none)'}"
-        )
-    if tag != "openai" and not open_clip.get_pretrained_cfg(name, tag).get("quick_gelu"):
-        raise CheckpointError(
-            f"open_clip's {name}/{tag} cannot be used: it was trained with GELU, and OpenAI's "
-            "towers have QuickGELU"
-        )
-    try:
-        model = open_clip.create_model(name, pretrained=tag, precision="fp32", device="cpu")
-    except Exception as error:  # any error of the network, the hub or the disk
-        raise CheckpointError(
-            f"open_clip could not load {name}/{tag} ({type(error).__name__}: {error}); without a "
-            "network, put the file in place and give its path"
-        ) from error
-    return dict(model.state_dict())
+    return parse_json(configs[name].read_text(encoding="utf-8"))

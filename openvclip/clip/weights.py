@@ -15,6 +15,9 @@ import torch
 
 from openvclip.clip import open_clip_names
 from openvclip.clip.archive import read_archive
+from openvclip.clip.open_clip_towers import describe_open_clip
+from openvclip.clip.open_clip_weights import load_open_clip
+from openvclip.clip.tower_spec import TOWER, TowerSpec
 from openvclip.utils.archives import SPARE_BYTES, check_safetensors, check_weights
 from openvclip.utils.errors import CheckpointError, first_line
 from openvclip.utils.files import open_regular
@@ -27,6 +30,8 @@ logger = get_logger(__name__)
 
 # Numbers that OpenAI's archives contain in addition to the weights.
 NOT_WEIGHTS = frozenset({"input_resolution", "context_length", "vocab_size"})
+# Counters of layers, as whole numbers; nothing here reads them.
+COUNTERS = (".num_batches_tracked", ".position_ids", ".token_type_ids")
 PREFIXES = ("module.", "model.")
 # Names under which published code stores the original CLIP (MODEL.KEEP_RAW_MODEL).
 RAW_MODEL = "raw_model."
@@ -62,33 +67,48 @@ def default_clip_path(arch: str) -> Path:
     return Path.home() / ".cache" / "clip" / ARCH_FILES[arch]
 
 
+def is_named(source: str | Path) -> bool:
+    """Whether a source is a name of open_clip, the hub's or a folder, and so is not a file."""
+    text, path = str(source), local_weights(source)
+    if text.startswith((open_clip_names.HUB, open_clip_names.LOCAL)) or path.is_dir():
+        return True
+    return (not path.exists() and path.suffix not in SUFFIXES
+            and not text.startswith(("/", ".", "~")))
+
+
 def load_clip(path_or_name: str | Path) -> dict[str, torch.Tensor]:
-    """Load an original CLIP from a file, or by an open_clip name.
+    """Load an original CLIP from a file, or from what open_clip knows.
 
     Args:
-        path_or_name: a file in any format of :func:`load_state_dict_file`, or a name such as
-            ``ViT-B-16`` (OpenAI's weights) or ``ViT-B-16-quickgelu/dfn2b``.
+        path_or_name: a file in any format of :func:`load_state_dict_file`; a name such as
+            ``ViT-B-16`` (OpenAI's weights) or ``ViT-B-16-SigLIP2/webli``; ``hf-hub:owner/name``;
+            or a folder as open_clip saves it.
 
     Returns:
-        fp32 tensors on the CPU under OpenAI's names, without prefix.
+        fp32 tensors on the CPU, without prefix: OpenAI's names, or those of open_clip's model.
 
     Raises:
         CheckpointError: the file is missing, damaged, not a CLIP with a ViT, or contains NaN or
-            infinity; or the name is unknown or its model is not built like OpenAI's.
+            infinity; or the name is unknown, or its weights cannot be had.
     """
-    path = local_weights(path_or_name)
-    text = str(path_or_name)
-    if not path.exists() and path.suffix not in SUFFIXES and not text.startswith(("/", ".", "~")):
-        state = clean_names(open_clip_names.load(text))
-    else:
-        state = _find_weights(_read_file(path), path)
-    require_keys(state, text)
-    broken = find_not_finite(state)
-    if broken:
-        raise CheckpointError(
-            f"{text} holds NaN or infinity in {len(broken)} tensors ({_some(broken)}); it is no "
-            "usable CLIP: copy or download it again"
-        )
+    if is_named(path_or_name):
+        return load_named(describe_open_clip(str(path_or_name)))
+    return find_clip(read_file(path_or_name), path_or_name)
+
+
+def load_named(spec: TowerSpec) -> dict[str, torch.Tensor]:
+    """Load the weights of towers that are not from a file, as :func:`load_clip` does."""
+    state = clean_names(load_open_clip(spec, load_state_dict_file))
+    require_finite_weights(state, spec.source)
+    return state
+
+
+def find_clip(content: object, source: str | Path) -> dict[str, torch.Tensor]:
+    """Extract the weights of :func:`load_clip` from the content of a file."""
+    state = _find_weights(content, local_weights(source))
+    if not (isinstance(content, Mapping) and TOWER in content):
+        require_keys(state, str(source))
+    require_finite_weights(state, str(source))
     return {name: tensor.to(torch.float32, copy=True) for name, tensor in state.items()}
 
 
@@ -104,11 +124,16 @@ def load_state_dict_file(path: str | Path) -> dict[str, torch.Tensor]:
             objects, no tensors, or tensors that are not weights (integer, complex, sparse,
             quantised). NaN and infinity are reported in the log, by name.
     """
+    return find_state_dict(read_file(path), local_weights(path))
+
+
+def read_file(path: str | Path) -> object:
+    """Return the content of a file of weights: a state dict, or what contains one.
+
+    Raises:
+        CheckpointError: as :func:`load_state_dict_file`.
+    """
     path = local_weights(path)
-    return find_state_dict(_read_file(path), path)
-
-
-def _read_file(path: Path) -> object:
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder; give the checkpoint file in it")
     if path.exists() and not path.is_file():
@@ -182,6 +207,16 @@ def _check_sharing(state: Mapping[str, torch.Tensor], where: str) -> None:
         raise CheckpointError(
             f"{where} contains {len(state)} tensors of {total:,} bytes that share "
             f"{sum(held.values()):,} bytes; save it again with tensors of their own"
+        )
+
+
+def require_finite_weights(state: Mapping[str, torch.Tensor], where: str) -> None:
+    """Raise a CheckpointError, by name, if weights hold NaN or infinity."""
+    broken = find_not_finite(state)
+    if broken:
+        raise CheckpointError(
+            f"{where} holds NaN or infinity in {len(broken)} tensors ({_some(broken)}); it is no "
+            "usable CLIP: copy or download it again"
         )
 
 
@@ -270,7 +305,7 @@ def drop_raw_model(state: Mapping[str, torch.Tensor], where: str) -> dict[str, t
 
 
 def clean_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Strip ``module.`` (DDP) and ``model.`` (VideoCLIP) from names; drop OpenAI's three numbers.
+    """Strip ``module.`` (DDP) and ``model.`` (VideoCLIP) from names; drop what is no weight.
 
     Raises:
         CheckpointError: two names become the same.
@@ -284,7 +319,7 @@ def clean_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             raise CheckpointError(
                 f"the checkpoint has {_show(short)} twice, with and without a prefix"
             )
-        if short not in NOT_WEIGHTS:
+        if short not in NOT_WEIGHTS and not short.endswith(COUNTERS):
             result[short] = tensor
     return result
 

@@ -9,20 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-
-def num_heads(width: int) -> int:
-    """Return CLIP's number of attention heads: one for every 64 channels, at least one.
-
-    Raises:
-        ValueError: ``width`` cannot be divided among that many heads.
-    """
-    heads = max(1, width // 64)
-    if width % heads:
-        raise ValueError(
-            f"width {width} gives {heads} heads (one for every 64 channels), which do not divide "
-            "it; use a multiple of 64, or a width under 128"
-        )
-    return heads
+from openvclip.clip.sizes import num_heads
 
 
 def at_least_fp32(x: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,6 @@ from openvclip.checkpoints import files as ckpt
 from openvclip.checkpoints.averaging import average_checkpoints
 from openvclip.checkpoints.export import (
     describe_loading,
-    describe_model,
     export_model,
     save_archive,
 )
@@ -185,8 +184,8 @@ SIZES = {
 def test_published_sizes_have_a_name_in_open_clip(name, open_clip, tmp_path):
     embed, image, patch, width, layers, text = SIZES[name]
     config = CLIPConfig(embed, image, patch, width, layers, text, 12)
-    assert find_name(describe_model(config)) == name
-    (tmp_path / "m.json").write_text(json.dumps(describe_model(config)))
+    assert find_name(config.describe()) == name
+    (tmp_path / "m.json").write_text(json.dumps(config.describe()))
     shown = describe_loading([tmp_path / "m.pt", tmp_path / "m.json"])
     assert shown == f'open_clip.create_model("{name}", pretrained="{tmp_path / "m.pt"}")'
     with torch.device("meta"):  # Names and shapes need no weights.

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from openvclip.clip import tokenizer
+from openvclip.clip.towers import Preprocess, TowerSpec
 
 
 class Backbone(nn.Module):
@@ -18,16 +19,26 @@ class Backbone(nn.Module):
     ``logit_bias`` are the text tower's.
 
     Attributes:
+        tower: what the towers are, which every checkpoint keeps: weights do not tell all of it.
+        preprocess: what the image tower takes.
         image_size: side of the image tower's input, in pixels.
+        prefix_tokens: tokens of the image tower that come before the patches' and belong to no
+            place, the class token first; 0 where the patches' are pooled.
         embed_dim: D, size of the embeddings.
         context_length: most tokens of a text.
         logit_scale: logarithm of the factor on cosines, a scalar parameter.
+        logit_bias: what is added to the logits of towers trained with a sigmoid loss, a scalar
+            parameter that does not train by itself; None for others.
     """
 
+    tower: TowerSpec
+    preprocess: Preprocess
     image_size: int
+    prefix_tokens: int = 1
     embed_dim: int
     context_length: int
     logit_scale: nn.Parameter
+    logit_bias: nn.Parameter | None = None
 
     @classmethod
     @abstractmethod
@@ -36,6 +47,7 @@ class Backbone(nn.Module):
         state: Mapping[str, torch.Tensor],
         *,
         vision_block: Callable[[int], nn.Module],
+        tower: TowerSpec | None = None,
         use_checkpoint: bool = False,
         allow_missing: Callable[[str], bool] | None = None,
         where: str = "the state dict",
@@ -46,6 +58,7 @@ class Backbone(nn.Module):
             state: names to tensors.
             vision_block: makes a block of the image tower from its width, which is where a
                 temporal variant opens the attention.
+            tower: what the towers are; None: as the weights tell.
             use_checkpoint: activation checkpointing in the image tower.
             allow_missing: whether a name may keep its initial value.
             where: what to call ``state`` in errors.

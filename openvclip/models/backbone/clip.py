@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,67 +15,12 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from openvclip.clip.weights import check_keys, count_layers, require_keys
+from openvclip.clip.sizes import CLIPConfig
+from openvclip.clip.towers import TowerSpec, describe_sizes
+from openvclip.clip.weights import check_keys
 from openvclip.models.backbone.backbone import Backbone
-from openvclip.models.layers import LayerNorm, ResidualAttentionBlock, num_heads
-from openvclip.utils.errors import CheckpointError, ConfigError, DataError
-
-
-@dataclass(frozen=True)
-class CLIPConfig:
-    """Sizes of a CLIP; image and patch sizes in pixels. Heads follow from the widths."""
-
-    embed_dim: int
-    image_size: int
-    patch_size: int
-    vision_width: int
-    vision_layers: int
-    text_width: int
-    text_layers: int
-    context_length: int = 77
-    vocab_size: int = 49408
-
-    @classmethod
-    def from_state_dict(
-        cls, state: Mapping[str, torch.Tensor], where: str = "the state dict"
-    ) -> CLIPConfig:
-        """Read the sizes from the tensors' shapes.
-
-        Raises:
-            CheckpointError: tensors that show the sizes are missing or have impossible shapes.
-        """
-        require_keys(state, where)
-        vision_width, _, patch, _ = state["visual.conv1.weight"].shape
-        tokens = state["visual.positional_embedding"].shape[0]
-        grid = math.isqrt(max(tokens - 1, 0))
-        if tokens < 2 or grid * grid != tokens - 1:
-            raise CheckpointError(
-                f"{where}: visual.positional_embedding has {tokens} positions, which is not one "
-                "plus a square: not the tower of square images"
-            )
-        vocab_size, text_width = state["token_embedding.weight"].shape
-        for name, width in (("visual.conv1.weight", vision_width),
-                            ("token_embedding.weight", text_width)):
-            try:
-                num_heads(width)
-            except ValueError as error:
-                raise CheckpointError(f"{where}: {name}: {error}") from error
-        layers = [count_layers(state, prefix) for prefix in
-                  ("visual.transformer.resblocks.", "transformer.resblocks.")]
-        if min(layers) < 1:
-            raise CheckpointError(f"{where}: a tower has no transformer blocks, so this is not a "
-                                  "CLIP with OpenAI's names")
-        return cls(
-            embed_dim=state["text_projection"].shape[1],
-            image_size=grid * patch,
-            patch_size=patch,
-            vision_width=vision_width,
-            vision_layers=layers[0],
-            text_width=text_width,
-            text_layers=layers[1],
-            context_length=state["positional_embedding"].shape[0],
-            vocab_size=vocab_size,
-        )
+from openvclip.models.layers import LayerNorm, ResidualAttentionBlock
+from openvclip.utils.errors import ConfigError, DataError
 
 
 class Transformer(nn.Module):
@@ -160,7 +104,8 @@ class CLIP(Backbone):
         use_checkpoint: bool = False,
     ) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.tower = config, describe_sizes(config, "")
+        self.preprocess = self.tower.preprocess
         self.image_size, self.patch_size = config.image_size, config.patch_size
         self.embed_dim, self.context_length = config.embed_dim, config.context_length
         width = config.text_width
@@ -201,6 +146,7 @@ class CLIP(Backbone):
         state: Mapping[str, torch.Tensor],
         *,
         vision_block: Callable[[int], nn.Module] = ResidualAttentionBlock,
+        tower: TowerSpec | None = None,
         use_checkpoint: bool = False,
         allow_missing: Callable[[str], bool] | None = None,
         where: str = "the state dict",
@@ -211,6 +157,7 @@ class CLIP(Backbone):
             state: OpenAI's names to tensors, from :func:`openvclip.clip.weights.load_clip`;
                 they are copied, so the caller's do not change when the model trains.
             vision_block, use_checkpoint: see the class.
+            tower: where the weights are from; its sizes are those of the weights.
             allow_missing: whether a name may keep its initial value.
             where: what to call ``state`` in errors.
 
@@ -234,6 +181,8 @@ class CLIP(Backbone):
             raise ConfigError(f"{empty[0]} has no initial values; a temporal variant makes what no "
                               'CLIP has with device="cpu"')
         model.freeze_text()
+        if tower is not None:
+            model.tower, model.preprocess = tower, tower.preprocess
         return model
 
     def vision_blocks(self) -> Iterable[nn.Module]:
