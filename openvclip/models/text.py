@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from openvclip.clip.tokenizer import count_tokens
 from openvclip.models.backbone import CLIP, Backbone
 from openvclip.utils.errors import DataError, first_line
 from openvclip.utils.files import replacing_file
@@ -78,7 +77,9 @@ def embed_texts(
         CheckpointError: an embedding is not finite.
     """
     tokens = clip.tokenize(texts, context_length, truncate=truncate)
-    cut = sum(count_tokens(text) > context_length for text in texts) if truncate else 0
+    cut = 0
+    if truncate:
+        cut = sum(clip.tokenizer.count(text) > context_length for text in texts)
     if cut:
         logger.warning("%d of %d texts have more than %d tokens and were cut off there", cut,
                        len(texts), context_length)
@@ -149,6 +150,8 @@ def cache_key(
         rest[2] = {"descriptions": class_texts(names, descriptions=descriptions)}
     if type(clip) is not CLIP:  # other towers may have the same weights
         rest.append(f"{type(clip).__module__}:{type(clip).__qualname__}")
+        tower = getattr(clip, "tower", None)
+        rest += [] if tower is None else [tower.digest()]
     digest.update(json.dumps(rest).encode())
     return digest.hexdigest()
 
@@ -181,7 +184,7 @@ def embed_tokens(
         CheckpointError: an embedding is not finite.
     """
     # Texts of similar length together, so that short ones do not take many columns.
-    batches = tokens.argmax(dim=-1).argsort(stable=True).split(batch_size)[share[0]::share[1]]
+    batches = clip.count_columns(tokens).argsort(stable=True).split(batch_size)[share[0]::share[1]]
     device = clip.logit_scale.device
     progress = Progress(sum(map(len, batches)), what, "sentences")
     parts = [torch.empty(0, clip.embed_dim)]

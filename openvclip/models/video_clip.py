@@ -133,8 +133,8 @@ class VideoCLIP(nn.Module):
 
         All parameters of the text tower take part even then, as DistributedDataParallel demands.
         """
-        # The shortest text replaces a missing one.
-        stand_in = tokens.new_tensor([[0, 1]]) if len(tokens) == 0 else tokens
+        # A text of nothing replaces a missing one.
+        stand_in = tokens.new_zeros(1, tokens.shape[1]) if len(tokens) == 0 else tokens
         features = at_least_fp32(self.model.encode_text(stand_in))
         with torch.autocast(features.device.type, enabled=False):
             return F.normalize(features, dim=-1)[:len(tokens)]

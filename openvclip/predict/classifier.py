@@ -230,7 +230,7 @@ class VideoClassifier:
         key = labels if isinstance(labels, str) else tuple(labels)
         if key not in self._texts:
             clip = self.model.model
-            names = check_labels(labels, clip.context_length)
+            names = check_labels(labels, clip.context_length, count=clip.tokenizer.count)
             self._texts[key] = class_embeddings(clip, names, context_length=clip.context_length)
             if len(self._texts) > LABEL_SETS:
                 del self._texts[next(iter(self._texts))]

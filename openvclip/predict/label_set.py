@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from openvclip.clip.tokenizer import clean_text, tokenize
+from openvclip.clip.tokenizer import clean_text, count_tokens
 from openvclip.data.lists.labels import read_label_file, split_labels
 from openvclip.models.text import TEMPLATES
 from openvclip.utils.errors import ConfigError, DataError
@@ -28,7 +27,8 @@ def read_labels(texts: Sequence[str] | None, file: str | Path | None) -> tuple[s
 
 
 def check_labels(
-    labels: Sequence[str], context_length: int = 77, where: str = "labels"
+    labels: Sequence[str], context_length: int = 77, where: str = "labels",
+    count: Callable[[str], int] = count_tokens,
 ) -> tuple[str, ...]:
     """Return the labels, stripped of space at their ends, if a classifier can be made from them.
 
@@ -36,6 +36,7 @@ def check_labels(
         labels: texts, one per class.
         context_length: most tokens of a sentence, including the template's own.
         where: what to call the labels in errors: an option or a file.
+        count: returns the number of tokens of a text, including those for its start and end.
 
     Raises:
         DataError: there are none; one is empty, not a text, the same as another except for case
@@ -46,6 +47,7 @@ def check_labels(
     if not labels:
         raise DataError(f"{where}: there are no labels; give at least two")
     seen: dict[str, int] = {}
+    template = max(TEMPLATES, key=count)
     for number, label in enumerate(labels, 1):
         if not isinstance(label, str):
             raise DataError(f"{where}: label {number} is a {type(label).__name__}, not a text")
@@ -58,27 +60,13 @@ def check_labels(
                 "do not count); remove one"
             )
         seen[text] = number
-        _check_length(label, number, context_length, where)
+        tokens = count(template.format(label))
+        if tokens > context_length:
+            raise DataError(
+                f"{where}: label {number} is too long: {_show(label)} makes a sentence of {tokens} "
+                f"tokens, and CLIP reads {context_length}; shorten it"
+            )
     return tuple(label.strip() for label in labels)
-
-
-def _check_length(label: str, number: int, context_length: int, where: str) -> None:
-    count = _count(_longest_template().format(label))
-    if count > context_length:
-        raise DataError(
-            f"{where}: label {number} is too long: {_show(label)} makes a sentence of {count} "
-            f"tokens, and CLIP reads {context_length}; shorten it"
-        )
-
-
-@cache
-def _longest_template() -> str:
-    return max(TEMPLATES, key=_count)
-
-
-def _count(text: str) -> int:
-    """Number of tokens of a text, including those for its start and end."""
-    return int(tokenize([text], 77 + 8 * len(text)).argmax()) + 1
 
 
 def _show(label: str) -> str:

@@ -185,6 +185,8 @@ def build_trainer(cfg) -> Trainer:
         logger.warning("no val.csv in %s: training without validation", cfg.DATA.PATH_TO_DATA_DIR)
     val_loader = build_loader(cfg, "val", **here) if has_val or cfg.VAL_MODE else None
     model = build_model(cfg, labels.names).to(device)
+    if batches.captions is not None:
+        batches.captions.tokenizer = model.model.tokenizer
     frozen = freeze_parameters(model, cfg)
     if cfg.LOG_MODEL_INFO:
         log_model_info(model)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from openvclip.clip.tokenizer import tokenize
+from openvclip.clip.text_tokens import ClipTokenizer, TextTokenizer
 from openvclip.data.captions.index import CaptionFile, draw_caption
 from openvclip.training.objectives.objective import Captions
 from openvclip.utils.errors import DataError
@@ -28,6 +28,9 @@ class CaptionSampler:
         sample: ``random`` draws one of several for each epoch, ``first`` takes the first.
         context_length: most tokens of a caption; the rest is cut off.
 
+    Attributes:
+        tokenizer: of the text tower; CLIP's own unless it is set.
+
     Raises:
         DataError: no video has a caption.
     """
@@ -43,6 +46,7 @@ class CaptionSampler:
     ) -> None:
         self.file, self.paths = file, paths
         self.seed, self.sample, self.context_length = seed, sample, context_length
+        self.tokenizer: TextTokenizer = ClipTokenizer()
         lacking = file.match(paths).unmatched
         if len(lacking) == len(paths):
             raise DataError(
@@ -63,7 +67,7 @@ class CaptionSampler:
                 drawn = draw_caption(sentences, seed=self.seed, epoch=epoch, index=row)
                 texts.append(drawn if self.sample == "random" else sentences[0])
                 videos.append(place)
-        tokens = tokenize(texts, self.context_length, truncate=True)
+        tokens = self.tokenizer.tokenize(texts, self.context_length, truncate=True)
         return Captions(tokens, torch.tensor(videos, dtype=torch.int64))
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from openvclip.clip.tokenizer import count_tokens, tokenize
+from openvclip.clip.text_tokens import TextTokenizer
 from openvclip.data.lists.retrieval import RetrievalList, build_retrieval_list
 from openvclip.evaluation.tasks.task import Predictions, Setup, Task
 from openvclip.metrics.retrieval import (
@@ -40,16 +40,20 @@ class TokenizedTexts:
     Args:
         texts: N texts; longer ones are cut off after ``context_length`` tokens.
         context_length: most tokens of a text, including start and end tokens.
+        tokenizer: of the text tower.
     """
 
-    def __init__(self, texts: Sequence[str], context_length: int) -> None:
+    def __init__(
+        self, texts: Sequence[str], context_length: int, tokenizer: TextTokenizer
+    ) -> None:
         unique = {text: place for place, text in enumerate(dict.fromkeys(texts))}
         self.places = torch.tensor([unique[text] for text in texts])
-        self.tokens = tokenize(list(unique), context_length, truncate=True)
-        full = self.tokens[:, -1] != 0  # the others are shorter
+        self.tokens = tokenizer.tokenize(list(unique), context_length, truncate=True)
+        # The last of a text that is padded is shorter: it equals that of no text at all.
+        padding = tokenizer.tokenize([""], context_length)[0, -1]
         cut = torch.tensor([
-            bool(fills) and count_tokens(text) > context_length
-            for text, fills in zip(unique, full, strict=True)
+            bool(fills) and tokenizer.count(text) > context_length
+            for text, fills in zip(unique, self.tokens[:, -1] != padding, strict=True)
         ])
         self.truncated = int(cut[self.places].sum())
 
@@ -92,7 +96,7 @@ class Retrieval(Task):
     def prepare(self, model: VideoCLIP) -> dict[str, Any]:
         """Tokenize the captions, and describe the list."""
         length = min(self.context_length, model.model.context_length)
-        self.captions = TokenizedTexts(self.pairs.captions, length)
+        self.captions = TokenizedTexts(self.pairs.captions, length, model.model.tokenizer)
         return {"task": "retrieval", "list": self.pairs.source,
                 "captions": describe_pairs(self.pairs, self.captions)}
 

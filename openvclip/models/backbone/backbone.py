@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import nn
 
-from openvclip.clip import tokenizer
+from openvclip.clip.text_tokens import ClipTokenizer, TextTokenizer
 from openvclip.clip.towers import Preprocess, TowerSpec
 
 
@@ -38,7 +38,7 @@ class Backbone(nn.Module):
     embed_dim: int
     context_length: int
     logit_scale: nn.Parameter
-    logit_bias: nn.Parameter | None = None
+    logit_bias: nn.Parameter | None  # a value here would hide a family's own
 
     @classmethod
     @abstractmethod
@@ -82,8 +82,21 @@ class Backbone(nn.Module):
     def tokenize(
         self, texts: Sequence[str], context_length: int, *, truncate: bool = False
     ) -> torch.Tensor:
-        """Return int64 (N, columns) token ids; the end of a text is the largest id of its row."""
-        return tokenizer.tokenize(texts, context_length, truncate=truncate)
+        """Return int64 (N, context_length) token ids.
+
+        Raises:
+            DataError: a text is longer, and ``truncate`` is off.
+        """
+        return self.tokenizer.tokenize(texts, context_length, truncate=truncate)
+
+    @property
+    def tokenizer(self) -> TextTokenizer:
+        """What turns texts into token ids: CLIP's own, unless the towers have another."""
+        return ClipTokenizer()
+
+    def count_columns(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return how many columns of token ids (N, columns) each text needs, int64 (N,)."""
+        return tokens.argmax(dim=-1) + 1
 
     def describe(self) -> str:
         """The sizes in words, for the log."""
