@@ -9,6 +9,7 @@ from openvclip.config.idle import find_idle
 from openvclip.data.loader import explain_dead_worker
 from openvclip.evaluation.build import build_runners
 from openvclip.evaluation.runner import run_tests
+from openvclip.models.resolve import build_resolved
 from openvclip.training.build import build_trainer
 from openvclip.utils import distributed
 from openvclip.utils.files import replacing
@@ -41,6 +42,7 @@ def run(cfg) -> None:
 
 def _run(cfg, stop: StopSignals) -> None:
     load_extensions(cfg.EXTENSIONS)  # again in each process that was started
+    cfg = build_resolved(cfg)
     logger.info("OUTPUT_DIR is %s", cfg.OUTPUT_DIR)
     if distributed.is_main():
         with replacing(Path(cfg.OUTPUT_DIR) / "config.yaml") as file:

@@ -22,7 +22,7 @@ from openvclip.data.video.transport import PackedBatch, PackedClips
 from openvclip.models.text import class_embeddings
 from openvclip.models.video_clip import VideoCLIP
 from openvclip.predict.choices import check_sources, compute_precision, select_device
-from openvclip.predict.input_spec import InputSpec, find_input_spec
+from openvclip.predict.input_spec import InputSpec, find_input_spec, follow_tower
 from openvclip.predict.label_set import check_labels
 from openvclip.predict.results import (
     Prediction,
@@ -118,7 +118,7 @@ def load_model(
             raise ConfigError(f"{what} is {number}; give 1 or more")
     target = select_device(device)
     dtype = compute_precision(precision, target)
-    options = find_input_spec(checkpoint, config)
+    options = find_input_spec(checkpoint, config, name)
     given = {"temporal_type": temporal_type, "num_frames": num_frames,
              "sampling_rate": sampling_rate}
     changes: dict[str, Any] = {name: None if value == "none" else value
@@ -126,6 +126,7 @@ def load_model(
     options = replace(options, **changes)
     model = load_patched(name, checkpoint, patching_ratio, temporal_type=options.temporal_type,
                          num_frames=options.num_frames, backbone=options.backbone)
+    options = follow_tower(options, getattr(model.model, "tower", None))
     return VideoClassifier(model.to(target).eval(), options, views=views, dtype=dtype,
                            batch_size=batch_size, as_tested=as_tested)
 

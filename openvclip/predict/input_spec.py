@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from openvclip.checkpoints.training_config import TrainingConfig, find_training_config
+from openvclip.clip.towers import TowerSpec, describe_tower
 from openvclip.config import get_cfg, load_cfg
+from openvclip.config.auto import find_auto
 from openvclip.config.parser import merge
 from openvclip.data.dataset import Pixels
 from openvclip.data.video.crops import BILINEAR, SHORTEST
 from openvclip.data.video.sampling import PUBLISHED, Sampling
+from openvclip.models.resolve import build_resolved, find_filter
 from openvclip.utils.errors import CheckpointError, ConfigError
 from openvclip.utils.logging import get_logger
 
@@ -116,8 +119,27 @@ def build_input_spec(cfg: Any) -> InputSpec:
     )
 
 
-def find_input_spec(checkpoint: str | Path | None, config: str | Path | None = None) -> InputSpec:
+def follow_tower(spec: InputSpec, tower: TowerSpec | None) -> InputSpec:
+    """Return the towers' own preprocessing if nothing says how a model was trained, else ``spec``.
+
+    Frames for OpenAI's architecture are resized as in the published tests, without antialiasing.
+    ``tower`` is None for an extension's, which may say nothing of it.
+    """
+    if spec.loss or tower is None:
+        return spec
+    own = tower.preprocess
+    return replace(
+        spec, mean=own.mean, std=own.std, mode=own.resize_mode, fill=own.fill_color,
+        filter=BILINEAR if tower.family == "clip" else find_filter(own, tower.label),
+    )
+
+
+def find_input_spec(
+    checkpoint: str | Path | None, config: str | Path | None = None, clip: str | Path = "",
+) -> InputSpec:
     """Return the input of ``config``, or find what the checkpoint was trained with.
+
+    ``clip`` is asked for what a config leaves to it (``auto``).
 
     See :func:`openvclip.checkpoints.training_config.find_training_config`; if that finds nothing,
     as for other people's weights, the defaults are used. In the original CLIP, without checkpoint
@@ -128,7 +150,9 @@ def find_input_spec(checkpoint: str | Path | None, config: str | Path | None = N
         CheckpointError: the config that was found cannot be used.
     """
     if config is not None:
-        return build_input_spec(load_cfg(config))
+        cfg = load_cfg(config)
+        return build_input_spec(build_resolved(cfg, describe_tower(clip)) if clip and find_auto(cfg)
+                                else build_resolved(cfg))
     if checkpoint is None:
         return InputSpec(temporal_type=None)
     trained = find_training_config(checkpoint)
@@ -161,6 +185,7 @@ def parse_input_spec(config: TrainingConfig) -> InputSpec:
             settings[key] = values[name]
     cfg = get_cfg()
     problems = merge(cfg, settings, f"the config in {config.where}")
+    problems += [f"the config in {config.where}: {key} is still auto" for key in find_auto(cfg)]
     if problems:
         raise CheckpointError(f"{problems[0]}; give a config file that has a right value")
     try:

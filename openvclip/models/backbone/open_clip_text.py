@@ -12,7 +12,8 @@ AT_END = ("argmax", "eos")  # kinds of pooling that take the token at which a te
 
 def find_ends(tokens: torch.Tensor, kind: str, eos: int | None) -> torch.Tensor:
     """Return the position whose feature is taken of each text, int64 (N,)."""
-    return (tokens if kind == "argmax" else (tokens == eos).int()).argmax(dim=-1)
+    marked = tokens if kind == "argmax" else torch.eq(tokens, eos or 0).int()
+    return marked.argmax(dim=-1)
 
 
 def text_tower(model: nn.Module) -> Any:
@@ -41,7 +42,7 @@ def _find_ends(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     return find_ends(tokens, kind, getattr(tower, "text_eos_id", getattr(tower, "eos_id", None)))
 
 
-def encode_text(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+def encode_text(model: Any, tokens: torch.Tensor) -> torch.Tensor:
     """Encode token ids as open_clip's model does.
 
     A causal tower is given the columns up to the batch's last end of a text only, which is exact.
