@@ -77,11 +77,11 @@ def predict(argv: list[str] | None, show: Callable[[str], None]) -> None:
     from openvclip.predict.videos import predict_videos
 
     labels = read_labels(args.pop("labels"), args.pop("label_file"))
-    found = predict_videos(
+    predictions = predict_videos(
         labels=labels, show=show, columns=shutil.get_terminal_size().columns, **args,
     )
-    if all(prediction.error for prediction in found):
-        raise DataError(f"none of the {len(found)} videos could be read; see above")
+    if all(prediction.error for prediction in predictions):
+        raise DataError(f"none of the {len(predictions)} videos could be read; see above")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -196,9 +196,9 @@ def write_dataset(root: str | Path, seed: int = 0, size: DatasetSize | None = No
         logger.info("demo data: %s is complete, nothing to do", root)
         return False
     for name in (MARKER, PLAN):
-        found = _read(root / name)
-        if found not in (None, plan):
-            raise DataError(f"{root / name} describes other demo data ({found}) than wanted "
+        other = _read(root / name)
+        if other not in (None, plan):
+            raise DataError(f"{root / name} describes other demo data ({other}) than wanted "
                             f"({plan}); give another folder or delete this one")
     root.mkdir(parents=True, exist_ok=True)
     _write_text(root / PLAN, json.dumps(plan, indent=1))

@@ -169,7 +169,7 @@ def _train_step(
 
 def _check_same(state: dict, run: dict, path: Path) -> None:
     """Refuse weights that were made with other parameters."""
-    found = state.get("run")
-    if found != run:
-        raise CheckpointError(f"{path} was made with other parameters ({found}) than wanted "
+    made_with = state.get("run")
+    if made_with != run:
+        raise CheckpointError(f"{path} was made with other parameters ({made_with}) than wanted "
                               f"({run}); delete it or give another file")

@@ -18,7 +18,7 @@ def find_videos(names: Sequence[str]) -> list[str]:
     Raises:
         DataError: something does not exist, a pattern matches nothing, or a folder has no video.
     """
-    found: dict[str, None] = {}
+    videos: dict[str, None] = {}
     for name in names:
         # A file with exactly that name first: names of videos may have brackets.
         matches = [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True))
@@ -29,10 +29,10 @@ def find_videos(names: Sequence[str]) -> list[str]:
             inside = _videos_below(match) if os.path.isdir(match) else [match]
             if not inside and match == name:
                 raise DataError(f"--video: the folder {name!r} has no videos in it")
-            found.update(dict.fromkeys(inside))
-    if not found:
+            videos.update(dict.fromkeys(inside))
+    if not videos:
         raise DataError(f"--video: no videos in {', '.join(map(repr, names)) or 'an empty list'}")
-    return list(found)
+    return list(videos)
 
 
 def _videos_below(folder: str) -> list[str]:

@@ -83,18 +83,18 @@ class Timeline:
         A window stands for the time around its middle; the first and the last up to the ends.
         """
         best = self.probabilities.argmax(dim=1).tolist()
-        found, first = [], 0
+        segments, first = [], 0
         for label, group in itertools.groupby(best):
             count = len(list(group))
             rows = slice(first, first + count)
-            found.append({
+            segments.append({
                 "start": round(self.edge(first), 3),
                 "end": round(self.edge(first + count), 3),
                 "label": self.labels[label],
                 "probability": round(float(self.probabilities[rows, label].mean()), 6),
             })
             first += count
-        return found
+        return segments
 
     def edge(self, number: int) -> float:
         """Return the second from which window ``number`` stands for the video."""
