@@ -26,7 +26,8 @@ those of `openvclip/utils/errors.py`: `ConfigError`, `DataError`, `CheckpointErr
 # What to import for what: modules below openvclip, and the names to show of each; none named shows
 # every public one. A module that does not exist is left out.
 MODULES: dict[str, dict[str, str]] = {
-    "Prediction": {"predict.classifier": "load_model VideoClassifier EncodedVideo"},
+    "Prediction": {"predict.classifier": "load_model VideoClassifier",
+                   "predict.results": "Prediction Timeline"},
     "Weights": {
         "interpolation.mixing": "",
         "clip.weights": "load_clip load_state_dict_file default_clip_path check_keys "

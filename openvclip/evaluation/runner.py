@@ -210,16 +210,25 @@ def _restore(resume_log: ResumeLog | None, ensembles: list[ViewEnsemble]) -> dic
     return failures
 
 
+def compute_outputs(
+    forward: Callable[[Tensor], Tensor], video: Tensor, autocast: Callable = nullcontext
+) -> Tensor:
+    """Return what ``forward`` makes of video (M, 3, T, H, W): float32 (M, K) on the CPU.
+
+    It is the only place of a test or a prediction that waits for the device.
+    """
+    with autocast():
+        outputs = forward(video)
+    return outputs.float().cpu()
+
+
 def _score(
     forward: Callable[[Tensor], Tensor], parts: Iterable[tuple[Tensor, Tensor, Tensor]],
     ensemble: ViewEnsemble, autocast: Callable, which: str,
 ) -> None:
     """Add the model's outputs for each group of a batch, if finite, to an ensemble."""
     for video, rows, clips in parts:
-        with autocast():
-            logits = forward(video)
-        # The only place that waits for the device.
-        ensemble.add(_check(logits.float().cpu(), rows, which), rows, clips)
+        ensemble.add(_check(compute_outputs(forward, video, autocast), rows, which), rows, clips)
 
 
 def _check(logits: Tensor, rows: Tensor, which: str) -> Tensor:

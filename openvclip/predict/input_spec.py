@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,20 @@ from openvclip.utils.logging import get_logger
 
 logger = get_logger(__name__)
 
-# What is read from a training checkpoint's config; the rest of it, which may be another
+# A field and the key that sets it. The rest of a training checkpoint's config, which may be another
 # program's, is ignored.
-KEYS = (
-    "MODEL.BACKBONE", "MODEL.MODEL_NAME", "MODEL.TEMPORAL_MODELING_TYPE",
-    "DATA.NUM_FRAMES", "DATA.SAMPLING_RATE", "DATA.TARGET_FPS", "DATA.USE_OFFSET_SAMPLING",
-    "DATA.SAMPLING_COMPAT", "DATA.MEAN", "DATA.STD", "DATA.REVERSE_INPUT_CHANNEL",
-)
+KEYS = {
+    "backbone": "MODEL.BACKBONE",
+    "temporal_type": "MODEL.TEMPORAL_MODELING_TYPE",
+    "num_frames": "DATA.NUM_FRAMES",
+    "sampling_rate": "DATA.SAMPLING_RATE",
+    "target_fps": "DATA.TARGET_FPS",
+    "use_offset": "DATA.USE_OFFSET_SAMPLING",
+    "compat": "DATA.SAMPLING_COMPAT",
+    "mean": "DATA.MEAN",
+    "std": "DATA.STD",
+    "reverse_channels": "DATA.REVERSE_INPUT_CHANNEL",
+}
 
 
 @dataclass(frozen=True)
@@ -31,16 +39,11 @@ class InputSpec:
     """How frames become a model's clip; the defaults are those of the shipped Kinetics configs.
 
     Attributes:
-        temporal_type: how frames see each other, MODEL.TEMPORAL_MODELING_TYPE.
-        num_frames: frames of a clip (T).
-        sampling_rate: frames between two of them, at ``target_fps``.
-        target_fps: the frame rate at which ``sampling_rate`` counts.
-        use_offset: DATA.USE_OFFSET_SAMPLING.
-        compat: DATA.SAMPLING_COMPAT.
-        mean: subtracted from RGB in 0..1.
-        std: divides the result.
-        reverse_channels: BGR instead of RGB.
-        backbone: MODEL.BACKBONE.
+        temporal_type: how frames see each other.
+        num_frames, sampling_rate, target_fps, use_offset, compat: see
+            :class:`openvclip.data.video.sampling.Sampling`.
+        mean, std, reverse_channels: see :class:`openvclip.data.dataset.Pixels`.
+        backbone: the family of towers.
     """
 
     temporal_type: str | None = "expand_temporal_view"
@@ -85,20 +88,11 @@ class InputSpec:
 
 def build_input_spec(cfg: Any) -> InputSpec:
     """Take the model's input settings from a config."""
-    basic = cfg.MODEL.MODEL_NAME == "BasicClipVideo"
-    data = cfg.DATA
-    return InputSpec(
-        temporal_type=None if basic else cfg.MODEL.TEMPORAL_MODELING_TYPE,
-        num_frames=data.NUM_FRAMES,
-        sampling_rate=data.SAMPLING_RATE,
-        target_fps=data.TARGET_FPS,
-        use_offset=data.USE_OFFSET_SAMPLING,
-        compat=data.SAMPLING_COMPAT,
-        mean=tuple(data.MEAN),
-        std=tuple(data.STD),
-        reverse_channels=data.REVERSE_INPUT_CHANNEL,
-        backbone=cfg.MODEL.BACKBONE,
-    )
+    values: dict[str, Any] = {name: attrgetter(key)(cfg) for name, key in KEYS.items()}
+    values.update(mean=tuple(cfg.DATA.MEAN), std=tuple(cfg.DATA.STD))
+    if cfg.MODEL.MODEL_NAME == "BasicClipVideo":
+        values["temporal_type"] = None
+    return InputSpec(**values)
 
 
 def find_input_spec(checkpoint: str | Path | None, config: str | Path | None = None) -> InputSpec:
@@ -139,7 +133,7 @@ def parse_input_spec(config: TrainingConfig) -> InputSpec:
         CheckpointError: a value in it cannot be used.
     """
     settings = {}
-    for key in KEYS:
+    for key in ("MODEL.MODEL_NAME", *KEYS.values()):
         section, name = key.split(".")
         values = config.section(section)
         if name in values:

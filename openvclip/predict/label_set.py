@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
 from openvclip.clip.tokenizer import clean_text, tokenize
@@ -45,6 +44,7 @@ def check_labels(
         raise DataError(f"{where}: {_show(labels)} is one text; give a list of them")
     if not labels:
         raise DataError(f"{where}: there are no labels; give at least two")
+    sentence = max(TEMPLATES, key=_count)
     seen: dict[str, int] = {}
     for number, label in enumerate(labels, 1):
         if not isinstance(label, str):
@@ -58,22 +58,13 @@ def check_labels(
                 "do not count); remove one"
             )
         seen[text] = number
-        _check_length(label, number, context_length, where)
+        count = _count(sentence.format(label))
+        if count > context_length:
+            raise DataError(
+                f"{where}: label {number} is too long: {_show(label)} makes a sentence of {count} "
+                f"tokens, and CLIP reads {context_length}; shorten it"
+            )
     return tuple(label.strip() for label in labels)
-
-
-def _check_length(label: str, number: int, context_length: int, where: str) -> None:
-    count = _count(_longest_template().format(label))
-    if count > context_length:
-        raise DataError(
-            f"{where}: label {number} is too long: {_show(label)} makes a sentence of {count} "
-            f"tokens, and CLIP reads {context_length}; shorten it"
-        )
-
-
-@cache
-def _longest_template() -> str:
-    return max(TEMPLATES, key=_count)
 
 
 def _count(text: str) -> int:

@@ -23,7 +23,7 @@ PIXELS_A_SIDE = 8  # Pixels of a frame, along a side, of which one of a small pi
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """What a file says about its video, before any frame is decoded; 0 if it does not say.
+    """What a file says about its video; 0 if it does not say.
 
     Attributes:
         fps: average frame rate.
@@ -36,8 +36,8 @@ class VideoFacts:
     fps: float
     count: int
     seconds: float
-    turns: int = 0
-    pixels: int = 0
+    turns: int
+    pixels: int
 
 
 def probe(path: str) -> VideoFacts:
