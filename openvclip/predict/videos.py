@@ -94,11 +94,8 @@ def predict_videos(
     facts = _describe_model(model, clip, checkpoint, patching_ratio)
     run = _Run(model, labels, Path(output), facts)
     with _writing(output):
-        try:
-            run.predict(paths, top_k, save_figures, (window, stride) if timeline else None,
-                        workers=workers, columns=columns, show=show)
-        finally:
-            run.write()  # what there is so far
+        run.predict(paths, top_k, save_figures, (window, stride) if timeline else None,
+                    workers=workers, columns=columns, show=show)
     return run.predictions
 
 
@@ -198,17 +195,20 @@ class _Run:
         timeline: tuple[float | None, float | None] | None, *, workers: int, columns: int,
         show: Callable[[str], None],
     ) -> None:
-        """Predict each video, show its table, and make its timeline where one is asked for."""
+        """Predict each video, show its table, make its timeline if asked for; write the files."""
         progress = Progress(len(paths), "predicting", "videos")
         predictions = self.model.predict_many(
             paths, self.labels, top_k, workers=workers, keep_frames=save_figures)
-        for number, prediction in enumerate(predictions, 1):
-            heading = f"[{number}/{len(paths)}] " if len(paths) > 1 else ""
-            self.add(prediction, save_figures)
-            show(format_prediction(prediction, heading, columns) + "\n")
-            if timeline is not None and not prediction.error:
-                self.add_timeline(prediction, *timeline)
-            progress.update(note=f"{len(self._failed)} skipped" if self._failed else "")
+        try:
+            for number, prediction in enumerate(predictions, 1):
+                heading = f"[{number}/{len(paths)}] " if len(paths) > 1 else ""
+                self.add(prediction, save_figures)
+                show(format_prediction(prediction, heading, columns) + "\n")
+                if timeline is not None and not prediction.error:
+                    self.add_timeline(prediction, *timeline)
+                progress.update(note=f"{len(self._failed)} skipped" if self._failed else "")
+        finally:
+            self.write()  # what there is so far
 
     def write(self) -> None:
         """Write predictions.json and predictions.csv."""
