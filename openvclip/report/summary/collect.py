@@ -11,9 +11,8 @@ from openvclip.report.checks import SetupCheck
 from openvclip.report.summary.columns import COLUMN_OF, Column, select_columns
 from openvclip.report.summary.notes import Note, collect_notes
 from openvclip.report.summary.published import Published, select_published
-from openvclip.report.summary.results import list_results
 from openvclip.report.summary.retrieval import RetrievalRow, group_retrieval, is_retrieval
-from openvclip.report.summary.rows import ModelRow, backbone_place, group_rows
+from openvclip.report.summary.rows import ModelRow, backbone_place, group_rows, list_results
 from openvclip.report.summary.runs import BACKBONES, RESULTS, find_runs
 from openvclip.report.summary.sections import Section, group_sections
 from openvclip.report.summary.sweeps import Sweeps, collect_sweeps
@@ -52,7 +51,7 @@ def summarize(
     protocols: Sequence[str] | None = None,
     trained: Sequence[str] | None = None,
 ) -> Summary:
-    """Gather the tests under ``folders`` into the table.
+    """Gather the tests under ``folders`` into the tables.
 
     Args:
         folders: where tests wrote their results.

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from openvclip.report.summary.columns import COLUMN_OF, Column
-from openvclip.report.summary.results import Result
-from openvclip.report.summary.rows import ModelRow, label_rows
+from openvclip.report.summary.rows import ModelRow, Result, label_rows
 from openvclip.utils.errors import ConfigError
 
 PICTURE = "accuracy_vs_ratio.png"

@@ -10,8 +10,8 @@ from openvclip.report.retrieval_numbers import COLUMNS, DIRECTIONS, TITLES
 from openvclip.report.summary.collect import Summary
 from openvclip.report.summary.columns import Column
 from openvclip.report.summary.published import Number
-from openvclip.report.summary.results import CLIP, Row
 from openvclip.report.summary.retrieval import RetrievalRow, collect_retrieval_notes
+from openvclip.report.summary.rows import CLIP, Row
 from openvclip.report.summary.sections import Section
 from openvclip.utils.text import clean
 
@@ -107,10 +107,10 @@ def _tabulate_zero_shot(summary: Summary) -> Table:
             for row in summary.rows if row.backbone == backbone
         ]
         rows += [
-            TableRow((name, row.method, f"published: {row.source}"),
-                     [f"{row.method} [{sources.index(row.source) + 1}]"],
+            TableRow((name, row.label, f"published: {row.source}"),
+                     [f"{row.label} [{sources.index(row.source) + 1}]"],
                      f"{backbone}, published by others",
-                     [say_number(row.numbers.get(column.key)) for column in summary.columns])
+                     [say_number(row.number(column.key)) for column in summary.columns])
             for row in summary.published if row.backbone == backbone
         ]
     published = {row.backbone for row in summary.published}
