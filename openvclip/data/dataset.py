@@ -16,9 +16,8 @@ from openvclip.data.lists.labels import VideoList
 from openvclip.data.video.cache import FrameCache
 from openvclip.data.video.crops import CENTRE, Crop, fixed_crop, jitter_crop, relative_crop
 from openvclip.data.video.keeping import DrawnCuts, FixedCuts, whole_frame
-from openvclip.data.video.resample import Normalisation
+from openvclip.data.video.resample import Cut, Normalisation, PackedClips
 from openvclip.data.video.sampling import ClipRequest, Sampling
-from openvclip.data.video.transport import Cut, PackedClips
 from openvclip.data.video.video_io import Keep, read_clips
 from openvclip.utils.errors import DataError
 

@@ -18,8 +18,8 @@ from openvclip.data.dataset import Pixels, RandomClips, VideoDataset
 from openvclip.data.lists.labels import LabelSpace, VideoList, check_videos_exist, read_list
 from openvclip.data.samplers import EvalSampler, TrainSampler
 from openvclip.data.video.cache import FrameCache
+from openvclip.data.video.resample import finish_video
 from openvclip.data.video.sampling import Sampling
-from openvclip.data.video.transport import finish_video
 from openvclip.utils.cores import count_cores
 from openvclip.utils.errors import ConfigError, DataError
 from openvclip.utils.logging import get_logger

@@ -18,7 +18,7 @@ import torch
 from openvclip.checkpoints.loading import compute_amp_dtype, load_patched
 from openvclip.clip.weights import ARCH_FILES, SUFFIXES, default_clip_path
 from openvclip.data.video.keeping import FixedCuts
-from openvclip.data.video.transport import PackedBatch, PackedClips
+from openvclip.data.video.resample import PackedBatch, PackedClips
 from openvclip.evaluation.runner import compute_outputs
 from openvclip.models.text import class_embeddings
 from openvclip.models.video_clip import VideoCLIP
