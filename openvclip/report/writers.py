@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from openvclip.metrics.classification import (
@@ -38,6 +39,41 @@ def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence])
         writer = csv.writer(file)
         writer.writerow(show_row(header))
         writer.writerows(map(show_row, rows))
+
+
+def name_top1(ratio: float | None) -> str:
+    """Return the heading of a patching ratio's column in ``per_class.csv``; None: not patched."""
+    return "top1" if ratio is None else f"top1_ratio{ratio:g}"
+
+
+def write_per_class(
+    path: str | Path,
+    class_names: Sequence[str],
+    labels: Tensor,
+    columns: Mapping[str, tuple[Tensor, Tensor]],
+) -> None:
+    """Write the number of videos and the top-1 accuracy (%) of every class.
+
+    Args:
+        path: the CSV file.
+        class_names: names of the C classes.
+        labels: (N,) class indices.
+        columns: heading -> scores (N, C) and whether each video was evaluated, bool (N,). Videos
+            that were not count as wrong.
+    """
+    totals = torch.bincount(labels, minlength=len(class_names))
+    shares = []
+    for scores, done in columns.values():
+        _, right = compute_per_class_accuracy(scores[done], labels[done])
+        shares.append((right.double() / totals.clamp(min=1) * 100).tolist())
+    write_csv(
+        path,
+        ["index", "class", "videos", *columns],
+        (
+            [i, name, int(totals[i]), *(f"{share[i]:.2f}" for share in shares)]
+            for i, name in enumerate(class_names)
+        ),
+    )
 
 
 class TensorboardWriter:

@@ -18,9 +18,13 @@ from openvclip.models.video_clip import VideoCLIP
 from openvclip.report.run.details import build_details
 from openvclip.report.run.page import write_report
 from openvclip.report.run.predictions_file import save_predictions
-from openvclip.report.run.results import name_top1, write_per_class
 from openvclip.report.summary.sweeps import write_test_sweep
-from openvclip.report.writers import TensorboardWriter, build_tensorboard
+from openvclip.report.writers import (
+    TensorboardWriter,
+    build_tensorboard,
+    name_top1,
+    write_per_class,
+)
 from openvclip.utils.logging import get_logger
 
 logger = get_logger(__name__)

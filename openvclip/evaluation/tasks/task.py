@@ -15,7 +15,7 @@ from openvclip.data.lists.labels import VideoList
 from openvclip.data.loader import Loader
 from openvclip.interpolation import Weights
 from openvclip.models.video_clip import VideoCLIP
-from openvclip.report.run.results import name_predictions
+from openvclip.report.run.predictions_file import name_predictions
 
 
 @dataclass

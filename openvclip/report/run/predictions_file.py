@@ -40,6 +40,12 @@ REFUSED = frozenset({"INST", "OBJ", "EXT1", "EXT2", "EXT4", "PERSID", "NEWOBJ", 
 LONGEST_NUMBER = 32
 
 
+def name_predictions(path: str | Path, ratio: float | None, several: bool) -> Path:
+    """Return the file of one ratio's predictions: ``path``, or if ``several`` one per ratio."""
+    path = Path(path)
+    return path.with_name(f"{path.stem}_ratio{ratio:.2f}{path.suffix}") if several else path
+
+
 def save_predictions(path: str | Path, scores: Tensor, labels: Tensor) -> None:
     """Write ``[scores (N, C), labels]`` as CPU tensors, for ``pickle.load`` as published.
 

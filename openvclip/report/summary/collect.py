@@ -12,7 +12,7 @@ from openvclip.report.summary.columns import COLUMN_OF, Column, select_columns
 from openvclip.report.summary.notes import Note, collect_notes
 from openvclip.report.summary.published import Published, select_published
 from openvclip.report.summary.retrieval import RetrievalRow, group_retrieval, is_retrieval
-from openvclip.report.summary.rows import ModelRow, backbone_place, group_rows, list_results
+from openvclip.report.summary.rows import ModelRow, group_rows, list_results
 from openvclip.report.summary.runs import BACKBONES, RESULTS, find_runs
 from openvclip.report.summary.sections import Section, group_sections
 from openvclip.report.summary.sweeps import Sweeps, collect_sweeps
@@ -35,13 +35,6 @@ class Summary:
     def zero_shot(self) -> bool:
         """Whether to show the zero-shot table: not where all results are in other tables."""
         return bool(self.rows) or not (self.sections or self.retrieval)
-
-    @property
-    def backbones(self) -> list[str]:
-        """All backbones in order; those with published numbers only come last."""
-        ours = {row.backbone for row in self.rows}
-        known = ours | {row.backbone for row in self.published}
-        return sorted(known, key=lambda name: (name not in ours, backbone_place(name)))
 
 
 def summarize(

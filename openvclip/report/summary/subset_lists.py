@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,7 +49,8 @@ class Match(NamedTuple):
 
 def list_keys(videos: VideoList, names: Sequence[str]) -> list[tuple[str, str]]:
     """Return each row's (path as listed, class name)."""
-    return list(zip(videos.paths, (names[label] for label in videos.labels.tolist()), strict=True))
+    labels = np.asarray(videos.labels).tolist()
+    return list(zip(videos.paths, (names[label] for label in labels), strict=True))
 
 
 def read_tested(

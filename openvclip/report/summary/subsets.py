@@ -18,8 +18,7 @@ from torch import Tensor
 from openvclip.data.lists.labels import LabelSpace
 from openvclip.data.lists.protocols import Protocol, find_protocol
 from openvclip.metrics.classification import compute_scores
-from openvclip.report.run.predictions_file import load_predictions
-from openvclip.report.run.results import name_predictions, name_top1, write_per_class
+from openvclip.report.run.predictions_file import load_predictions, name_predictions
 from openvclip.report.summary.runs import RESULTS, find_arch, read_results
 from openvclip.report.summary.subset_lists import (
     Match,
@@ -30,7 +29,7 @@ from openvclip.report.summary.subset_lists import (
     read_tested,
     refuse_problems,
 )
-from openvclip.report.writers import write_json
+from openvclip.report.writers import name_top1, write_json, write_per_class
 from openvclip.utils.errors import DataError
 from openvclip.utils.logging import get_logger
 
