@@ -85,7 +85,7 @@ class TensorboardWriter:
         config: text of the resolved config.
         confusion_matrix: add the confusion matrix of every validation.
         histogram: add the accuracy of every class as bars, worst first.
-        wrong_predictions: number of misclassified videos to add as strips of frames.
+        wrong_predictions: number of the surest mistakes to add as strips of frames with both names.
     """
 
     def __init__(
@@ -114,37 +114,27 @@ class TensorboardWriter:
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 self.writer.add_scalar(f"{prefix}/{name}", value, step)
 
-    def add_predictions(self, prefix: str, scores: Tensor, labels: Tensor, step: int) -> None:
-        """Add the pictures of predictions (N, C) against labels (N,) that are switched on."""
+    def add_predictions(
+        self, prefix: str, scores: Tensor, labels: Tensor, done: Tensor, step: int, dataset: Any,
+        clips: int = 1,
+    ) -> None:
+        """Add the pictures that are switched on of predictions (N, C) against labels (N,).
+
+        ``done``, bool (N,), is False for videos that could not be evaluated. ``dataset`` gives the
+        frames of a row. The confidence of wrong answers is the softmax of ``scores / clips``.
+        """
         from openvclip.report import plots
 
         if self.confusion_matrix:
-            counts = compute_confusion(scores, labels)
+            counts = compute_confusion(scores[done], labels[done])
             figure = plots.draw_confusion(counts, self.class_names)
             self.writer.add_figure(f"{prefix}/confusion_matrix", figure, step)
         if self.histogram:
-            total, right = compute_per_class_accuracy(scores, labels)
+            total, right = compute_per_class_accuracy(scores[done], labels[done])
             figure = plots.draw_class_accuracy(total, right, self.class_names)
             self.writer.add_figure(f"{prefix}/class_accuracy", figure, step)
-
-    def add_wrong_predictions(
-        self,
-        prefix: str,
-        dataset: Any,
-        scores: Tensor,
-        labels: Tensor,
-        done: Tensor,
-        step: int,
-        clips: int = 1,
-    ) -> None:
-        """Add the most confident wrong answers as strips of frames with both names.
-
-        Confidence is the softmax of ``scores / clips``.
-        """
         if not self.wrong_predictions:
             return
-        from openvclip.report import plots
-
         wrong = rank_mistakes(scores, labels, done, self.wrong_predictions, clips)
         for place, (row, answer, confidence) in enumerate(wrong):
             title = (

@@ -154,9 +154,8 @@ class Validator:
         if self.writer is not None:
             self.writer.add_scalars("Val", stats, epoch)
             if not self.multi_label:
-                done = own.complete
-                self.writer.add_predictions("Val", own.scores[done], labels[done], epoch)
-                self.writer.add_wrong_predictions("Val", dataset, own.scores, labels, done, epoch)
+                self.writer.add_predictions(
+                    "Val", own.scores, labels, own.complete, epoch, dataset)
         return accuracies
 
     def _published_fields(self, stats: dict[str, Any]) -> dict[str, Any]:

@@ -7,8 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from openvclip.data.lists.draws import read_draw
 from openvclip.data.lists.labels import build_label_space
 from openvclip.evaluation.tasks.task import Predictions, Setup, Task
@@ -101,19 +99,12 @@ class Classification(Task):
                 logger.info("wrote %s", path)
             if self.writer is not None and not self.multi_label:
                 tag = f"Test/ratio_{ratio:g}" if setup.ratios else "Test"
-                self._write_events(self.writer, tag, setup, scores, labels, done)
+                self.writer.add_predictions(tag, scores, labels, done, 0, dataset,
+                                            self._clips_in_score(setup))
         write_report(folder / "report.html", lambda: build_details(
             results, self.class_names, labels, list(pairs.values()), dataset,
             self._clips_in_score(setup),
         ))
-
-    def _write_events(
-        self, writer: TensorboardWriter, tag: str, setup: Setup, scores: Tensor, labels: Tensor,
-        done: Tensor,
-    ) -> None:
-        writer.add_predictions(tag, scores[done], labels[done], 0)
-        writer.add_wrong_predictions(
-            tag, setup.loader.dataset, scores, labels, done, 0, self._clips_in_score(setup))
 
     def _clips_in_score(self, setup: Setup) -> int:
         return setup.num_clips if self.method == "sum" else 1
