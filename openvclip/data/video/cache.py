@@ -61,16 +61,17 @@ class _Source:
     mtime_ns: int
 
     @classmethod
-    def of(cls, path: str) -> _Source:
-        status = os.stat(path)
+    def of(cls, path: str) -> _Source | None:
+        try:
+            status = os.stat(path)
+        except OSError:
+            return None
         return cls(os.path.abspath(path), status.st_size, status.st_mtime_ns)
 
     def is_stale(self) -> bool:
         """Whether the file was changed or deleted (not whether its disk is missing)."""
-        try:
-            return _Source.of(self.path) != self
-        except OSError:
-            return os.path.isdir(os.path.dirname(self.path))
+        now = _Source.of(self.path)
+        return now != self if now else os.path.isdir(os.path.dirname(self.path))
 
 
 class FrameCache:
@@ -96,11 +97,8 @@ class FrameCache:
     def get(self, path: str) -> dict[str, np.ndarray] | None:
         """Return the arrays of a video, or None if it has no entry."""
         self._missed = None
-        if not self._reads:
-            return None
-        try:
-            source = _Source.of(path)
-        except OSError:
+        source = _Source.of(path) if self._reads else None
+        if source is None:
             return None
         key = self._key(source)
         try:
@@ -124,11 +122,8 @@ class FrameCache:
         The file must be the same as at the ``get`` before: what was decoded of another is not
         kept.
         """
-        if not self._writes:
-            return False
-        try:
-            source = _Source.of(path)
-        except OSError:
+        source = _Source.of(path) if self._writes else None
+        if source is None:
             return False
         missed, self._missed = self._missed, None
         if missed is not None and missed.path == source.path and missed != source:
