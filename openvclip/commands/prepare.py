@@ -48,8 +48,9 @@ def prepare(args: argparse.Namespace) -> None:
     root = getattr(args, "root", None)
     width = shutil.get_terminal_size((100, 24)).columns
     print(clean_lines("\n".join(describe_preparation(preparation, root, width))))
-    written = write_preparation(preparation, overwrite=args.overwrite, strict=args.strict)
-    print(clean_lines(f"{len(written.files)} files written, {written.unchanged} unchanged"))
+    written, unchanged = write_preparation(
+        preparation, overwrite=args.overwrite, strict=args.strict)
+    print(clean_lines(f"{written} files written, {unchanged} unchanged"))
 
 
 def main(argv: list[str] | None = None) -> int:
