@@ -228,23 +228,14 @@ def _pack(key: str, source: _Source, arrays: dict[str, np.ndarray]) -> list[byte
 
 
 def _load(file: io.BufferedReader, key: str, most: int) -> dict[str, np.ndarray]:
-    """Read an entry; the arrays share one piece of memory and can be written to.
-
-    Raises:
-        _Damaged: it is not as it was written.
-    """
+    """Read an entry; the arrays share one piece of memory and can be written to."""
     size = os.fstat(file.fileno()).st_size
     if size > most:
         raise _Damaged("is larger than all of the cache may be")
     raw = np.empty(size + ALIGNMENT, np.uint8)
     raw = raw[-raw.ctypes.data % ALIGNMENT:][:size]
-    done = 0
-    while done < size:
-        count = file.readinto(memoryview(raw)[done:])
-        if not count:
-            raise _Damaged("is cut off")
-        done += count
-    if size < PREFIX.size:
+    # A buffered reader stops short of ``size`` bytes only at the end of the file.
+    if file.readinto(memoryview(raw)) < size or size < PREFIX.size:
         raise _Damaged("is cut off")
     magic, checksum, header_size, promised = PREFIX.unpack(raw[: PREFIX.size])
     if magic != MAGIC or promised != size or PREFIX.size + header_size > size:
@@ -272,16 +263,11 @@ def _write_all(descriptor: int, part: bytes | np.ndarray) -> None:
 
 
 class _Ledger:
-    """The file ``total``, open and locked.
-
-    Attributes:
-        total: bytes of all entries, those being written too. What is added is counted before it
-            is there and what is removed afterwards, so that a killed process leaves it too high,
-            never too low.
-        runs: which runs did something that is done once a run.
-    """
+    """The file ``total``, open and locked."""
 
     def __init__(self, descriptor: int, folder: str) -> None:
+        # ``total``: bytes of all entries, those being written too. What is added is counted before
+        # it is there and what is removed afterwards: a killed process leaves it never too low.
         self._descriptor = descriptor
         raw = os.pread(descriptor, LEDGER_BYTES, 0)
         text, _, checksum = raw.rstrip(b"\n").rpartition(b" ")

@@ -169,14 +169,8 @@ def resample(
             out[clip, :, position] = result
 
 
-def resample_on(
-    parts: torch.Tensor, crop: Crop, normalisation: Normalisation
-) -> torch.Tensor:
-    """As :func:`resample`, on the device of ``parts`` and for all frames together.
-
-    Returns:
-        float32 (3, U, size, size).
-    """
+def resample_on(parts: torch.Tensor, crop: Crop, normalisation: Normalisation) -> torch.Tensor:
+    """As :func:`resample`, on the device of ``parts``, to float32 (3, U, size, size)."""
     rows, columns = crop_taps(crop)
     device = parts.device
 
