@@ -135,9 +135,8 @@ def parse_input_spec(config: TrainingConfig) -> InputSpec:
     settings = {}
     for key in ("MODEL.MODEL_NAME", *KEYS.values()):
         section, name = key.split(".")
-        values = config.section(section)
-        if name in values:
-            settings[key] = values[name]
+        if name in config.section(section):
+            settings[key] = config.section(section)[name]
     cfg = get_cfg()
     problems = merge(cfg, settings, f"the config in {config.where}")
     if problems:

@@ -113,11 +113,7 @@ def draw_timeline(timeline: Timeline, note: str = "") -> Figure:
     """Draw the probability of each label over time, under pictures from the video.
 
     Labels that matter come first, in the order of their peaks. Of more than ``ROWS`` labels those
-    with the highest peaks are shown.
-
-    Args:
-        timeline: of one video.
-        note: a line below the title.
+    with the highest peaks are shown. ``note`` is a line below the title.
     """
     values = timeline.probabilities.double().numpy().T  # (N, W)
     rows = order_rows(values)

@@ -178,13 +178,11 @@ def describe(prediction: Prediction) -> dict[str, Any]:
 def write_predictions(
     folder: str | Path, facts: dict[str, Any], videos: Sequence[dict], failed: Sequence[dict]
 ) -> list[Path]:
-    """Write ``predictions.json`` and ``predictions.csv``; return their paths.
+    """Write ``predictions.json`` and ``predictions.csv`` to a folder; return their paths.
 
     Args:
-        folder: where to write them.
         facts: what the JSON begins with: the model and the labels.
-        videos: what :func:`describe` returns for the videos that were predicted.
-        failed: likewise for those that could not be read.
+        videos, failed: what :func:`describe` returns for videos predicted, and for the others.
     """
     paths = [Path(folder) / "predictions.json", Path(folder) / "predictions.csv"]
     write_json(paths[0], {**facts, "videos": videos, "failed": failed})
