@@ -49,7 +49,7 @@ def run_isolated(
     Args:
         function: importable by name from a fresh process. An exception that it raises counts
             as a crash of that item.
-        items: the items, all different; handed out in this order.
+        items: all different; handed out in this order.
         workers: number of processes, at least 1.
         timeout: seconds for one item, after which its process is killed.
 
