@@ -18,7 +18,7 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
-from openvclip.config.defaults import flatten, get_cfg
+from openvclip.config.defaults import flatten, get_cfg, under
 
 Flat = dict[str, Any]
 
@@ -53,10 +53,6 @@ class Pair:
         if need.endswith(" left out"):
             return f"remove {need.removesuffix(' left out')}"
         return self.instead or f"set {need}"
-
-
-def under(section: str, names: str) -> tuple[str, ...]:
-    return tuple(f"{section}.{name}" for name in names.split())
 
 
 def is_on(switch: str, keys: tuple[str, ...], kind: int = DETAIL) -> Pair:

@@ -110,17 +110,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def _flatten_yaml(tree: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """Return {dotted name: value}; an empty section (all of it commented out) vanishes."""
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            flat.update(_flatten_yaml(value, f"{prefix}{name}."))
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
-
-
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read a settings file and the files that its ``_BASE_`` names, which it overrides.
 
@@ -166,7 +155,7 @@ class _BaseReader:
                     raise ConfigError(f"{path}: its {BASE_KEY} and those of its bases name more "
                                       f"than {MOST_BASES} files; write the settings into fewer")
                 settings.update(self.read(_locate_base(base, path, file), (*above, file)))
-            self._known[file] = {**settings, **_flatten_yaml(tree)}
+            self._known[file] = {**settings, **flatten(tree)}
         return self._known[file]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
-from openvclip.config.defaults import flatten
+from openvclip.config.defaults import flatten, under
 from openvclip.config.doors import BACKBONES, OBJECTIVES, TASKS, TEMPORAL
 from openvclip.utils.registry import not_a_choice
 
@@ -47,61 +47,31 @@ DATASETS = {"TRAIN.DATASET": ("kinetics",), "TEST.DATASET": ("kinetics",)}
 
 # Both ends included; None: unbounded. Lists are checked element by element, None values pass.
 RANGES: dict[str, tuple[float | None, float | None]] = {
-    "NUM_GPUS": (0, None),
-    "NUM_SHARDS": (1, None),
-    "SHARD_ID": (0, None),
     "RNG_SEED": (0, 2**63 - 1),
-    "LOG_PERIOD": (1, None),
-    "DATA.NUM_FRAMES": (1, None),
-    "DATA.SAMPLING_RATE": (1, None),
-    "DATA.TARGET_FPS": (1, None),
-    "DATA.TRAIN_JITTER_FPS": (0, None),
-    "DATA.TRAIN_JITTER_SCALES": (1, None),
-    "DATA.TRAIN_CROP_SIZE": (1, None),
-    "DATA.TEST_CROP_SIZE": (1, None),
     "DATA.INPUT_CHANNEL_NUM": (3, 3),
-    "DATA.MEAN": (0, 1),
-    "DATA.MAX_BAD_FRACTION": (0, 1),
-    "DATA.CACHE_MAX_GB": (0, None),
-    "AUG.NUM_SAMPLE": (1, None),
-    "AUG.COLOR_JITTER": (0, None),
-    "AUG.RE_PROB": (0, 1),
-    "AUG.RE_COUNT": (1, None),
-    "MIXUP.ALPHA": (0, None),
-    "MIXUP.CUTMIX_ALPHA": (0, None),
-    "MIXUP.PROB": (0, 1),
-    "MIXUP.SWITCH_PROB": (0, 1),
-    "MIXUP.LABEL_SMOOTH_VALUE": (0, 1),
-    "MODEL.NUM_CLASSES": (1, None),
     "MODEL.CONTEXT_LENGTH": (3, None),
-    "MODEL.FINETUNE_FACTOR": (0, None),
-    "MODEL.ADAPT_FINETUNE_FACTOR": (0, None),
-    "MODEL.MLP_FINETUNE_FACTOR": (0, None),
-    "TRAIN.BATCH_SIZE": (1, None),
-    "TRAIN.EVAL_PERIOD": (1, None),
-    "TRAIN.EVAL_PATCHING_RATIO": (0, 1),
-    "TRAIN.CHECKPOINT_PERIOD": (1, None),
-    "TRAIN.CHECKPOINT_ITERS": (0, None),
-    "TRAIN.CHECKPOINT_KEEP_LAST": (0, None),
-    "TRAIN.CHECKPOINT_KEEP_EVERY": (0, None),
-    "TRAIN.CHECKPOINT_KEEP_RANGE": (0, None),
-    "TRAIN.GRAD_ACCUM_STEPS": (1, None),
-    "TEST.BATCH_SIZE": (1, None),
-    "TEST.NUM_ENSEMBLE_VIEWS": (1, None),
-    "TEST.NUM_TEMPORAL_CLIPS": (1, None),
-    "TEST.PATCHING_RATIO": (0, 1),
-    "TEST.PATCHING_RATIOS": (0, 1),
-    "SOLVER.BASE_LR": (0, None),
-    "SOLVER.COSINE_END_LR": (0, None),
-    "SOLVER.COSINE_RESTART_EPOCH": (0, None),
-    "SOLVER.STEPS": (0, None),
-    "SOLVER.LRS": (0, None),
-    "SOLVER.MAX_EPOCH": (1, None),
-    "SOLVER.WARMUP_EPOCHS": (0, None),
-    "SOLVER.WARMUP_START_LR": (0, None),
-    "SOLVER.MOMENTUM": (0, 1),
-    "SOLVER.WEIGHT_DECAY": (0, None),
-    "DATA_LOADER.NUM_WORKERS": (0, None),
+    **dict.fromkeys((
+        *under("DATA", "MEAN MAX_BAD_FRACTION"), "AUG.RE_PROB",
+        *under("MIXUP", "PROB SWITCH_PROB LABEL_SMOOTH_VALUE"), "TRAIN.EVAL_PATCHING_RATIO",
+        *under("TEST", "PATCHING_RATIO PATCHING_RATIOS"), "SOLVER.MOMENTUM",
+    ), (0, 1)),
+    **dict.fromkeys((
+        "NUM_GPUS", "SHARD_ID", *under("DATA", "TRAIN_JITTER_FPS CACHE_MAX_GB"),
+        "AUG.COLOR_JITTER", *under("MIXUP", "ALPHA CUTMIX_ALPHA"),
+        *under("MODEL", "FINETUNE_FACTOR ADAPT_FINETUNE_FACTOR MLP_FINETUNE_FACTOR"),
+        *under("TRAIN", "CHECKPOINT_ITERS CHECKPOINT_KEEP_LAST CHECKPOINT_KEEP_EVERY "
+               "CHECKPOINT_KEEP_RANGE"),
+        *under("SOLVER", "BASE_LR COSINE_END_LR COSINE_RESTART_EPOCH STEPS LRS WARMUP_EPOCHS "
+               "WARMUP_START_LR WEIGHT_DECAY"),
+        "DATA_LOADER.NUM_WORKERS",
+    ), (0, None)),
+    **dict.fromkeys((
+        "NUM_SHARDS", "LOG_PERIOD", *under("AUG", "NUM_SAMPLE RE_COUNT"), "MODEL.NUM_CLASSES",
+        *under("DATA", "NUM_FRAMES SAMPLING_RATE TARGET_FPS TRAIN_JITTER_SCALES TRAIN_CROP_SIZE "
+               "TEST_CROP_SIZE"),
+        *under("TRAIN", "BATCH_SIZE EVAL_PERIOD CHECKPOINT_PERIOD GRAD_ACCUM_STEPS"),
+        *under("TEST", "BATCH_SIZE NUM_ENSEMBLE_VIEWS NUM_TEMPORAL_CLIPS"), "SOLVER.MAX_EPOCH",
+    ), (1, None)),
 }
 # Greater than 0.
 POSITIVE = (

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from fvcore.common.config import CfgNode
 
-from openvclip.config.idle import RESULT, Pair, equals, trains, under
+from openvclip.config.defaults import under
+from openvclip.config.idle import RESULT, Pair, equals, trains
 from openvclip.config.keys import declare
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from fvcore.common.config import CfgNode
 
-from openvclip.config.defaults import flatten
-from openvclip.config.idle import RESULT, is_on, under
+from openvclip.config.defaults import flatten, under
+from openvclip.config.idle import RESULT, is_on
 from openvclip.config.keys import declare
 
 # Objectives that keys of their own switch on.
