@@ -76,6 +76,8 @@ def guarded_output() -> Iterator[GuardedStream]:
     """
     _fill_descriptors()
     old = sys.stdout, sys.stderr
+    if hasattr(sys.stdout, "reconfigure"):  # a terminal shows ? for a character it lacks
+        sys.stdout.reconfigure(errors="replace")
     errors = GuardedStream(old[1] or _open_nowhere())
 
     def complain(text: str) -> None:

@@ -10,6 +10,9 @@ from openvclip.config.defaults import under
 from openvclip.config.idle import RESULT, Pair, equals, trains
 from openvclip.config.keys import declare
 
+# Tasks that need a label map: it is read before torch is loaded. An extension adds its own.
+WITH_CLASSES = {"classification"}
+
 
 def check_retrieval(cfg: CfgNode) -> Iterator[str]:
     if cfg.TEST.TASK != "retrieval" or not cfg.TEST.ENABLE:
