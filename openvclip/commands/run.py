@@ -34,7 +34,7 @@ def check_early(cfg) -> None:
     Raises:
         ConfigError, DataError: as the run would raise later.
     """
-    from openvclip.config.patching import check_patched
+    from openvclip.config.validate import check_patched
     from openvclip.data.lists.labels import build_label_space
     from openvclip.evaluation.tasks.keys import WITH_CLASSES
 

@@ -13,6 +13,7 @@ from fvcore.common.config import CfgNode
 
 from openvclip.config.defaults import flatten, under
 from openvclip.config.doors import BACKBONES, OBJECTIVES, TASKS, TEMPORAL
+from openvclip.utils.errors import ConfigError
 from openvclip.utils.registry import not_a_choice
 
 # Names that MODEL.TEXT_TEMPLATES takes besides files.
@@ -279,3 +280,24 @@ def find_problems(cfg: CfgNode) -> list[str]:
     flat = flatten(cfg)
     problems = [line for table in TABLES for line in table(flat)]
     return problems + [line for rule in RULES for line in rule(cfg)]
+
+
+def find_ratios(cfg) -> list[float]:
+    """Return the ratios of ``TEST.PATCHING_RATIOS``, or else of ``TEST.PATCHING_MODEL``."""
+    ratios = list(cfg.TEST.PATCHING_RATIOS)
+    if not ratios and cfg.TEST.PATCHING_MODEL:
+        ratios = [cfg.TEST.PATCHING_RATIO]
+    return ratios
+
+
+def check_patched(cfg, given: bool) -> None:
+    """Raise a ConfigError if patching is on, but no weights are ``given`` other than CLIP's own."""
+    ratios = find_ratios(cfg)
+    if given or not ratios or set(ratios) == {1.0}:  # CLIP at ratio 1 is CLIP: published scripts
+        return
+    section = "TRAIN" if cfg.VAL_MODE else "TEST"
+    raise ConfigError(
+        "patching is on (TEST.PATCHING_MODEL or TEST.PATCHING_RATIOS) but there is nothing "
+        f"to patch: give {section}.CUSTOM_LOAD True with {section}.CUSTOM_LOAD_FILE, or "
+        f"{section}.CHECKPOINT_FILE_PATH"
+    )

@@ -24,7 +24,7 @@ from openvclip.checkpoints.loading import (
 from openvclip.checkpoints.training_config import find_overlap, find_training
 from openvclip.config.defaults import flatten
 from openvclip.config.doors import TASKS
-from openvclip.config.patching import check_patched, find_ratios
+from openvclip.config.validate import check_patched, find_ratios
 from openvclip.data.loader import Loader, build_loader
 from openvclip.evaluation.runner import Runner
 from openvclip.evaluation.tasks.task import Setup, Task

@@ -22,7 +22,7 @@ from openvclip.checkpoints.loading import (
 from openvclip.checkpoints.training_config import check_resumed, describe_videos
 from openvclip.config.defaults import flatten
 from openvclip.config.doors import OBJECTIVES
-from openvclip.config.patching import find_ratios
+from openvclip.config.validate import find_ratios
 from openvclip.data.augment.mixup import build_mixup
 from openvclip.data.lists.labels import build_label_space
 from openvclip.data.loader import build_loader

@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 
 from openvclip.utils import interrupts, live
 from openvclip.utils.errors import ConfigError, OpenVCLIPError, describe_os_error
+from openvclip.utils.json_text import MOST, read_whole
 from openvclip.utils.logging import get_logger, setup_logging
-from openvclip.utils.numbers import MOST, read_whole
 from openvclip.utils.output import guarded_output
 from openvclip.utils.text import clean_lines
 

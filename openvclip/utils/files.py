@@ -178,10 +178,6 @@ def open_append(path: str | Path) -> TextIO:
 def create_new(path: str | Path, buffering: int = -1) -> BinaryIO:
     """Create a new file and open it for writing, as ``open`` would.
 
-    Args:
-        path: the file.
-        buffering: as of ``open``.
-
     Raises:
         FileExistsError: something has that name, even if it is only a dangling link.
     """

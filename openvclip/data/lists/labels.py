@@ -13,8 +13,7 @@ import numpy as np
 
 from openvclip.utils.errors import ConfigError, DataError
 from openvclip.utils.files import read_json_text, read_table
-from openvclip.utils.json_text import parse_json
-from openvclip.utils.numbers import read_whole
+from openvclip.utils.json_text import parse_json, read_whole
 
 
 @dataclass(frozen=True)

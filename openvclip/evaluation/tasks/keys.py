@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from fvcore.common.config import CfgNode
 
 from openvclip.config.defaults import under
+from openvclip.config.extensions import declare
 from openvclip.config.idle import RESULT, Pair, equals, trains
-from openvclip.config.keys import declare
 
 # Tasks that need a label map: it is read before torch is loaded. An extension adds its own.
 WITH_CLASSES = {"classification"}

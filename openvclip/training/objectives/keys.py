@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from fvcore.common.config import CfgNode
 
 from openvclip.config.defaults import flatten, under
+from openvclip.config.extensions import declare
 from openvclip.config.idle import RESULT, is_on
-from openvclip.config.keys import declare
 
 # Objectives that keys of their own switch on.
 SWITCHES = {"connect": "TRAIN.LINEAR_CONNECT_CLIMB", "caption": "TRAIN.CAPTION.ENABLE"}
