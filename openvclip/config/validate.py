@@ -90,6 +90,11 @@ LENGTHS: dict[str, tuple[int, ...]] = {
     "TRAIN.CHECKPOINT_KEEP_RANGE": (0, 2),
     "SOLVER.BETAS": (2,),
 }
+# Pairs of a smallest and a largest value.
+SPANS = (
+    "DATA.TRAIN_JITTER_SCALES", "DATA.TRAIN_JITTER_SCALES_RELATIVE",
+    "DATA.TRAIN_JITTER_ASPECT_RELATIVE", "TRAIN.CHECKPOINT_KEEP_RANGE",
+)
 # Keys that may not be empty.
 FILLED = ("OUTPUT_DIR", "DATA.PATH_LABEL_SEPARATOR", "MODEL.TEXT_TEMPLATES")
 
@@ -137,6 +142,9 @@ def _sizes(flat: dict[str, Any]) -> Iterator[str]:
         if len(flat[key]) not in lengths:
             numbers = " or ".join(str(n) for n in lengths)
             yield f"{key} is {list(flat[key])}; it must have {numbers} elements"
+    for key in SPANS:
+        if len(flat[key]) == 2 and flat[key][0] > flat[key][1]:
+            yield f"{key} is {flat[key]}; the first must not exceed the second"
     for key in FILLED:
         if not flat[key]:
             yield f"{key} is empty; it needs a value"
@@ -157,11 +165,6 @@ def _pixels(cfg: CfgNode) -> Iterator[str]:
     data = cfg.DATA
     scales, area = data.TRAIN_JITTER_SCALES, data.TRAIN_JITTER_SCALES_RELATIVE
     aspect = data.TRAIN_JITTER_ASPECT_RELATIVE
-    for name in ("TRAIN_JITTER_SCALES", "TRAIN_JITTER_SCALES_RELATIVE",
-                 "TRAIN_JITTER_ASPECT_RELATIVE"):
-        pair = data[name]
-        if len(pair) == 2 and pair[0] > pair[1]:
-            yield f"DATA.{name} is {pair}; the first must not exceed the second"
     if bool(area) != bool(aspect):
         yield (f"DATA.TRAIN_JITTER_SCALES_RELATIVE is {area} and DATA.TRAIN_JITTER_ASPECT_RELATIVE "
                f"is {aspect}; a random resized crop needs both")
@@ -233,21 +236,18 @@ def _keep(cfg: CfgNode) -> Iterator[str]:
     if last and not span:
         yield (f"TRAIN.CHECKPOINT_KEEP_LAST {last} deletes checkpoints; say which ones averaging "
                "will need: TRAIN.CHECKPOINT_KEEP_RANGE [2,22], or [0,0] if none")
-    if len(span) == 2 and span[0] > span[1]:
-        yield f"TRAIN.CHECKPOINT_KEEP_RANGE is {span}; the first must not exceed the second"
 
 
 def _schedule(cfg: CfgNode) -> Iterator[str]:
     solver = cfg.SOLVER
-    if solver.WARMUP_EPOCHS > solver.MAX_EPOCH:
-        yield (f"SOLVER.WARMUP_EPOCHS is {solver.WARMUP_EPOCHS}; it must not exceed "
-               f"SOLVER.MAX_EPOCH, {solver.MAX_EPOCH}")
-    if solver.WARMUP_EPOCHS > 0 and solver.WARMUP_START_LR > solver.BASE_LR:
-        yield (f"SOLVER.WARMUP_START_LR is {solver.WARMUP_START_LR}; it must not exceed "
-               f"SOLVER.BASE_LR, {solver.BASE_LR}")
-    if solver.LR_POLICY == "cosine" and solver.COSINE_END_LR > solver.BASE_LR:
-        yield (f"SOLVER.COSINE_END_LR is {solver.COSINE_END_LR}; it must not exceed "
-               f"SOLVER.BASE_LR, {solver.BASE_LR}")
+    for name, most, counts in (
+        ("WARMUP_EPOCHS", "MAX_EPOCH", True),
+        ("WARMUP_START_LR", "BASE_LR", solver.WARMUP_EPOCHS > 0),
+        ("COSINE_END_LR", "BASE_LR", solver.LR_POLICY == "cosine"),
+    ):
+        if counts and solver[name] > solver[most]:
+            yield (f"SOLVER.{name} is {solver[name]}; it must not exceed SOLVER.{most}, "
+                   f"{solver[most]}")
     if solver.LR_POLICY == "steps_with_relative_lrs":
         steps = solver.STEPS
         if not steps or len(steps) != len(solver.LRS):

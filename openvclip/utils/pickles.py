@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import pickletools
 import re
+from typing import Any
 
 # A tensor takes about 40 operations, so there is room for 25,000.
 MOST_STEPS = 1_000_000
@@ -66,6 +67,7 @@ def _follow(file: io.BytesIO, steps: int, most_steps: int) -> int:
     """Follow one pickle to its end; return the number of steps with those before it."""
     stack: list[int] = []  # the size of each value; 0 is a mark
     memo: dict[int, int] = {}
+    argument: Any  # an int or a text, by the operation
     for operation, argument, _ in pickletools.genops(file):
         name, steps = operation.name, steps + 1
         if steps > most_steps:
