@@ -47,17 +47,15 @@ def build_parser() -> Parser:
 @through_run_tool("a submitted job keeps running")
 def main(argv: list[str] | None) -> None:
     args = build_parser().parse_args(argv)
-    from openvclip.launch.slurm import Resources, submit, wait_for
+    from openvclip.launch.slurm import submit, wait_for
 
     slurm = {name: getattr(args, name) for name in SLURM if getattr(args, name)}
     if "mail_user" in slurm:
         slurm["mail_type"] = "END,FAIL"
-    resources = Resources(
-        gpus=args.num_gpus, nodes=args.num_shards, timeout=args.timeout,
-        cpus_per_gpu=args.cpus_per_gpu, memory_per_gpu=args.mem_per_gpu, name=args.name,
-        slurm=tuple(slurm.items()),
+    job = submit(
+        args.cfg, args.opts, job_dir=args.job_dir, gpus=args.num_gpus, nodes=args.num_shards,
+        timeout=args.timeout, cpus_per_gpu=args.cpus_per_gpu, memory_per_gpu=args.mem_per_gpu,
+        name=args.name, cluster=args.cluster, slurm=slurm,
     )
-    job = submit(args.cfg, args.opts, job_dir=args.job_dir, resources=resources,
-                 cluster=args.cluster)
     if args.wait:
         wait_for(job)
