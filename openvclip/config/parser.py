@@ -77,10 +77,7 @@ def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line of ``tools/run_net.py``.
-
-    Args:
-        argv: the arguments, without the program's name; None: this process's.
+    """Read the command line of ``tools/run_net.py``; None: this process's.
 
     Returns:
         ``cfg_file``; ``opts``, the KEY VALUE list for :func:`load_cfg`, in which ``--shard_id``
@@ -105,11 +102,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read a settings file and the files that its ``_BASE_`` names, which it overrides.
 
-    Args:
-        path: the file; a ``_BASE_`` (one path or a list) is relative to the file that names it.
-
-    Returns:
-        ``{"TRAIN.BATCH_SIZE": value, ...}``, values as yaml reads them.
+    A ``_BASE_`` (one path or a list) is relative to the file that names it. Returns
+    ``{"TRAIN.BATCH_SIZE": value, ...}``, values as yaml reads them.
 
     Raises:
         ConfigError: the file is missing, not regular, not yaml, not a mapping, or too large; a

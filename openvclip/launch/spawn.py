@@ -53,10 +53,7 @@ def spawn(function: Callable, args: tuple, processes: int, first: int = 0) -> No
 
 
 def _wait(context: Any, stopping: Any) -> None:
-    """Wait for the started processes; the first that fails stops the others.
-
-    After Ctrl-C, which all of them have received, they are given time to end by themselves.
-    """
+    """Wait for the processes; one that fails stops the others, Ctrl-C stops them after a while."""
     running = {process.sentinel for process in context.processes}
     while running:
         running -= set(connection.wait(list(running)))

@@ -68,12 +68,10 @@ def _refuse_others(path: str | os.PathLike[str], status: os.stat_result) -> None
 def open_regular(path: str | Path, most: int | None = None) -> io.BufferedReader:
     """Open a regular file for reading, without ever waiting for anything else.
 
-    Args:
-        path: the file, or its address (:mod:`openvclip.utils.paths`); links are followed.
-        most: the most bytes that it may have; None: any number.
+    ``path`` may be an address (:mod:`openvclip.utils.paths`); links are followed.
 
     Raises:
-        UnfitFileError: it is a pipe, a device or a folder, or larger.
+        UnfitFileError: it is a pipe, a device or a folder, or has more than ``most`` bytes.
         OSError, ValueError: as ``open``.
     """
     where = local(path)

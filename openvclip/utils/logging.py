@@ -81,10 +81,7 @@ class _CleanFormatter(logging.Formatter):
 
 
 class _LogFile(logging.FileHandler):
-    """The log's file, which must be a regular file.
-
-    If it can no longer be written, this is reported once, and the work continues.
-    """
+    """A regular file; if it can no longer be written, that is said once, and the work goes on."""
 
     def _open(self):
         return _check_log(self.baseFilename, open_append)
