@@ -24,8 +24,7 @@ def find_checkpoints(source: str | Path, start: int, end: int) -> dict[int, Path
 
     Args:
         source: folder with ``checkpoint_epoch_NNNNN.pyth``, or the ``OUTPUT_DIR`` above it.
-        start: first file number (epoch + 1), at least 1.
-        end: last file number.
+        start, end: first and last file number (epoch + 1), at least 1.
 
     Raises:
         CheckpointError: some are missing; averaging others instead would give a different result.
@@ -107,22 +106,19 @@ def average_checkpoints(
     broken = find_not_finite(merged)
     if broken:
         _refuse_not_finite(zip(names, sources, strict=True), broken)
-    content = {"model_state": merged}
     last = ckpt.load_file(paths[end], verify=False) if paths else {}
     # How, and on what, the weights were trained, for loading the file alone.
-    content.update({key: last[key] for key in ("cfg", VIDEOS) if last.get(key) is not None})
-    ckpt.save_file(output, content)
+    kept = {key: last[key] for key in ("cfg", VIDEOS) if last.get(key) is not None}
+    ckpt.save_file(output, {"model_state": merged, **kept})
     logger.info("wrote the %s of %d checkpoints (%d..%d) to %s", method.result,
                 len(names), start, end, output)
     return Path(output)
 
 
 def _refuse_not_finite(states: Iterable[tuple[str, StateDict]], broken: Sequence[str]) -> NoReturn:
-    """Find what made the tensors ``broken`` of a mean NaN or infinite, and raise.
-
-    Reading the files again costs time, but only here; checking each while it is added would
-    make every average a third slower.
-    """
+    """Find what made the tensors ``broken`` of a mean NaN or infinite, and raise."""
+    # Reading the files again costs time, but only here; checking each while it is added would
+    # make every average a third slower.
     for name, state in states:
         bad = find_not_finite({key: state[key] for key in broken if key in state})
         if bad:

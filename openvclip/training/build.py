@@ -12,8 +12,9 @@ from torch import nn
 
 from openvclip.checkpoints import files as ckpt
 from openvclip.checkpoints.loading import (
-    build_precision,
-    build_test_precision,
+    build_autocast,
+    build_scaler,
+    build_weights,
     copy_text_tower,
     load_weights,
     text_tower_differs,
@@ -26,7 +27,6 @@ from openvclip.config.validate import find_ratios
 from openvclip.data.augment.mixup import build_mixup
 from openvclip.data.lists.labels import build_label_space
 from openvclip.data.loader import build_loader
-from openvclip.evaluation.build import build_weights
 from openvclip.models.backbone import Backbone
 from openvclip.models.build import build_classifier, build_model
 from openvclip.report.writers import TensorboardWriter, build_tensorboard
@@ -61,9 +61,9 @@ def build_objectives(cfg, model: nn.Module) -> list[Objective]:
 
 def build_step(cfg, model: nn.Module, device: torch.device) -> PlainStep:
     """Build the training step, with all objectives."""
-    autocast, scaler = build_precision(cfg, device)
     return PlainStep(
-        model, build_loss(cfg), autocast=autocast, scaler=scaler,
+        model, build_loss(cfg), autocast=build_autocast(cfg, device, "TRAIN"),
+        scaler=build_scaler(cfg, device),
         accumulate=cfg.TRAIN.GRAD_ACCUM_STEPS, caption_ratio=None,
         objectives=build_objectives(cfg, unwrap(model)),
     )
@@ -90,7 +90,7 @@ def build_validator(
         loader=loader,
         num_classes=cfg.MODEL.NUM_CLASSES,
         device=device,
-        autocast=build_test_precision(cfg, device),
+        autocast=build_autocast(cfg, device, "TEST"),
         output_dir=cfg.OUTPUT_DIR,
         max_epoch=cfg.SOLVER.MAX_EPOCH,
         multi_label=cfg.DATA.MULTI_LABEL,

@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from openvclip.evaluation.ensemble import ViewEnsemble
 from openvclip.evaluation.lines import EvaluationLines
-from openvclip.evaluation.runner import predict
+from openvclip.evaluation.runner import ViewEnsemble, predict
 from openvclip.evaluation.tasks.task import Predictions
 from openvclip.interpolation import Weights, WeightsAndClassifier
 from openvclip.metrics.classification import compute_accuracy, compute_mean_average_precision
