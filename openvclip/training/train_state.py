@@ -1,16 +1,18 @@
-"""What a checkpoint says about the current epoch, and what a failed step leaves behind."""
+"""What a training run leaves behind, and what a checkpoint says about where to resume."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from openvclip.checkpoints import files as ckpt
 from openvclip.checkpoints.loading import unwrap
+from openvclip.report.writers import TensorboardWriter
 from openvclip.training.objectives.objective import Objective
 from openvclip.training.step import StepResult
 from openvclip.utils import distributed
@@ -20,6 +22,26 @@ from openvclip.utils.json_text import parse_json
 from openvclip.utils.logging import get_logger
 
 logger = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a training run leaves behind.
+
+    Attributes:
+        folder: where log, checkpoints and statistics go.
+        config: text of the resolved config, stored in checkpoints.
+        train_videos: what they store of the training list, see
+            :func:`openvclip.checkpoints.training_config.describe_videos`; or None.
+        keep: which epoch checkpoints to keep when a newer one is written.
+        writer: TensorBoard, or None.
+    """
+
+    folder: Path
+    config: str = ""
+    train_videos: Tensor | None = None
+    keep: ckpt.Keep = field(default_factory=ckpt.Keep)
+    writer: TensorboardWriter | None = None
 
 
 def validation_missed(output_dir: str | Path, epoch: int) -> bool:

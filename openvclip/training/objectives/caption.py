@@ -18,9 +18,6 @@ class CachedGradients:
 
     The loss needs all embeddings together, so they are computed once without a gradient, and once
     more part by part with one (Gao et al. 2021, arXiv 2101.06983).
-
-    Args:
-        outputs: what the model returned for each part.
     """
 
     def __init__(self, outputs: Sequence[VideoAndText]) -> None:
@@ -48,9 +45,6 @@ class CaptionContrast(Objective):
     """CLIP's loss over the videos that have a caption, in all processes.
 
     A batch in parts runs forward twice, see :class:`CachedGradients`.
-
-    Args:
-        weight: factor of the loss.
     """
 
     name = "caption"
