@@ -111,8 +111,7 @@ def load_export(
     Args:
         clip: file, or open_clip name, of the original CLIP.
         checkpoint: a training checkpoint or averaged file; None takes ``clip`` itself.
-        patching_ratio: share of ``clip`` in the weights, 0 to 1; None takes the unpatched
-            checkpoint.
+        patching_ratio: share of ``clip`` in the weights, 0 to 1; None: the unpatched checkpoint.
         labels: class names of the classifier; without them there is no classifier.
 
     Raises:
@@ -133,21 +132,18 @@ def load_export(
     config = model.config
     sizes = (config.patch_size, config.vision_width, config.image_size)
     arch = next((name for name, known in ARCH_SIZES.items() if known == sizes), "auto")
-    facts = {"openvclip": __version__, "arch": arch, **describe_source("clip", clip)}
+    facts = {"openvclip": __version__, "arch": arch}
+    for name, path in (("clip", clip), ("checkpoint", checkpoint)):
+        if path is not None:
+            digest = compute_file_hash(path)
+            facts |= {name: str(path), **({f"{name}_sha256": digest} if digest else {})}
     if checkpoint is not None:
-        facts.update(describe_source("checkpoint", checkpoint))
         facts.update(read_temporal_settings(checkpoint))
         facts["patching_ratio"] = f"{patching_ratio or 0.0:g}"
     export = Export(model, facts, tuple(labels))
     if labels:
         export.classifier = class_embeddings(model, labels, context_length=model.context_length)
     return export
-
-
-def describe_source(name: str, path: str | Path) -> dict[str, str]:
-    """Return where weights came from, with the SHA-256 of a file."""
-    digest = compute_file_hash(path)
-    return {name: str(path), **({f"{name}_sha256": digest} if digest else {})}
 
 
 def check_exportable(path: str | Path) -> None:
@@ -167,7 +163,7 @@ def read_temporal_settings(path: str | Path) -> dict[str, str]:
     try:
         config = find_training_config(path)
     except CheckpointError:
-        config = None
+        return {}
     if config is None:
         return {}
     backbone = config.section("MODEL").get("BACKBONE", "clip")

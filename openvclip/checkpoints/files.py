@@ -52,15 +52,12 @@ class _HashingFile:
     """The stream for ``torch.save``: passes bytes on and hashes them."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+        self._file, self.flush = file, file.flush
         self.hash = CHECKSUMS[MARK]()
 
     def write(self, data: bytes) -> int:
         self.hash.update(data)
         return self._file.write(data)
-
-    def flush(self) -> None:
-        self._file.flush()
 
 
 def check_target(path: str | Path) -> None:

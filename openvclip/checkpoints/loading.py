@@ -87,8 +87,7 @@ def build_tested(
         device: where to put the model.
 
     Returns:
-        The model; its weights and ratios, see :func:`build_weights`; the file, or None for the
-        untouched CLIP.
+        The model; its weights and ratios, see :func:`build_weights`; the file, or None for CLIP.
 
     Raises:
         CheckpointError: the file does not fit, or is not finite.

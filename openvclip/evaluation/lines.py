@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,8 +16,9 @@ from openvclip.utils.logging import format_seconds, log_json_stats
 from openvclip.utils.memory import memory_stats
 
 
+@dataclass(eq=False)
 class EvaluationLines:
-    """Writes a ``val_iter`` or ``test_iter`` line every few batches.
+    """Writes a line every few batches.
 
     Args:
         kind: ``val_iter`` or ``test_iter``.
@@ -26,16 +28,13 @@ class EvaluationLines:
         labels: int64 (N,) of the whole list, for the errors of ``val_iter``; None: without errors.
     """
 
-    def __init__(
-        self,
-        kind: str,
-        period: int,
-        device: torch.device,
-        epoch: str = "",
-        labels: Tensor | None = None,
-    ) -> None:
-        self.kind, self.period = kind, period
-        self.device, self.epoch, self.labels = device, epoch, labels
+    kind: str
+    period: int
+    device: torch.device
+    epoch: str = ""
+    labels: Tensor | None = None
+
+    def __post_init__(self) -> None:
         self.start(0)
 
     def start(self, videos: int) -> None:

@@ -59,8 +59,8 @@ class ResumeLog:
     """Appends records; knows which existed before.
 
     Args:
-        folder: folder of a run's journals.
-        digest: digest of everything that the scores depend on.
+        folder: of a run's journals.
+        digest: of everything that the scores depend on.
         attempt: number of this start of the evaluation, the same in all processes.
         done: first rows of the groups that are already scored.
         restored: their records; the main process has them, for all.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -77,27 +78,23 @@ class ViewEnsemble:
         return self.seen.all(dim=1)
 
 
+@dataclass(eq=False)
 class Runner:
     """Asks a model one question about every video of a list, each clip exactly once.
 
     Args:
         task: the question.
-        setup: the model, the list's loader, weights, ratios and folders.
+        setup: what is tested, how, and where the results go.
         facts: what else to write into the results: the protocol and what was loaded.
         resume_key: what the outputs depend on, to keep a log of them and resume from one that
             a killed run left; None: no log.
     """
 
-    def __init__(
-        self,
-        task: Task,
-        setup: Setup,
-        facts: dict[str, Any] | None = None,
-        resume_key: dict[str, Any] | None = None,
-    ) -> None:
-        self.task, self.setup, self.facts = task, setup, facts or {}
-        self.resume_key = resume_key
-        self.resume_log: ResumeLog | None = None
+    task: Task
+    setup: Setup
+    facts: dict[str, Any] = field(default_factory=dict)
+    resume_key: dict[str, Any] | None = None
+    resume_log: ResumeLog | None = field(default=None, init=False)
 
     def run(self) -> dict[str, Any]:
         """Test, log and write the results; return the content of ``results.json``.
@@ -138,9 +135,7 @@ class Runner:
             lines=EvaluationLines("test_iter", setup.log_period, setup.device),
         )
 
-    def _write(
-        self, results: dict[str, Any], predictions: Mapping[float, Predictions]
-    ) -> None:
+    def _write(self, results: dict[str, Any], predictions: Mapping[float, Predictions]) -> None:
         """Log the numbers and write every file of the results."""
         folder = self.setup.output_dir
         folder.mkdir(parents=True, exist_ok=True)
@@ -194,9 +189,8 @@ def predict(
         ensemble: makes the object that joins the clips of each video in the list.
         weights: the model's; None: unchanged at every ratio.
         ratios: shares of CLIP. A batch is decoded once and evaluated at each.
-        own_videos: number of rows in ``batches``, for showing progress.
-        device: where the model is.
-        autocast: makes the context of the forward passes.
+        own_videos: number of rows in ``batches``.
+        device, autocast: where the model is, and the maker of its forward passes' context.
         resume_log: gets the scores of each group; earlier ones in it count as scored.
         what: name of the work in the progress line.
         lines: gets each batch, with the scores at the first ratio; or None.
@@ -209,7 +203,11 @@ def predict(
     """
     weights = weights or Weights()
     ensembles = {ratio: ensemble() for ratio in ratios}
-    failures = _restore(resume_log, list(ensembles.values()))
+    failures: dict[int, str] = {}
+    for record in resume_log.restored if resume_log is not None else ():
+        failures.update(record.failures)
+        for joined, scores in zip(ensembles.values(), record.scores, strict=True):
+            joined.restore(record.rows, scores)
     progress = Progress(own_videos, what, "videos")
     if lines is not None:
         lines.start(own_videos)
@@ -223,8 +221,7 @@ def predict(
         if resume_log is not None:
             _note(resume_log, batch, list(ensembles.values()))
         if lines is not None:
-            scores = next(iter(ensembles.values())).scores
-            lines.batch_done(batch["index"], len(batch["bad"]), scores)
+            lines.batch_done(batch["index"], len(batch["bad"]), ensembles[ratios[0]].scores)
         progress.update(len(set(batch["index"].tolist())) + len(batch["bad"]))
     return {ratio: _gather(joined, failures) for ratio, joined in ensembles.items()}
 
@@ -243,16 +240,6 @@ def _split(batch: dict, device: torch.device) -> list[tuple[Tensor, Tensor, Tens
             # A copy: kernels may round differently at another alignment in memory.
             parts.append((video[where.to(video.device)], rows[where], clips[where]))
     return parts
-
-
-def _restore(resume_log: ResumeLog | None, ensembles: list[ViewEnsemble]) -> dict[int, str]:
-    """Give ensembles the earlier records of a resume log; return row -> reason of its failures."""
-    failures: dict[int, str] = {}
-    for record in resume_log.restored if resume_log is not None else ():
-        failures.update(record.failures)
-        for ensemble, scores in zip(ensembles, record.scores, strict=True):
-            ensemble.restore(record.rows, scores)
-    return failures
 
 
 def compute_outputs(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,6 @@ class CaptionSampler:
     Args:
         file: the captions.
         paths: the training videos' paths, by row.
-        seed: the run's seed.
         sample: ``random`` draws one of several for each epoch, ``first`` takes the first.
         context_length: most tokens of a caption; the rest is cut off.
 
@@ -91,11 +90,8 @@ class Batches:
 
     Attributes:
         loader: batches of ``video``, ``label``, ``index`` and ``bad``; None to only validate.
-        mixup: mixes a batch, or None.
-        captions: returns the captions of a batch's videos, or None.
         multi_label: labels are 0/1 vectors (B, C).
         max_bad_fraction: share of the rows that may fail to decode before the run stops.
-        seed: the run's seed.
     """
 
     loader: Any
@@ -121,17 +117,19 @@ class Batches:
         return video, label, Captions(*(part.to(device) for part in texts))
 
 
+@dataclass
 class BadRows:
-    """Counts them, names each once, and stops the run if there are too many.
+    """Counts the rows that cannot be decoded, names each once, and stops the run at too many.
 
     Args:
         dataset: the training list; None if there is none.
         most: share of its rows that may be bad.
+        reasons: row -> why it is bad.
     """
 
-    def __init__(self, dataset: Any, most: float) -> None:
-        self.dataset, self.most = dataset, most
-        self.reasons: dict[int, str] = {}
+    dataset: Any
+    most: float
+    reasons: dict[int, str] = field(default_factory=dict)
 
     def note(self, bad: list[tuple[int, str]]) -> None:
         """Add the bad rows of a batch, each with its reason.

@@ -66,13 +66,8 @@ def build_objectives(cfg, model: nn.Module) -> list[Objective]:
 
 
 def build_validator(
-    cfg,
-    step: PlainStep,
-    loader: Any,
-    device: torch.device,
-    writer: TensorboardWriter | None,
-    embed_classes: Callable[[Backbone], torch.Tensor] | None,
-    frozen: Collection[str],
+    cfg, step: PlainStep, loader: Any, device: torch.device, *, frozen: Collection[str],
+    writer: TensorboardWriter | None, embed_classes: Callable[[Backbone], torch.Tensor] | None,
 ) -> Validator:
     """Build the validation, with the patching that ``TRAIN.EVAL_PATCHING_RATIO`` asks for."""
     weights = None
@@ -179,9 +174,8 @@ def build_trainer(cfg) -> Trainer:
             checkpoint_iters=cfg.TRAIN.CHECKPOINT_ITERS,
         ),
         batches=batches,
-        validator=build_validator(cfg, step, val_loader, device, writer, own_text, frozen)
-        if val_loader is not None
-        else None,
+        validator=None if val_loader is None else build_validator(
+            cfg, step, val_loader, device, frozen=frozen, writer=writer, embed_classes=own_text),
         output=_build_output(cfg, train_loader, writer),
         device=device,
         clip_value=cfg.SOLVER.CLIP_GRAD_VAL,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -109,28 +110,24 @@ def restore_means(state: Mapping[str, Mapping[str, float]]) -> Means:
     """Running means from :func:`gather_means`; each process continues from an equal share."""
     means = {name: Mean() for name in dict.fromkeys((*MEANS, *state))}
     for name, fields in state.items():
-        for field, value in fields.items():
-            setattr(means[name], field, value / distributed.world_size())
+        for part, value in fields.items():
+            setattr(means[name], part, value / distributed.world_size())
     return means
 
 
+@dataclass(eq=False)
 class TrainingLog:
     """Keeps the means of an epoch and writes its lines and TensorBoard's events.
 
-    Args:
-        output_dir: where the statistics go.
-        max_epoch, device: of the run.
-        multi_label: labels are 0/1 vectors (B, C), for which there is no top-1 error.
-        writer: TensorBoard, or None.
+    With ``multi_label`` labels are 0/1 vectors (B, C), for which there is no top-1 error.
     """
 
-    def __init__(
-        self, output_dir: Path, max_epoch: int, device: torch.device, *, multi_label: bool,
-        writer: TensorboardWriter | None,
-    ) -> None:
-        self.output_dir, self.max_epoch, self.device = output_dir, max_epoch, device
-        self.multi_label, self.writer = multi_label, writer
-        self.means = restore_means({})
+    output_dir: Path
+    max_epoch: int
+    device: torch.device
+    multi_label: bool
+    writer: TensorboardWriter | None
+    means: Means = field(default_factory=lambda: restore_means({}))
 
     def add(self, result: StepResult, label: Tensor, norm: float) -> None:
         """Add the results of a step over the videos of ``label``, and the norm of its gradient."""

@@ -16,17 +16,14 @@ logger = get_logger(__name__)
 
 
 def compute_parameter_groups(
-    named_parameters: Iterable[tuple[str, nn.Parameter]],
-    *,
-    weight_decay: float,
-    zero_wd_1d: bool = False,
-    lr_factors: Mapping[str, float] | None = None,
+    named_parameters: Iterable[tuple[str, nn.Parameter]], *, weight_decay: float,
+    zero_wd_1d: bool = False, lr_factors: Mapping[str, float] | None = None,
 ) -> list[dict]:
     """Group parameters by weight decay and learning-rate factor.
 
     Args:
         named_parameters: all parameters; frozen ones may be among them (no gradient, no update).
-        weight_decay: weight decay of those that decay.
+        weight_decay: of those that decay.
         zero_wd_1d: no decay on 1-D tensors and names ending ``.bias``; ``logit_scale`` (0-D),
             positional embeddings and projections do decay.
         lr_factors: prefix of the last-but-one part of a name (``message`` matches
@@ -53,11 +50,9 @@ def compute_parameter_groups(
 
 def find_factor(name: str, lr_factors: Mapping[str, float]) -> float:
     """Return the learning-rate factor of the parameter ``name``; 1 if no prefix matches."""
-    factor = 1.0
-    for prefix, value in lr_factors.items():
-        if any(part.startswith(prefix) for part in name.split(".")):
-            factor = value
-    return factor
+    matching = [factor for prefix, factor in lr_factors.items()
+                if any(part.startswith(prefix) for part in name.split("."))]
+    return matching[-1] if matching else 1.0
 
 
 def build_factors(cfg) -> dict[str, float]:

@@ -166,9 +166,8 @@ class Trainer:
         if broken:
             rows = batch["index"].tolist()
             stop_at_nonfinite(
-                self.output.folder, epoch=epoch, iteration=iteration, model=self.model,
-                result=result, norm=norm, rows=rows, config=self.output.config,
-                videos=self.train_loader.dataset.describe(rows),
+                self.output, epoch=epoch, iteration=iteration, model=self.model, result=result,
+                norm=norm, rows=rows, videos=self.train_loader.dataset.describe(rows),
             )
         before = scaler.get_scale()
         scaler.step(optimizer)

@@ -32,15 +32,12 @@ class Validator:
     Args:
         loader: validation batches.
         num_classes: C.
-        device: where the model is.
-        autocast: makes the context of the forward passes.
         output_dir: where statistics go.
-        max_epoch: total number of epochs.
+        autocast: makes the context of the forward passes.
         multi_label: labels are 0/1 vectors (B, C); mean average precision is reported.
         weights: the model's, for also validating them mixed with CLIP's.
         ratios: shares of CLIP to validate at in addition to 0.0, each once, with ``weights``.
         embed_classes: makes the (C, D) classifier with the text tower, if that trains.
-        writer: TensorBoard, or None.
         log_period: batches from one ``val_iter`` line in the log file to the next.
     """
 

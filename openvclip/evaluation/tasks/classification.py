@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,29 +28,21 @@ from openvclip.utils.logging import get_logger
 logger = get_logger(__name__)
 
 
+@dataclass(eq=False)
 class Classification(Task):
     """Scores the classes of each video; accuracies, or mean average precision for several labels.
 
     Args:
-        class_names: names of the C classes.
-        method: how a video's clips are joined, ``sum`` or ``max``.
+        class_names, method: see :class:`Task`.
         multi_label: labels are 0/1 vectors (N, C).
         facts: what the results say about list, label set and sentences.
-        writer: TensorBoard, or None.
     """
 
-    def __init__(
-        self,
-        class_names: Sequence[str],
-        *,
-        method: str = "sum",
-        multi_label: bool = False,
-        facts: dict[str, Any] | None = None,
-        writer: TensorboardWriter | None = None,
-    ) -> None:
-        self.class_names: Sequence[str] = class_names
-        self.method, self.multi_label = method, multi_label
-        self.facts, self.writer = facts or {}, writer
+    class_names: Sequence[str]
+    method: str = "sum"
+    multi_label: bool = False
+    facts: dict[str, Any] = field(default_factory=dict)
+    writer: TensorboardWriter | None = None
 
     @classmethod
     def build(cls, cfg: Any) -> Classification:
@@ -87,6 +79,7 @@ class Classification(Task):
         """Write the picture of the sweep, accuracies per class, predictions and the report."""
         dataset, folder = setup.loader.dataset, setup.output_dir
         labels = dataset.label_tensor()
+        clips = setup.num_clips if self.method == "sum" else 1  # in a score
         pairs = {ratio: (one.scores, one.complete) for ratio, one in predictions.items()}
         write_test_sweep(folder, results)
         if not self.multi_label:
@@ -99,12 +92,6 @@ class Classification(Task):
                 logger.info("wrote %s", path)
             if self.writer is not None and not self.multi_label:
                 tag = f"Test/ratio_{ratio:g}" if setup.ratios else "Test"
-                self.writer.add_predictions(tag, scores, labels, done, 0, dataset,
-                                            self._clips_in_score(setup))
+                self.writer.add_predictions(tag, scores, labels, done, 0, dataset, clips)
         write_report(folder / "report.html", lambda: build_details(
-            results, self.class_names, labels, list(pairs.values()), dataset,
-            self._clips_in_score(setup),
-        ))
-
-    def _clips_in_score(self, setup: Setup) -> int:
-        return setup.num_clips if self.method == "sum" else 1
+            results, self.class_names, labels, list(pairs.values()), dataset, clips))

@@ -40,7 +40,6 @@ class Setup:
     Attributes:
         model: the weights already loaded.
         loader: test batches, see :func:`openvclip.data.loader.build_loader`.
-        device: where the model is.
         output_dir: where ``results.json``, ``report.html`` and other files go.
         num_clips: clips (views x crops) per video.
         weights: the model's, which patching mixes.
