@@ -23,9 +23,9 @@ from openvclip.predict.results import (
     write_predictions,
     write_timeline,
 )
-from openvclip.report.run.results import write_per_class
 from openvclip.report.summary.formats import escape_markdown as _escape
 from openvclip.report.summary.tables import shorten
+from openvclip.report.writers import write_per_class
 from openvclip.utils import live
 from openvclip.utils.command_line import run_tool
 from openvclip.utils.errors import ConfigError

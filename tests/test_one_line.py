@@ -141,5 +141,5 @@ def test_slurm_without_srun(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match="srun") as error:
         slurm.submit(str(path), [], job_dir=tmp_path / "jobs", cluster="slurm",
-                     resources=slurm.Resources(gpus=0))
+                     gpus=0)
     one_line(error)

@@ -26,7 +26,8 @@ those of `openvclip/utils/errors.py`: `ConfigError`, `DataError`, `CheckpointErr
 # What to import for what: modules below openvclip, and the names to show of each; none named shows
 # every public one. A module that does not exist is left out.
 MODULES: dict[str, dict[str, str]] = {
-    "Prediction": {"predict.classifier": "load_model VideoClassifier EncodedVideo"},
+    "Prediction": {"predict.classifier": "load_model VideoClassifier",
+                   "predict.results": "Prediction Timeline"},
     "Weights": {
         "interpolation.mixing": "",
         "clip.weights": "load_clip load_state_dict_file default_clip_path check_keys "
@@ -156,14 +157,14 @@ def decorators(node: ast.AST) -> set[str]:
 
 
 def render_function(node: Function, level: int, owner: str = "") -> list[str]:
-    found = decorators(node)
+    kinds = decorators(node)
     lines = [f"{'#' * level} `{owner}{node.name}`", ""]
-    if "property" in found:
+    if "property" in kinds:
         returns = f": {ast.unparse(node.returns)}" if node.returns else ""
         lines += ["```python", f"{node.name}{returns}", "```", ""]
     else:
-        kind = {"classmethod", "staticmethod", "contextmanager"} & found
-        lines += ["```python", *(f"@{name}" for name in sorted(kind)),
+        shown = kinds & {"classmethod", "staticmethod", "contextmanager"}
+        lines += ["```python", *(f"@{name}" for name in sorted(shown)),
                   *signature(node, node.name).splitlines(), "```", ""]
     return [*lines, *render_docstring(ast.get_docstring(node)), ""]
 
@@ -189,16 +190,16 @@ def render_module(path: Path, name: str, wanted: list[str]) -> tuple[list[str], 
     """Return a module's text and the names in it, in the order of ``wanted`` or of the source."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     source = path.relative_to(ROOT)
-    found = {node.name: node for node in tree.body
-             if isinstance(node, ast.ClassDef | Function) and is_public(node)}
-    names = wanted or list(found)
+    public = {node.name: node for node in tree.body
+              if isinstance(node, ast.ClassDef | Function) and is_public(node)}
+    names = wanted or list(public)
     lines = [f"## `{name}`", "", f"[{source}](../{source})", "",
              *render_docstring(ast.get_docstring(tree) or ""), ""]
     for item in names:
-        if item not in found:
+        if item not in public:
             raise SystemExit(f"tools/make_api_docs.py: {source} has no public {item}, with a "
                              "docstring; correct MODULES")
-        node = found[item]
+        node = public[item]
         lines += render_class(node) if isinstance(node, ast.ClassDef) else render_function(node, 3)
     return lines, names
 

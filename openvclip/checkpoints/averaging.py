@@ -24,8 +24,7 @@ def find_checkpoints(source: str | Path, start: int, end: int) -> dict[int, Path
 
     Args:
         source: folder with ``checkpoint_epoch_NNNNN.pyth``, or the ``OUTPUT_DIR`` above it.
-        start: first file number (epoch + 1), at least 1.
-        end: last file number.
+        start, end: first and last file number (epoch + 1), at least 1.
 
     Raises:
         CheckpointError: some are missing; averaging others instead would give a different result.
@@ -33,16 +32,16 @@ def find_checkpoints(source: str | Path, start: int, end: int) -> dict[int, Path
     source = Path(source)
     if not source.is_dir():
         raise CheckpointError(f"there is no folder {source} to take checkpoints from")
-    found = ckpt.list_checkpoints(source) or ckpt.list_checkpoints(source / ckpt.FOLDER)
-    missing = [n for n in range(start, end + 1) if n not in found]
+    files = ckpt.list_checkpoints(source) or ckpt.list_checkpoints(source / ckpt.FOLDER)
+    missing = [n for n in range(start, end + 1) if n not in files]
     if missing:
-        there = f"{min(found)}..{max(found)} ({len(found)} files)" if found else "none"
+        there = f"{min(files)}..{max(files)} ({len(files)} files)" if files else "none"
         raise CheckpointError(
             f"{source} lacks {len(missing)} of the checkpoints {start}..{end}: "
             f"{', '.join(map(str, missing[:8]))}{', ...' if len(missing) > 8 else ''}; it has "
             f"{there}. Wait for training to end, or change --start and --end"
         )
-    return {number: found[number] for number in range(start, end + 1)}
+    return {number: files[number] for number in range(start, end + 1)}
 
 
 def load_model_state(path: str | Path) -> StateDict:
@@ -107,28 +106,25 @@ def average_checkpoints(
     broken = find_not_finite(merged)
     if broken:
         _refuse_not_finite(zip(names, sources, strict=True), broken)
-    content = {"model_state": merged}
     last = ckpt.load_file(paths[end], verify=False) if paths else {}
     # How, and on what, the weights were trained, for loading the file alone.
-    content.update({key: last[key] for key in ("cfg", VIDEOS) if last.get(key) is not None})
-    ckpt.save_file(output, content)
+    kept = {key: last[key] for key in ("cfg", VIDEOS) if last.get(key) is not None}
+    ckpt.save_file(output, {"model_state": merged, **kept})
     logger.info("wrote the %s of %d checkpoints (%d..%d) to %s", method.result,
                 len(names), start, end, output)
     return Path(output)
 
 
 def _refuse_not_finite(states: Iterable[tuple[str, StateDict]], broken: Sequence[str]) -> NoReturn:
-    """Find what made the tensors ``broken`` of a mean NaN or infinite, and raise.
-
-    Reading the files again costs time, but only here; checking each while it is added would
-    make every average a third slower.
-    """
+    """Find what made the tensors ``broken`` of a mean NaN or infinite, and raise."""
+    # Reading the files again costs time, but only here; checking each while it is added would
+    # make every average a third slower.
     for name, state in states:
-        found = find_not_finite({key: state[key] for key in broken if key in state})
-        if found:
-            others = f" and {len(found) - 1} more tensors" if len(found) > 1 else ""
+        bad = find_not_finite({key: state[key] for key in broken if key in state})
+        if bad:
+            others = f" and {len(bad) - 1} more tensors" if len(bad) > 1 else ""
             raise CheckpointError(
-                f"cannot average: {name} holds NaN or infinity in {found[0]}{others}; leave it "
+                f"cannot average: {name} holds NaN or infinity in {bad[0]}{others}; leave it "
                 "out by --start and --end, or train that epoch again"
             )
     raise CheckpointError(

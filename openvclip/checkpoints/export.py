@@ -110,8 +110,7 @@ def load_export(
     Args:
         clip: file, or open_clip name, of the original CLIP.
         checkpoint: a training checkpoint or averaged file; None takes ``clip`` itself.
-        patching_ratio: share of ``clip`` in the weights, 0 to 1; None takes the unpatched
-            checkpoint.
+        patching_ratio: share of ``clip`` in the weights, 0 to 1; None: the unpatched checkpoint.
         labels: class names of the classifier; without them there is no classifier.
 
     Raises:
@@ -129,28 +128,21 @@ def load_export(
         check_exportable(checkpoint)
     model = load_patched(clip, checkpoint, patching_ratio).model.requires_grad_(False)
     assert isinstance(model, CLIP)  # what it builds by default
-    facts = {"openvclip": __version__, "arch": name_arch(model), **describe_source("clip", clip)}
+    config = model.config
+    sizes = (config.patch_size, config.vision_width, config.image_size)
+    arch = next((name for name, known in ARCH_SIZES.items() if known == sizes), "auto")
+    facts = {"openvclip": __version__, "arch": arch}
+    for name, path in (("clip", clip), ("checkpoint", checkpoint)):
+        if path is not None:
+            digest = compute_file_hash(path)
+            facts |= {name: str(path), **({f"{name}_sha256": digest} if digest else {})}
     if checkpoint is not None:
-        facts.update(describe_source("checkpoint", checkpoint))
         facts.update(read_temporal_settings(checkpoint))
         facts["patching_ratio"] = f"{patching_ratio or 0.0:g}"
     export = Export(model, facts, tuple(labels))
     if labels:
         export.classifier = class_embeddings(model, labels, context_length=model.context_length)
     return export
-
-
-def describe_source(name: str, path: str | Path) -> dict[str, str]:
-    """Return where weights came from, with the SHA-256 of a file."""
-    digest = compute_file_hash(path)
-    return {name: str(path), **({f"{name}_sha256": digest} if digest else {})}
-
-
-def name_arch(model: CLIP) -> str:
-    """Return the MODEL.ARCH of these sizes, or ``auto``."""
-    config = model.config
-    sizes = (config.patch_size, config.vision_width, config.image_size)
-    return next((name for name, known in ARCH_SIZES.items() if known == sizes), "auto")
 
 
 def check_exportable(path: str | Path) -> None:
@@ -170,33 +162,26 @@ def read_temporal_settings(path: str | Path) -> dict[str, str]:
     try:
         config = find_training_config(path)
     except CheckpointError:
-        config = None
+        return {}
     if config is None:
         return {}
     backbone = config.section("MODEL").get("BACKBONE", "clip")
     if backbone != "clip":
         raise CheckpointError(f"{path} is of the MODEL.BACKBONE {backbone!r}, which neither "
                               "OpenAI's layout nor open_clip can hold; only CLIPs can be exported")
-    settings = {}
-    for key in TEMPORAL_KEYS:
-        section, name = key.split(".")
-        if name not in config.section(section):
-            return {}
-        settings[key] = str(config.section(section)[name])
-    return settings
+    found = {f"{section}.{name}": str(value) for section in ("MODEL", "DATA")
+             for name, value in config.section(section).items()}
+    known = found.keys() >= set(TEMPORAL_KEYS)
+    return {key: found[key] for key in TEMPORAL_KEYS} if known else {}
 
 
 def plan_files(output: Path, name: str, layout: str, classifier: bool) -> dict[str, Path]:
     """Return the files to write, by kind."""
-    paths = {}
-    if layout in ("openai", "both"):
-        paths["openai"] = output / f"{name}.safetensors"
-    if layout in ("open_clip", "both"):
-        paths["open_clip"] = output / f"{name}-open_clip.pt"
-        paths["config"] = output / f"{name}-open_clip.json"
-    if classifier:
-        paths["classifier"] = output / f"{name}-classifier.safetensors"
-    return paths
+    kinds = {"openai": [("openai", ".safetensors")],
+             "open_clip": [("open_clip", "-open_clip.pt"), ("config", "-open_clip.json")]}
+    kinds["both"] = kinds["openai"] + kinds["open_clip"]
+    own = [("classifier", "-classifier.safetensors")] if classifier else []
+    return {kind: output / f"{name}{ending}" for kind, ending in kinds[layout] + own}
 
 
 def write_export(export: Export, paths: Mapping[str, Path], dtype: str = "fp32") -> None:
@@ -221,10 +206,8 @@ def write_export(export: Export, paths: Mapping[str, Path], dtype: str = "fp32")
 
 
 def save_archive(content: Mapping[str, object], output: Path) -> None:
-    """Write a file for ``torch.load``; the same content gives the same bytes.
-
-    It writes to an open file: given a name, torch.save puts that into the content.
-    """
+    """Write a file for ``torch.load``; the same content gives the same bytes."""
+    # To an open file: given a name, torch.save puts that into the content.
     with open(output, "wb") as file:
         torch.save(content, file)
 

@@ -52,15 +52,12 @@ class _HashingFile:
     """The stream for ``torch.save``: passes bytes on and hashes them."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+        self._file, self.flush = file, file.flush
         self.hash = CHECKSUMS[MARK]()
 
     def write(self, data: bytes) -> int:
         self.hash.update(data)
         return self._file.write(data)
-
-    def flush(self) -> None:
-        self._file.flush()
 
 
 def check_target(path: str | Path) -> None:
@@ -104,10 +101,7 @@ def save_file(path: str | Path, content: Any) -> Path:
 
 
 def verify_file(path: str | Path) -> bool:
-    """Compare a file with the checksum that it carries.
-
-    Returns:
-        False if it carries none, like files of other programs; they are not checked.
+    """Compare a file with the checksum that it carries; False: it carries none, nor is checked.
 
     Raises:
         CheckpointError: the file is not as it was written, or its end is missing.
@@ -153,10 +147,7 @@ def _hash_start(file: io.BufferedReader, count: int, checksum: Any) -> Any:
     """Hash the first ``count`` bytes, and the comment's size as torch writes it: 0."""
     file.seek(0)
     buffer = memoryview(bytearray(1 << 20))
-    while count:
-        got = file.readinto(buffer[:min(count, len(buffer))])
-        if not got:
-            break
+    while count and (got := file.readinto(buffer[:min(count, len(buffer))])):
         checksum.update(buffer[:got])
         count -= got
     checksum.update(b"\0\0")
@@ -170,7 +161,7 @@ def load_file(path: str | Path, *, verify: bool = True) -> dict:
 
     Args:
         path: the file, or its address (:mod:`openvclip.utils.paths`).
-        verify: compare it with its checksum; another process may have done so.
+        verify: compare it with its checksum.
 
     Raises:
         CheckpointError: it is missing, damaged, or holds something other than tensors and plain
@@ -193,6 +184,19 @@ def load_file(path: str | Path, *, verify: bool = True) -> dict:
     return content
 
 
+def read_content(path: str | Path) -> dict[str, Any]:
+    """Read what a file of ours has besides weights, unverified; {} for other or damaged files.
+
+    Loading the weights of a damaged one says better what is wrong.
+    """
+    if Path(path).suffix == ".safetensors":
+        return {}
+    try:
+        return load_file(path, verify=False)
+    except CheckpointError:
+        return {}
+
+
 def checkpoint_path(output_dir: str | Path, number: int) -> Path:
     """Path of the checkpoint after ``number`` epochs (its file number is epoch + 1)."""
     return Path(output_dir) / FOLDER / f"checkpoint_epoch_{number:05d}.pyth"
@@ -203,20 +207,21 @@ def partial_path(output_dir: str | Path, number: int, iteration: int) -> Path:
     return Path(output_dir) / FOLDER / f"partial_epoch_{number:05d}_iter_{iteration:07d}.pyth"
 
 
-def _names(folder: str | Path) -> list[str]:
-    return sorted(os.listdir(folder)) if Path(folder).is_dir() else []
+def match_files(folder: str | Path, pattern: re.Pattern) -> list[tuple[Path, re.Match]]:
+    """Files in ``folder``, in order of name, with how their names match ``pattern``."""
+    names = sorted(os.listdir(folder)) if Path(folder).is_dir() else []
+    return [(Path(folder) / name, match) for name in names if (match := pattern.match(name))]
 
 
 def list_checkpoints(folder: str | Path) -> dict[int, Path]:
     """Checkpoints in ``folder`` by number, in ascending order; none from within an epoch."""
-    matches = filter(None, map(PATTERN.match, _names(folder)))
-    return {int(match[1]): Path(folder) / match[0] for match in matches}
+    return {int(match[1]): path for path, match in match_files(folder, PATTERN)}
 
 
 def list_partials(folder: str | Path) -> dict[tuple[int, int], Path]:
     """Files from within an epoch, by (whole epochs, iterations of the next), in ascending order."""
-    matches = filter(None, map(PARTIAL.match, _names(folder)))
-    return {(int(match[1]) - 1, int(match[2])): Path(folder) / match[0] for match in matches}
+    return {(int(match[1]) - 1, int(match[2])): path
+            for path, match in match_files(folder, PARTIAL)}
 
 
 def load_last_checkpoint(output_dir: str | Path) -> tuple[Path, dict] | None:
@@ -277,13 +282,7 @@ class Keep:
 
 
 def remove_outdated(output_dir: str | Path, position: tuple[int, int], keep: Keep) -> None:
-    """Delete files that are not needed once the state at ``position`` has been written.
-
-    Args:
-        output_dir: the run's folder.
-        position: (whole epochs, iterations of the next one) of the newest file.
-        keep: which epoch checkpoints to keep.
-    """
+    """Delete what is not needed once the state at ``position`` (epochs, iterations) is written."""
     folder = Path(output_dir) / FOLDER
     paths = [path for before, path in list_partials(folder).items() if before < position]
     if position[1] == 0:
@@ -295,10 +294,8 @@ def remove_outdated(output_dir: str | Path, position: tuple[int, int], keep: Kee
 
 def remove_leftovers(output_dir: str | Path) -> None:
     """Delete the unfinished files of runs that were killed while writing."""
-    folder = Path(output_dir) / FOLDER
-    for name in _names(folder):
-        if LEFTOVER.match(name):
-            (folder / name).unlink(missing_ok=True)
+    for path, _ in match_files(Path(output_dir) / FOLDER, LEFTOVER):
+        path.unlink(missing_ok=True)
 
 
 def get_random_state() -> dict[str, Any]:

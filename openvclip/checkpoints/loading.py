@@ -1,8 +1,8 @@
-"""Setup shared by training and testing: precision, class names, weights."""
+"""Weights and precision for training and tests; ``build_tested`` is the door for what is tested."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -11,11 +11,17 @@ from typing import cast
 import torch
 from torch import nn
 
-from openvclip.checkpoints.files import load_file, verify_file
+from openvclip.checkpoints import files as ckpt
 from openvclip.clip.weights import find_not_finite, load_clip, load_state_dict_file
 from openvclip.config.extensions import parse_stored
-from openvclip.interpolation import StateDict, WeightPatcher
-from openvclip.models.build import load_model_weights
+from openvclip.config.validate import check_patched, find_ratios
+from openvclip.interpolation import StateDict, WeightPatcher, Weights, WeightsAndClassifier
+from openvclip.models.build import (
+    build_classifier,
+    build_clip_source,
+    build_model,
+    load_model_weights,
+)
 from openvclip.models.temporal import build_temporal_clip
 from openvclip.models.video_clip import VideoCLIP
 from openvclip.utils.errors import CheckpointError
@@ -33,43 +39,107 @@ def compute_amp_dtype(name: str, device: torch.device) -> torch.dtype:
     return {"bfloat16": torch.bfloat16, "float16": torch.float16}[name]
 
 
-def build_precision(cfg, device: torch.device) -> tuple[Callable, torch.amp.GradScaler]:
-    """Return the maker of training's forward passes' context, and the gradient scaler.
-
-    Gradients are scaled for fp16 only: bf16 has fp32's range.
-    """
-    dtype = None
-    if cfg.TRAIN.MIXED_PRECISION:
-        dtype = compute_amp_dtype(cfg.TRAIN.AMP_DTYPE, device)
-    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    return _autocast(dtype, device, "training"), scaler
-
-
-def build_test_dtype(cfg, device: torch.device) -> torch.dtype | None:
-    """Return the dtype that tests use where that is safe; None: fp32."""
-    if not cfg.TEST.MIXED_PRECISION:
-        return None
-    return compute_amp_dtype(cfg.TRAIN.AMP_DTYPE, device)
-
-
-def build_test_precision(cfg, device: torch.device) -> Callable:
-    """Return the maker of the context that tests and validation compute in.
-
-    That is fp32, as published, unless ``TEST.MIXED_PRECISION``; training's setting has no effect.
-    """
-    return _autocast(build_test_dtype(cfg, device), device, "tests and validation")
-
-
 def name_dtype(dtype: torch.dtype | None) -> str:
     """Return such as ``bfloat16``; None is ``float32``."""
     return str(dtype or torch.float32).removeprefix("torch.")
 
 
-def _autocast(dtype: torch.dtype | None, device: torch.device, what: str) -> Callable:
+def build_dtype(cfg, device: torch.device, section: str) -> torch.dtype | None:
+    """Return the dtype that ``section``, TRAIN or TEST, uses where that is safe; None: fp32."""
+    if not cfg[section].MIXED_PRECISION:
+        return None
+    return compute_amp_dtype(cfg.TRAIN.AMP_DTYPE, device)
+
+
+def build_autocast(cfg, device: torch.device, section: str) -> Callable:
+    """Return the maker of the context of the forward passes.
+
+    ``section`` is TRAIN, or TEST for tests and validation. These are in fp32, as published, unless
+    ``TEST.MIXED_PRECISION``; training's setting has no effect.
+    """
+    dtype = build_dtype(cfg, device, section)
     if dtype is None:
         return nullcontext
+    what = {"TRAIN": "training", "TEST": "tests and validation"}[section]
     logger.info("mixed precision in %s: %s on %s", what, name_dtype(dtype), device.type)
     return partial(torch.autocast, device.type, dtype=dtype)
+
+
+def build_scaler(cfg, device: torch.device) -> torch.amp.GradScaler:
+    """Return the gradient scaler, which scales for fp16 only: bf16 has fp32's range."""
+    enabled = build_dtype(cfg, device, "TRAIN") == torch.float16
+    return torch.amp.GradScaler(device.type, enabled=enabled)
+
+
+def build_tested(
+    cfg, class_names: Sequence[str] | None, device: torch.device
+) -> tuple[VideoCLIP, Weights, list[float], str | None]:
+    """Load what a test asks: the model, and what patches its weights.
+
+    The weights are those of ``TEST.CUSTOM_LOAD_FILE`` (with ``TEST.CUSTOM_LOAD``), else of
+    ``TEST.CHECKPOINT_FILE_PATH``, else the last checkpoint of the training that this same run did.
+    A checkpoint that merely exists in ``OUTPUT_DIR`` is not used: a test of raw CLIP must remain
+    one.
+
+    Args:
+        cfg: the resolved config.
+        class_names: of the model's classifier; None: it has none.
+        device: where to put the model.
+
+    Returns:
+        The model; its weights and ratios, see :func:`build_weights`; the file, or None for CLIP.
+
+    Raises:
+        CheckpointError: the file does not fit, or is not finite.
+    """
+    model = build_model(cfg, class_names)
+    test, own_text = cfg.TEST, False
+    checkpoint = test.CUSTOM_LOAD_FILE if test.CUSTOM_LOAD else test.CHECKPOINT_FILE_PATH
+    checkpoint = checkpoint or _find_trained(cfg.OUTPUT_DIR, just_now=cfg.TRAIN.ENABLE)
+    if checkpoint is None:
+        logger.info("testing the untouched CLIP: no checkpoint was given")
+    else:
+        own_text = load_weights(model, checkpoint, finite=True)
+    model = model.to(device)
+    weights, ratios = build_weights(cfg, model, checkpoint)
+    if own_text and class_names is not None:
+        embed = partial(build_classifier, cfg, label_names=class_names)
+        weights = WeightsAndClassifier.embedded(weights, model, embed, ratios or [0.0])
+    return model, weights, ratios, checkpoint
+
+
+def _find_trained(output_dir: str, just_now: bool) -> str | None:
+    """Return the last checkpoint of OUTPUT_DIR if it was trained just now; warn of an older one."""
+    checkpoints = ckpt.list_checkpoints(Path(output_dir) / ckpt.FOLDER)
+    if not checkpoints:
+        return None
+    last = str(checkpoints[max(checkpoints)])
+    if just_now:
+        return last
+    logger.warning("%s lies in OUTPUT_DIR but is not tested; name it in TEST.CHECKPOINT_FILE_PATH "
+                   "if it should be", last)
+    return None
+
+
+def build_weights(cfg, model: nn.Module, checkpoint: str | None) -> tuple[Weights, list[float]]:
+    """Build the weights to test, and the ratios at which to patch them; none: unpatched.
+
+    ``checkpoint`` is the file that the model's weights come from; None: they are CLIP's.
+
+    Raises:
+        ConfigError: there is nothing to patch.
+    """
+    ratios = find_ratios(cfg)
+    if not ratios:
+        return Weights(), []
+    check_patched(cfg, given=checkpoint is not None)
+    source = cfg.TEST.CLIP_ORI_PATH or build_clip_source(cfg)
+    patcher = WeightPatcher(dict(model.named_parameters()), load_original_clip(source))
+    logger.info(
+        "patching %d tensors of %s with %s at %s", len(patcher.names), checkpoint or "CLIP", source,
+        ", ".join(f"{r:g}" for r in ratios),
+    )
+    return patcher, ratios
 
 
 def read_weights(path: str | Path) -> StateDict:
@@ -80,21 +150,27 @@ def read_weights(path: str | Path) -> StateDict:
         ConfigError: its config names extensions that the user has not named.
     """
     if is_file(Path(path).expanduser()):
-        verify_file(path)
-    _check_extensions(path)
+        ckpt.verify_file(path)
+    parse_stored(ckpt.read_content(path).get("cfg"), path)
     return load_state_dict_file(path)
 
 
-def load_weights(model: VideoCLIP, path: str | Path, *, leave_head: bool = False) -> bool:
+def load_weights(
+    model: VideoCLIP, path: str | Path, *, leave_head: bool = False, finite: bool = False
+) -> bool:
     """Load the weights of a checkpoint, of any origin, into the model; every key must match.
 
     Args:
         model: what to load into.
         path: the checkpoint.
         leave_head: do not use a tuned head (TUNE_HEAD) in the file: it knows only its own classes.
+        finite: refuse weights that are NaN or infinite.
 
     Returns:
         Whether the text tower has changed. A classifier that it made is then outdated.
+
+    Raises:
+        CheckpointError: they do not fit, or as :func:`read_weights`.
     """
     state = read_weights(path)
     if leave_head and state.pop("head", None) is not None:
@@ -104,17 +180,8 @@ def load_weights(model: VideoCLIP, path: str | Path, *, leave_head: bool = False
     changed = text_tower_differs(model, text)
     logger.info("loaded the weights of %s%s", path,
                 ", whose text tower is not the original CLIP's" if changed else "")
-    return changed
-
-
-def load_finite(model: VideoCLIP, path: str | Path, *, leave_head: bool = False) -> bool:
-    """Load weights to compute with, see :func:`load_weights`.
-
-    Raises:
-        CheckpointError: one of them is NaN or infinite.
-    """
-    changed = load_weights(model, path, leave_head=leave_head)
-    check_finite(dict(model.named_parameters()), str(path))
+    if finite:
+        check_finite(dict(model.named_parameters()), str(path))
     return changed
 
 
@@ -154,20 +221,11 @@ def load_patched(
     model = VideoCLIP(tower, num_frames, torch.zeros(0, tower.embed_dim))
     if checkpoint is None:
         return model
-    load_finite(model, checkpoint, leave_head=True)
+    load_weights(model, checkpoint, leave_head=True, finite=True)
     if ratio is not None:
         names = {f"model.{name}": tensor for name, tensor in original.items()}
         WeightPatcher(dict(model.named_parameters()), names).set_ratio(ratio)
     return model
-
-
-def _check_extensions(path: str | Path) -> None:
-    """Refuse weights whose own config names extensions that the user has not named."""
-    try:
-        config = load_file(path, verify=False).get("cfg")
-    except CheckpointError:  # an archive; or damaged, which loading its weights will say better
-        return
-    parse_stored(config, path)
 
 
 def copy_text_tower(model: VideoCLIP) -> StateDict:

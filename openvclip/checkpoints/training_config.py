@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from openvclip.checkpoints.files import load_file
+from openvclip.checkpoints.files import read_content
 from openvclip.config.extensions import refuse_stored
 from openvclip.config.safe_yaml import MOST_BYTES, load_yaml
 from openvclip.config.stored import CONFIG, find_output_dir, has_trained, load_config
@@ -47,19 +47,16 @@ class TrainingConfig:
 def find_training_config(checkpoint: str | Path) -> TrainingConfig | None:
     """Find the config of the training run that a checkpoint, or an average of its epochs, is from.
 
-    All code that needs to know what a file was trained on, or how it expects its videos, asks here.
-    The rule: the config inside the file; if there is none, ``config.yaml`` in the OUTPUT_DIR where
-    the file is, if that belongs to a training run.
-
-    Args:
-        checkpoint: the file; one that is missing or cannot be read contains nothing.
+    The one rule for all who ask: the config inside the file; if there is none, ``config.yaml`` in
+    the OUTPUT_DIR where the file is, if that belongs to a training run. A file that is missing or
+    cannot be read contains nothing.
 
     Raises:
         CheckpointError: what was found is not yaml.
         ConfigError: it names extensions that the user has not named.
     """
     checkpoint = Path(checkpoint).expanduser()
-    text = _read(checkpoint).get("cfg")
+    text = read_content(checkpoint).get("cfg")
     carried = text if isinstance(text, str) and text.strip() else None
     where = checkpoint if carried else find_output_dir(checkpoint) / CONFIG
     try:
@@ -77,18 +74,8 @@ def find_training_config(checkpoint: str | Path) -> TrainingConfig | None:
     return TrainingConfig(where, tree if isinstance(tree, dict) else {})
 
 
-def _read(checkpoint: Path) -> dict[str, Any]:
-    """Read what a file of ours has besides tensors; {} for other files and damaged ones."""
-    if checkpoint.suffix == ".safetensors":
-        return {}
-    try:
-        return load_file(checkpoint, verify=False)
-    except CheckpointError:  # an archive; or damaged, which loading its weights will say better
-        return {}
-
-
 def _find_list(checkpoint: str | Path) -> TrainingConfig | None:
-    """As :func:`find_training_config`; None where what it finds does not say the training list."""
+    """As find_training_config; None where what it finds does not say the training list."""
     try:
         config = find_training_config(checkpoint)
     except CheckpointError as error:
@@ -99,10 +86,7 @@ def _find_list(checkpoint: str | Path) -> TrainingConfig | None:
 
 
 def find_training(checkpoint: str | Path | None) -> dict[str, Any] | None:
-    """Say what a checkpoint was trained on, for the results of a test.
-
-    Args:
-        checkpoint: the tested file; None: the untouched CLIP.
+    """Say what a tested checkpoint (None: the untouched CLIP) was trained on, for its results.
 
     Returns:
         The training list, the SHA-256 of its label set, its draw, whether training was
@@ -138,10 +122,7 @@ def describe_videos(paths: Sequence[str], prefix: str) -> torch.Tensor:
 def check_resumed(content: dict[str, Any], where: str | Path, videos: torch.Tensor) -> None:
     """Refuse to resume from a checkpoint that another training run left.
 
-    Args:
-        content: the checkpoint's content.
-        where: its path, for messages.
-        videos: what :func:`describe_videos` returned for this run's list.
+    ``videos`` is what :func:`describe_videos` returned for this run's list.
 
     Raises:
         CheckpointError: none of the list's videos was in that run. One on a list that differs is
@@ -171,12 +152,8 @@ def find_overlap(
     """Find which videos of a tested list the checkpoint was trained on; the log names them.
 
     The names compared are those in the checkpoint or, if it is too old to have any, those of
-    the training list, if it is on this machine.
-
-    Args:
-        checkpoint: the tested file; None: the untouched CLIP.
-        paths: the tested videos' paths, with the prefix.
-        prefix: DATA.PATH_PREFIX of the test.
+    the training list, if it is on this machine. ``paths`` are with the ``prefix``,
+    DATA.PATH_PREFIX of the test.
 
     Returns:
         ``videos``, their number, and ``rows``; None if the training list is unknown.
@@ -196,17 +173,17 @@ def find_overlap(
 
 def _find_videos(checkpoint: Path) -> np.ndarray | None:
     """Read a checkpoint's hashes, or make them from the training list that its config names."""
-    videos = _read(checkpoint).get(VIDEOS)
+    videos = read_content(checkpoint).get(VIDEOS)
     if isinstance(videos, torch.Tensor) and videos.dtype == torch.int64 and videos.dim() == 1:
         return videos.numpy()
     config = _find_list(checkpoint)
     if config is None:
         return None
     data = config.section("DATA")
-    folder, prefix, separator = (str(data.get(name, default)) for name, default in (
-        ("PATH_TO_DATA_DIR", ""), ("PATH_PREFIX", ""), ("PATH_LABEL_SEPARATOR", " ")))
+    prefix = str(data.get("PATH_PREFIX", ""))
     try:
-        paths = read_paths(Path(folder) / "train.csv", separator, prefix)
+        paths = read_paths(Path(str(data.get("PATH_TO_DATA_DIR", ""))) / "train.csv",
+                           str(data.get("PATH_LABEL_SEPARATOR", " ")), prefix)
     except DataError:
         return None
     return None if paths is None else hash_videos(paths, prefix)

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import argparse
-
-from openvclip.utils.command_line import Parser, run_tool
+from openvclip.utils.command_line import Parser, through_run_tool
 
 
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
+def build_parser() -> Parser:
     parser = Parser(description=__doc__)
-    parser.add_argument(
-        "--source", required=True,
-        help="folder with checkpoint_epoch_NNNNN.pyth files, or the OUTPUT_DIR above it",
-    )
-    parser.add_argument("--start", type=int, required=True,
-                        help="first file number; 0 also includes the original CLIP")
-    parser.add_argument("--end", type=int, required=True, help="last file number, included")
-    parser.add_argument("--output", required=True, help="file to write, such as swa_2_22.pth")
-    parser.add_argument("--clip", help="weights of the original CLIP, needed with --start 0")
-    parser.add_argument("--method", default="mean", help="how to merge; default: %(default)s")
-    parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE",
-                        help="EXTENSIONS '[\"my_package.my_merge\"]' and the keys that it declares")
-    return parser.parse_args(argv)
+    add = parser.add_argument
+    add("--source", required=True,
+        help="folder with checkpoint_epoch_NNNNN.pyth files, or the OUTPUT_DIR above it")
+    add("--start", type=int, required=True,
+        help="first file number; 0 also includes the original CLIP")
+    add("--end", type=int, required=True, help="last file number, included")
+    add("--output", required=True, help="file to write, such as swa_2_22.pth")
+    add("--clip", help="weights of the original CLIP, needed with --start 0")
+    add("--method", default="mean", help="how to merge; default: %(default)s")
+    add("--opts", nargs="*", default=[], metavar="KEY VALUE",
+        help="EXTENSIONS '[\"my_package.my_merge\"]' and the keys that it declares")
+    return parser
 
 
-def average(argv: list[str] | None) -> None:
-    args = parse_args(argv)
+@through_run_tool("nothing was written")
+def main(argv: list[str] | None) -> None:
+    args = build_parser().parse_args(argv)
     from openvclip.config import load_opts
     from openvclip.config.doors import MERGES
 
@@ -37,7 +35,3 @@ def average(argv: list[str] | None) -> None:
         args.source, start=args.start, end=args.end, output=args.output, clip=args.clip,
         method=method,
     )
-
-
-def main(argv: list[str] | None = None) -> int:
-    return run_tool(lambda: average(argv), "nothing was written")

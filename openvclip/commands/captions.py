@@ -8,37 +8,31 @@ captions go, see blip_llama2_caption/README.md.
 
 from __future__ import annotations
 
-import argparse
-
-from openvclip.utils.command_line import Parser, run_tool
+from openvclip.utils.command_line import Parser, through_run_tool
 from openvclip.utils.text import clean_lines
 
 
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--captions", nargs="+", required=True, metavar="FILE",
-                        help="captions; those that several files have of a video are put together")
-    parser.add_argument("--output", required=True, metavar="FILE",
-                        help="caption file to write; replaces an old one once it is complete")
-    parser.add_argument("--list", nargs="+", default=[], metavar="CSV", dest="lists",
-                        help="lists of 'path,label' rows: which videos have captions?")
-    parser.add_argument("--separator", default=",",
-                        help="text between path and label (DATA.PATH_LABEL_SEPARATOR); "
-                        "the last one in a row counts; default: a comma")
-    parser.add_argument("--report", metavar="JSON", help="file for all that was found")
-    return parser.parse_args(argv)
+def build_parser() -> Parser:
+    parser = Parser(description=__doc__)
+    add = parser.add_argument
+    add("--captions", nargs="+", required=True, metavar="FILE",
+        help="captions; those that several files have of a video are put together")
+    add("--output", required=True, metavar="FILE",
+        help="caption file to write; replaces an old one once it is complete")
+    add("--list", nargs="+", default=[], metavar="CSV", dest="lists",
+        help="lists of 'path,label' rows: which videos have captions?")
+    add("--separator", default=",",
+        help="text between path and label (DATA.PATH_LABEL_SEPARATOR); the last one in a row "
+        "counts; default: a comma")
+    add("--report", metavar="JSON", help="file for all that was found")
+    return parser
 
 
-def prepare(args: argparse.Namespace) -> None:
-    """Prepare and print the report."""
+@through_run_tool("nothing was written")
+def main(argv: list[str] | None) -> None:
+    args = build_parser().parse_args(argv)
     from openvclip.clip.tokenizer import count_tokens
     from openvclip.data.captions.prepare import describe_preparation, prepare_captions
 
     result = prepare_captions(count_tokens=count_tokens, **vars(args))
     print(clean_lines("\n".join(describe_preparation(result))))
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the tool; return the exit code."""
-    return run_tool(lambda: prepare(parse_args(argv)), "nothing was written")

@@ -24,39 +24,34 @@ Files that were checked before are decoded again only if size or modification ti
 
 from __future__ import annotations
 
-import argparse
-
-from openvclip.utils.command_line import Parser, run_tool
+from openvclip.utils.command_line import Parser, through_run_tool
 
 
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--list", nargs="+", required=True, metavar="CSV", dest="lists",
-                        help="lists of 'path,label' rows; each file is decoded once")
-    parser.add_argument("--prefix", default="", metavar="DIR",
-                        help="folder that the listed paths start from (DATA.PATH_PREFIX)")
-    parser.add_argument("--separator", default=",",
-                        help="text between path and label (DATA.PATH_LABEL_SEPARATOR); "
-                        "the last one of a row counts; default: a comma")
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder to write to")
-    parser.add_argument("--workers", type=int, metavar="N",
-                        help="processes that decode, one thread each; default: one per core")
-    parser.add_argument("--timeout", type=float, default=300.0, metavar="SECONDS",
-                        help="give up on a file after this long; default: 300")
-    parser.add_argument("--keep-damaged", action="store_true",
-                        help="leave damaged files in the cleaned lists")
-    parser.add_argument("--recheck", nargs="*", metavar="STATUS",
-                        help="decode files again that were checked before: all, or those of "
-                        "the statuses named, such as: --recheck crashed timeout")
-    return parser.parse_args(argv)
+def build_parser() -> Parser:
+    parser = Parser(description=__doc__)
+    add = parser.add_argument
+    add("--list", nargs="+", required=True, metavar="CSV", dest="lists",
+        help="lists of 'path,label' rows; each file is decoded once")
+    add("--prefix", default="", metavar="DIR",
+        help="folder that the listed paths start from (DATA.PATH_PREFIX)")
+    add("--separator", default=",",
+        help="text between path and label (DATA.PATH_LABEL_SEPARATOR); the last one of a row "
+        "counts; default: a comma")
+    add("--output", required=True, metavar="DIR", help="folder to write to")
+    add("--workers", type=int, metavar="N",
+        help="processes that decode, one thread each; default: one per core")
+    add("--timeout", type=float, default=300.0, metavar="SECONDS",
+        help="give up on a file after this long; default: 300")
+    add("--keep-damaged", action="store_true", help="leave damaged files in the cleaned lists")
+    add("--recheck", nargs="*", metavar="STATUS",
+        help="decode files again that were checked before: all, or those of the statuses named, "
+        "such as: --recheck crashed timeout")
+    return parser
 
 
-def check(argv: list[str] | None) -> None:
-    args = vars(parse_args(argv))
+@through_run_tool("what was decoded is kept; start again to resume")
+def main(argv: list[str] | None) -> None:
+    args = build_parser().parse_args(argv)
     from openvclip.data.check.run import check_lists
 
-    check_lists(**args)
-
-
-def main(argv: list[str] | None = None) -> int:
-    return run_tool(lambda: check(argv), "what was decoded is kept; start again to resume")
+    check_lists(**vars(args))

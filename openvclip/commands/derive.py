@@ -7,38 +7,36 @@ splits from one of k600_union. ``--check-lists hmdb_union`` compares the lists b
 
 from __future__ import annotations
 
-import argparse
-
-from openvclip.utils.command_line import Parser, run_tool
+from openvclip.utils.command_line import Parser, through_run_tool
 
 
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
+def build_parser() -> Parser:
     from openvclip.data.lists.label_maps import default_root
 
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
+    add = parser.add_argument
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--from", dest="source", metavar="DIR",
                       help="OUTPUT_DIR of the full list's test, with results and predictions")
     what.add_argument("--check-lists", metavar="NAME",
                       help="only compare lists: whether that of protocol NAME has all videos and "
                            "classes of those that follow from it; needs no test")
-    parser.add_argument("--protocol", nargs="+", default=["all"], metavar="NAME",
-                        help="such as ucf101_split1; all (default): whatever follows from it")
-    parser.add_argument("--output", metavar="DIR",
-                        help="folder in which a folder is made for each protocol")
-    parser.add_argument("--root", default=str(default_root()), metavar="DIR",
-                        help="folder with label_db and zs_label_db; default: the clone, or the "
-                        "current folder")
-    parser.add_argument("--predictions", default="predictions.pth", metavar="NAME",
-                        help="TEST.SAVE_RESULTS_PATH of that test (default: %(default)s)")
+    add("--protocol", nargs="+", default=["all"], metavar="NAME",
+        help="such as ucf101_split1; all (default): whatever follows from it")
+    add("--output", metavar="DIR", help="folder in which a folder is made for each protocol")
+    add("--root", default=str(default_root()), metavar="DIR",
+        help="folder with label_db and zs_label_db; default: the clone, or the current folder")
+    add("--predictions", default="predictions.pth", metavar="NAME",
+        help="TEST.SAVE_RESULTS_PATH of that test (default: %(default)s)")
+    return parser
+
+
+@through_run_tool("protocols that were written are complete")
+def main(argv: list[str] | None) -> None:
+    parser = build_parser()
     args = parser.parse_args(argv)
     if args.source and not args.output:
         parser.error("--from needs --output")
-    return args
-
-
-def derive(argv: list[str] | None) -> None:
-    args = parse_args(argv)
     from openvclip.report.summary.subset_lists import compare_lists
     from openvclip.report.summary.subsets import derive_all
 
@@ -49,7 +47,3 @@ def derive(argv: list[str] | None) -> None:
         args.source, args.protocol, root=args.root, output=args.output,
         predictions=args.predictions,
     )
-
-
-def main(argv: list[str] | None = None) -> int:
-    return run_tool(lambda: derive(argv), "protocols that were written are complete")

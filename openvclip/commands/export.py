@@ -9,14 +9,12 @@ All of them appear, or none. docs/export.md explains how to load them.
 
 from __future__ import annotations
 
-import argparse
-
-from openvclip.utils.command_line import Parser, run_tool
+from openvclip.utils.command_line import Parser, through_run_tool
 from openvclip.utils.text import clean_lines
 
 
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def build_parser() -> Parser:
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     add("--clip", required=True,
         help="the original CLIP: a file, or a name of open_clip such as ViT-B-16")
@@ -25,8 +23,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--patching-ratio", type=float, metavar="R",
         help="share of the original CLIP, 0 to 1; default: the unpatched checkpoint")
     add("--output", required=True, metavar="DIR", help="folder to write to")
-    add("--name", default="openvclip",
-        help="beginning of the file names; default: %(default)s")
+    add("--name", default="openvclip", help="beginning of the file names; default: %(default)s")
     add("--format", choices=("openai", "open_clip", "both"), default="both",
         help="which weights to write; default: both")
     add("--dtype", choices=("fp32", "fp16"), default="fp32",
@@ -38,11 +35,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--overwrite", action="store_true", help="replace existing files")
     add("--opts", nargs="*", default=[], metavar="KEY VALUE",
         help="EXTENSIONS '[\"my_package.my_module\"]': modules that the checkpoint's config names")
-    return parser.parse_args(argv)
+    return parser
 
 
-def export(argv: list[str] | None) -> None:
-    args = parse_args(argv)
+@through_run_tool("unfinished files were removed")
+def main(argv: list[str] | None) -> None:
+    args = build_parser().parse_args(argv)
     from openvclip.checkpoints.export import describe_loading, export_model
     from openvclip.config import load_opts
     from openvclip.predict.label_set import read_labels
@@ -57,7 +55,3 @@ def export(argv: list[str] | None) -> None:
     )
     if args.format != "openai":
         print(clean_lines(describe_loading(paths)))
-
-
-def main(argv: list[str] | None = None) -> int:
-    return run_tool(lambda: export(argv), "unfinished files were removed")

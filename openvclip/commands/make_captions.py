@@ -7,40 +7,37 @@ again; videos that failed are tried again. The recipe is in docs/captions.md.
 
 from __future__ import annotations
 
-import argparse
-
-from openvclip.utils.command_line import Parser, run_tool
+from openvclip.utils.command_line import Parser, through_run_tool
 from openvclip.utils.errors import ConfigError
 from openvclip.utils.text import clean_lines
 
 
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def build_parser() -> Parser:
+    parser = Parser(description=__doc__)
+    add = parser.add_argument
     model = "a model's folder, or its name on the hub (owner/name), which is downloaded"
-    parser.add_argument("--videos", required=True, metavar="CSV_OR_DIR",
-                        help="list of 'path,label' rows, or a folder")
-    parser.add_argument("--prefix", default="", metavar="DIR",
-                        help="folder that a list's paths start from (DATA.PATH_PREFIX)")
-    parser.add_argument("--separator", default=",",
-                        help="text between a list's path and label; default: a comma")
-    parser.add_argument("--captioner", required=True, metavar="MODEL",
-                        help=f"describes frames, such as BLIP-2: {model}")
-    parser.add_argument("--prompt", default="", metavar="TEXT",
-                        help="beginning that the captioner continues; default: none")
-    parser.add_argument("--summariser", metavar="MODEL",
-                        help=f"makes one sentence of the frames' captions: {model}; without it "
-                        "each different caption of a frame is a caption of the video")
-    parser.add_argument("--frames", type=int, default=3, metavar="N",
-                        help="frames per video, spread over it; default: 3")
-    parser.add_argument("--device", metavar="NAME",
-                        help="such as cuda:1 or cpu; default: a GPU if there is one")
-    parser.add_argument("--output", required=True, metavar="JSONL", help="file to append to")
-    return parser.parse_args(argv)
+    add("--videos", required=True, metavar="CSV_OR_DIR",
+        help="list of 'path,label' rows, or a folder")
+    add("--prefix", default="", metavar="DIR",
+        help="folder that a list's paths start from (DATA.PATH_PREFIX)")
+    add("--separator", default=",", help="text between a list's path and label; default: a comma")
+    add("--captioner", required=True, metavar="MODEL",
+        help=f"describes frames, such as BLIP-2: {model}")
+    add("--prompt", default="", metavar="TEXT",
+        help="beginning that the captioner continues; default: none")
+    add("--summariser", metavar="MODEL",
+        help=f"makes one sentence of the frames' captions: {model}; without it each different "
+        "caption of a frame is a caption of the video")
+    add("--frames", type=int, default=3, metavar="N",
+        help="frames per video, spread over it; default: 3")
+    add("--device", metavar="NAME", help="such as cuda:1 or cpu; default: a GPU if there is one")
+    add("--output", required=True, metavar="JSONL", help="file to append to")
+    return parser
 
 
-def make(args: argparse.Namespace) -> None:
-    """Load the models and caption the videos."""
+@through_run_tool("what was written is kept; start again to resume")
+def main(argv: list[str] | None) -> None:
+    args = build_parser().parse_args(argv)
     from openvclip.data.captions.captioners import load_captioner, load_summariser, pick_device
     from openvclip.data.captions.generate import caption_videos, list_videos
 
@@ -58,9 +55,3 @@ def make(args: argparse.Namespace) -> None:
     )
     print(clean_lines(f"{args.output}: {counts['done']:,} videos captioned, {counts['known']:,} "
                       f"known from before, {counts['failed']:,} failed"))
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the tool; return the exit code."""
-    return run_tool(lambda: make(parse_args(argv)),
-                    "what was written is kept; start again to resume")

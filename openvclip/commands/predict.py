@@ -11,9 +11,7 @@ predicted or an argument cannot be used.
 
 from __future__ import annotations
 
-import argparse
 import shutil
-import sys
 from collections.abc import Callable
 
 from openvclip.utils.command_line import Parser, run_tool
@@ -22,11 +20,11 @@ from openvclip.utils.text import clean_lines
 
 
 def build_parser() -> Parser:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     add("--video", nargs="+", required=True, metavar="PATH", dest="videos",
         help="videos, folders (at any depth) or patterns such as 'clips/*.mp4'")
-    add("--labels", nargs="+", metavar="TEXT", help="labels separated by commas: \"archery, golf\"")
+    add("--labels", nargs="+", metavar="TEXT", help='labels separated by commas: "archery, golf"')
     add("--label-file", metavar="FILE",
         help="labels, one per line, or a label map (*-index2cls.json)")
     add("--clip", required=True, metavar="FILE",
@@ -77,17 +75,14 @@ def predict(argv: list[str] | None, show: Callable[[str], None]) -> None:
     from openvclip.predict.videos import predict_videos
 
     labels = read_labels(args.pop("labels"), args.pop("label_file"))
-    found = predict_videos(
+    predictions = predict_videos(
         labels=labels, show=show, columns=shutil.get_terminal_size().columns, **args,
     )
-    if all(prediction.error for prediction in found):
-        raise DataError(f"none of the {len(found)} videos could be read; see above")
+    if all(prediction.error for prediction in predictions):
+        raise DataError(f"none of the {len(predictions)} videos could be read; see above")
 
 
 def main(argv: list[str] | None = None) -> int:
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # A terminal shows ? for a character it lacks.
-            stream.reconfigure(errors="replace")
     predicted = False
 
     def show(text: str) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
-from openvclip.utils.command_line import run_tool
+from openvclip.utils.command_line import through_run_tool
 from openvclip.utils.logging import get_logger, setup_logging
 
 
-def run_net(argv: list[str] | None) -> None:
-    """Check the config and what it names, which is fast without torch, then run."""
+@through_run_tool("what was saved is kept, and the same command resumes from there", log=False)
+def main(argv: list[str] | None) -> None:
     from openvclip.config import default_output_dir, load_cfg, parse_args
-    from openvclip.launch.early import check_early
 
     args = parse_args(argv)
     cfg = load_cfg(args.cfg_file, args.opts)
@@ -28,7 +28,22 @@ def run_net(argv: list[str] | None) -> None:
     launch(run, cfg, args.init_method)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the tool; return the exit code."""
-    return run_tool(lambda: run_net(argv),
-                    "what was saved is kept, and the same command resumes from there", log=False)
+def check_early(cfg) -> None:
+    """Check the label map and the patching before torch is loaded, which takes seconds.
+
+    Raises:
+        ConfigError, DataError: as the run would raise later.
+    """
+    from openvclip.config.validate import check_patched
+    from openvclip.data.lists.labels import build_label_space
+    from openvclip.evaluation.tasks.keys import WITH_CLASSES
+
+    train, test = cfg.TRAIN, cfg.TEST
+    if cfg.VAL_MODE or train.ENABLE or (test.ENABLE and test.TASK in WITH_CLASSES):
+        build_label_space(cfg)
+    if cfg.VAL_MODE:
+        # There may be a checkpoint in OUTPUT_DIR, which only torch can tell.
+        resumed = train.AUTO_RESUME and Path(cfg.OUTPUT_DIR).is_dir()
+        check_patched(cfg, bool(resumed or train.CHECKPOINT_FILE_PATH or train.CUSTOM_LOAD))
+    elif test.ENABLE:
+        check_patched(cfg, bool(train.ENABLE or test.CHECKPOINT_FILE_PATH or test.CUSTOM_LOAD))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from openvclip.utils.command_line import Parser, run_tool
+from openvclip.utils.command_line import Parser, through_run_tool
 
 # Options that Slurm knows by the same name.
 SLURM = {
@@ -21,51 +21,41 @@ SLURM = {
 }
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = Parser(
-        description=__doc__.replace("``", ""), formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--cfg", required=True, help="config file")
-    parser.add_argument("--num_gpus", type=int, default=8, help="GPUs of each node (8); 0: CPU")
-    parser.add_argument("--num_shards", type=int, default=1, help="nodes (1)")
-    parser.add_argument("--job_dir", required=True,
-                        help="folder for logs, shared by the nodes; %%j becomes the job's number")
-    parser.add_argument("--timeout", type=int, default=48 * 60, help="minutes (2880)")
-    parser.add_argument("--cpus_per_gpu", type=int, default=10, help="CPU cores per GPU (10)")
-    parser.add_argument("--mem_per_gpu", type=int, default=60, help="GB of memory per GPU (60)")
-    parser.add_argument("--name", default="openvclip", help="name of the job (openvclip)")
+def build_parser() -> Parser:
+    parser = Parser(description=__doc__.replace("``", ""))
+    add = parser.add_argument
+    add("--cfg", required=True, help="config file")
+    add("--num_gpus", type=int, default=8, help="GPUs of each node (8); 0: CPU")
+    add("--num_shards", type=int, default=1, help="nodes (1)")
+    add("--job_dir", required=True,
+        help="folder for logs, shared by the nodes; %%j becomes the job's number")
+    add("--timeout", type=int, default=48 * 60, help="minutes (2880)")
+    add("--cpus_per_gpu", type=int, default=10, help="CPU cores per GPU (10)")
+    add("--mem_per_gpu", type=int, default=60, help="GB of memory per GPU (60)")
+    add("--name", default="openvclip", help="name of the job (openvclip)")
     for name, text in SLURM.items():
-        parser.add_argument(f"--{name}", help=text)
-    parser.add_argument("--cluster", choices=("slurm", "local", "debug"),
-                        help="local: a process of this machine; debug: this very process "
-                        "(default: Slurm where there is one, else local unless an option "
-                        "of Slurm is given)")
-    parser.add_argument("--wait", action="store_true", help="wait for the job's end")
-    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[],
-                        help="KEY VALUE pairs that override the config; they come last")
-    return parser.parse_args(argv)
+        add(f"--{name}", help=text)
+    add("--cluster", choices=("slurm", "local", "debug"),
+        help="local: a process of this machine; debug: this very process (default: Slurm where "
+        "there is one, else local unless an option of Slurm is given)")
+    add("--wait", action="store_true", help="wait for the job's end")
+    add("--opts", nargs=argparse.REMAINDER, default=[],
+        help="KEY VALUE pairs that override the config; they come last")
+    return parser
 
 
-def start(argv: list[str] | None) -> None:
-    """Submit and, with ``--wait``, wait for the job."""
-    args = parse_args(argv)
-    from openvclip.launch.slurm import Resources, submit, wait_for
+@through_run_tool("a submitted job keeps running")
+def main(argv: list[str] | None) -> None:
+    args = build_parser().parse_args(argv)
+    from openvclip.launch.slurm import submit, wait_for
 
     slurm = {name: getattr(args, name) for name in SLURM if getattr(args, name)}
     if "mail_user" in slurm:
         slurm["mail_type"] = "END,FAIL"
-    resources = Resources(
-        gpus=args.num_gpus, nodes=args.num_shards, timeout=args.timeout,
-        cpus_per_gpu=args.cpus_per_gpu, memory_per_gpu=args.mem_per_gpu, name=args.name,
-        slurm=tuple(slurm.items()),
+    job = submit(
+        args.cfg, args.opts, job_dir=args.job_dir, gpus=args.num_gpus, nodes=args.num_shards,
+        timeout=args.timeout, cpus_per_gpu=args.cpus_per_gpu, memory_per_gpu=args.mem_per_gpu,
+        name=args.name, cluster=args.cluster, slurm=slurm,
     )
-    job = submit(args.cfg, args.opts, job_dir=args.job_dir, resources=resources,
-                 cluster=args.cluster)
     if args.wait:
         wait_for(job)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the tool; return the exit code."""
-    return run_tool(lambda: start(argv), "a submitted job keeps running")

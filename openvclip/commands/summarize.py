@@ -10,40 +10,33 @@ code: 0, or 2 if there are no results at all.
 
 from __future__ import annotations
 
-import argparse
-import sys
-
-from openvclip.utils.command_line import Parser, run_tool
+from openvclip.utils.command_line import Parser, through_run_tool
 from openvclip.utils.text import clean_lines
 
 
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
+def build_parser() -> Parser:
     from openvclip.data.lists.label_maps import SHIPPED
 
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="+", metavar="DIR",
-                        help="folder with test results, at any depth")
-    parser.add_argument("--output", metavar="DIR", help="where to save; default: the first DIR")
-    parser.add_argument("--html", action="store_true",
-                        help="save summary.html, too: the same for a browser")
-    parser.add_argument(
-        "--protocols", nargs="+", metavar="NAME",
+    parser = Parser(description=__doc__)
+    add = parser.add_argument
+    add("folders", nargs="+", metavar="DIR", help="folder with test results, at any depth")
+    add("--output", metavar="DIR", help="where to save; default: the first DIR")
+    add("--html", action="store_true", help="save summary.html, too: the same for a browser")
+    add("--protocols", nargs="+", metavar="NAME",
         help="show only these: protocols (ucf101_split1), columns (ucf101_split) or datasets "
-        "(ucf101, hmdb51, kinetics600, kinetics400, ssv2)",
-    )
-    parser.add_argument(
-        "--trained", nargs="+", metavar="SET",
+        "(ucf101, hmdb51, kinetics600, kinetics400, ssv2)")
+    add("--trained", nargs="+", metavar="SET",
         help="sets in the picture whose classes the checkpoints were trained on, by their names "
-        "there; default: from the results, else the config next to the checkpoint, else K400",
-    )
-    parser.add_argument("--root", default=str(SHIPPED), metavar="DIR",
-                        help="folder with label_db and zs_label_db, whose label maps results are "
-                        "compared with; default: those that come with openvclip")
-    return parser.parse_args(argv)
+        "there; default: from the results, else the config next to the checkpoint, else K400")
+    add("--root", default=str(SHIPPED), metavar="DIR",
+        help="folder with label_db and zs_label_db, whose label maps results are compared with; "
+        "default: those that come with openvclip")
+    return parser
 
 
-def summarize(argv: list[str] | None) -> None:
-    args = parse_args(argv)
+@through_run_tool("the tests' results are untouched")
+def main(argv: list[str] | None) -> None:
+    args = build_parser().parse_args(argv)
     from openvclip.report.summary import collect
     from openvclip.report.summary.files import save_summary
     from openvclip.report.summary.formats import format_text
@@ -56,10 +49,3 @@ def summarize(argv: list[str] | None) -> None:
     finally:  # The table is worth seeing even if it cannot be saved.
         print(clean_lines(format_text(summary)))
     print(clean_lines("\n".join(f"wrote {path}" for path in paths)))
-
-
-def main(argv: list[str] | None = None) -> int:
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # A terminal shows ? for a character it lacks.
-            stream.reconfigure(errors="replace")
-    return run_tool(lambda: summarize(argv), "the tests' results are untouched")

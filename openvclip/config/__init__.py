@@ -4,8 +4,7 @@ import importlib
 
 from openvclip.config.defaults import get_cfg
 from openvclip.config.doors import KEYS
-from openvclip.config.extensions import load_extensions
-from openvclip.config.keys import declare
+from openvclip.config.extensions import declare, load_extensions
 from openvclip.config.parser import default_output_dir, load_cfg, load_opts, parse_args
 
 __all__ = ["declare", "default_output_dir", "get_cfg", "load_cfg", "load_extensions", "load_opts",

@@ -263,11 +263,16 @@ def get_cfg() -> CfgNode:
     return _C.clone()
 
 
-def flatten(node: CfgNode, prefix: str = "") -> dict[str, object]:
-    """Return ``{"TRAIN.BATCH_SIZE": 64, ...}`` of a config tree."""
-    flat: dict[str, object] = {}
-    for name, value in node.items():
-        if isinstance(value, CfgNode):
+def under(section: str, names: str) -> tuple[str, ...]:
+    """Return the full names of a section's keys, which ``names`` has separated by spaces."""
+    return tuple(f"{section}.{name}" for name in names.split())
+
+
+def flatten(tree: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Return ``{"TRAIN.BATCH_SIZE": 64, ...}`` of a config or yaml tree; empty sections vanish."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
             flat.update(flatten(value, f"{prefix}{name}."))
         else:
             flat[f"{prefix}{name}"] = value

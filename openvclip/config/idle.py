@@ -12,13 +12,13 @@ it came from elsewhere:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
 from fvcore.common.config import CfgNode
 
-from openvclip.config.defaults import flatten, get_cfg
+from openvclip.config.defaults import flatten, get_cfg, under
 
 Flat = dict[str, Any]
 
@@ -53,10 +53,6 @@ class Pair:
         if need.endswith(" left out"):
             return f"remove {need.removesuffix(' left out')}"
         return self.instead or f"set {need}"
-
-
-def under(section: str, names: str) -> tuple[str, ...]:
-    return tuple(f"{section}.{name}" for name in names.split())
 
 
 def is_on(switch: str, keys: tuple[str, ...], kind: int = DETAIL) -> Pair:
@@ -161,31 +157,21 @@ def find_idle(cfg: CfgNode) -> list[str]:
 def refuse_idle(
     cfg: CfgNode, in_file: Collection[str], in_opts: Collection[str], file: str = "the file"
 ) -> list[str]:
-    """Return a line for each requested setting that has no effect.
-
-    Args:
-        cfg: the whole config.
-        in_file: keys that the file of settings has.
-        in_opts: keys on the command line.
-        file: what to call the file.
-    """
+    """Return a line for each setting of ``file`` or the command line that has no effect."""
     flat, defaults = flatten(cfg), flatten(get_cfg())
     lines: dict[str, str] = {}
-    for pair, key in _unmet(flat):
-        value, where = flat[key], "--opts" if key in in_opts else file
-        asked = value != defaults[key] or (key in in_opts and key in BY_DEFAULT)
-        if asked and _is_refused(pair, key, in_file, in_opts):
-            lines.setdefault(key, (
-                f"{where}: {key} is {value!r}, which has no effect without {pair.needs}; "
-                f"remove it, or {pair.remedy}"
-            ))
-    return list(lines.values())
-
-
-def _unmet(flat: Flat) -> Iterator[tuple[Pair, str]]:
     for pair in PAIRS:
-        if pair.kind != HARMLESS and not pair.met(flat):
-            yield from ((pair, key) for key in pair.keys)
+        if pair.kind == HARMLESS or pair.met(flat):
+            continue
+        for key in pair.keys:
+            value, where = flat[key], "--opts" if key in in_opts else file
+            asked = value != defaults[key] or (key in in_opts and key in BY_DEFAULT)
+            if asked and _is_refused(pair, key, in_file, in_opts):
+                lines.setdefault(key, (
+                    f"{where}: {key} is {value!r}, which has no effect without {pair.needs}; "
+                    f"remove it, or {pair.remedy}"
+                ))
+    return list(lines.values())
 
 
 def _is_refused(

@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from fvcore.common.config import CfgNode
 
@@ -20,6 +20,7 @@ from openvclip.config.extensions import extension_keys, load_extensions
 from openvclip.config.idle import refuse_idle
 from openvclip.config.safe_yaml import MOST_BYTES, load_yaml
 from openvclip.config.validate import find_problems
+from openvclip.utils.command_line import Parser
 from openvclip.utils.errors import ConfigError, describe_os_error
 from openvclip.utils.files import read_text
 from openvclip.utils.paths import is_address, local
@@ -30,28 +31,19 @@ _FLAGS = ("--cfg", "--init_method", "--shard_id", "--num_shards")
 _PAIR = re.compile(r"^[A-Za-z_][\w.]*=")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"command line: {message}")
-
-
-def _build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _build_parser() -> Parser:
+    parser = Parser(
         usage="%(prog)s --cfg FILE [--opts] [KEY VALUE ...]",
         description="Train and test; every key is described in openvclip/config/defaults.py.",
-        allow_abbrev=False,
     )
-    parser.add_argument("--cfg", dest="cfg_file", metavar="FILE", help="yaml file of settings")
-    parser.add_argument(
-        "--opts", nargs="*", default=[], metavar="KEY VALUE",
-        help="settings that replace the file's; KEY=VALUE works too",
-    )
-    parser.add_argument(
-        "--init_method", default="tcp://localhost:9999",
-        help="address where the run's processes meet (default %(default)s)",
-    )
-    parser.add_argument("--shard_id", type=int, help="number of this machine; replaces SHARD_ID")
-    parser.add_argument("--num_shards", type=int, help="number of machines; replaces NUM_SHARDS")
+    add = parser.add_argument
+    add("--cfg", dest="cfg_file", metavar="FILE", help="yaml file of settings")
+    add("--opts", nargs="*", default=[], metavar="KEY VALUE",
+        help="settings that replace the file's; KEY=VALUE works too")
+    add("--init_method", default="tcp://localhost:9999",
+        help="address where the run's processes meet (default %(default)s)")
+    add("--shard_id", type=int, help="number of this machine; replaces SHARD_ID")
+    add("--num_shards", type=int, help="number of machines; replaces NUM_SHARDS")
     return parser
 
 
@@ -85,10 +77,7 @@ def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line of ``tools/run_net.py``.
-
-    Args:
-        argv: the arguments, without the program's name; None: this process's.
+    """Read the command line of ``tools/run_net.py``; None: this process's.
 
     Returns:
         ``cfg_file``; ``opts``, the KEY VALUE list for :func:`load_cfg`, in which ``--shard_id``
@@ -110,25 +99,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def _flatten_yaml(tree: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """Return {dotted name: value}; an empty section (all of it commented out) vanishes."""
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            flat.update(_flatten_yaml(value, f"{prefix}{name}."))
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
-
-
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read a settings file and the files that its ``_BASE_`` names, which it overrides.
 
-    Args:
-        path: the file; a ``_BASE_`` (one path or a list) is relative to the file that names it.
-
-    Returns:
-        ``{"TRAIN.BATCH_SIZE": value, ...}``, values as yaml reads them.
+    A ``_BASE_`` (one path or a list) is relative to the file that names it. Returns
+    ``{"TRAIN.BATCH_SIZE": value, ...}``, values as yaml reads them.
 
     Raises:
         ConfigError: the file is missing, not regular, not yaml, not a mapping, or too large; a
@@ -166,7 +141,7 @@ class _BaseReader:
                     raise ConfigError(f"{path}: its {BASE_KEY} and those of its bases name more "
                                       f"than {MOST_BASES} files; write the settings into fewer")
                 settings.update(self.read(_locate_base(base, path, file), (*above, file)))
-            self._known[file] = {**settings, **_flatten_yaml(tree)}
+            self._known[file] = {**settings, **flatten(tree)}
         return self._known[file]
 
 
@@ -281,12 +256,9 @@ def _set(cfg: CfgNode, key: str, value: Any) -> None:
 
 
 def merge(cfg: CfgNode, settings: dict[str, Any], where: str) -> list[str]:
-    """Set ``settings`` in ``cfg``; return one line for each that cannot be.
+    """Set ``{"TRAIN.BATCH_SIZE": value}`` in ``cfg``; return a line for each that cannot be.
 
-    Args:
-        cfg: a config tree that is not frozen; changed in place.
-        settings: ``{"TRAIN.BATCH_SIZE": value}``.
-        where: the file or ``--opts``, put before every line.
+    Every line begins with ``where``: the file, or ``--opts``.
     """
     defaults = flatten(get_cfg())
     parents = [key.split(".")[:-1] for key in defaults]
@@ -320,11 +292,7 @@ def _raise(problems: list[str]) -> None:
 
 
 def default_output_dir(cfg_file: str | Path | None) -> str:
-    """Return the OUTPUT_DIR of a run that does not set one: ``output/<name of its config>``.
-
-    Args:
-        cfg_file: the config file, or None for a run without one.
-    """
+    """Return the OUTPUT_DIR of a run that does not set one: ``output/<name of its config>``."""
     name = Path(cfg_file).stem.strip(".") if cfg_file is not None else ""
     return f"output/{name}" if name else get_cfg().OUTPUT_DIR
 

@@ -6,7 +6,7 @@ can mean more values than any memory holds. So values are counted with aliases e
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from yaml.constructor import ConstructorError
@@ -37,14 +37,14 @@ class SafeYaml(yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
             anchor = event.anchor or ""  # yaml gives every alias one
             if anchor in self.anchors and anchor not in self._sizes:
-                self._refuse(f"*{anchor} refers to itself", event)
+                _refuse(f"*{anchor} refers to itself", event)
             self._add(self._sizes.get(anchor, 1), event)
             return super().compose_node(parent, index)
         before = self._count
         self._add(1, event)
         self._depth += 1
         if self._depth > MOST_DEPTH:
-            self._refuse(f"values are nested more than {MOST_DEPTH} levels deep", event)
+            _refuse(f"values are nested more than {MOST_DEPTH} levels deep", event)
         node = super().compose_node(parent, index)
         self._depth -= 1
         if event.anchor:
@@ -55,17 +55,17 @@ class SafeYaml(yaml.SafeLoader):
         """Compose a single value, unless it is a number with very many digits."""
         node = super().compose_scalar_node(anchor)
         if node.tag in _NUMBERS and len(node.value) > MOST_DIGITS:
-            raise ConstructorError(
-                None, None, f"a number has more than {MOST_DIGITS} digits", node.start_mark)
+            _refuse(f"a number has more than {MOST_DIGITS} digits", node)
         return node
 
     def _add(self, count: int, event: Any) -> None:
         self._count += count
         if self._count > MOST_VALUES:
-            self._refuse(f"there are more than {MOST_VALUES:,} values, aliases written out", event)
+            _refuse(f"there are more than {MOST_VALUES:,} values, aliases written out", event)
 
-    def _refuse(self, problem: str, event: Any) -> None:
-        raise ConstructorError(None, None, problem, event.start_mark)
+
+def _refuse(problem: str, where: Any) -> NoReturn:
+    raise ConstructorError(None, None, problem, where.start_mark)
 
 
 def _construct_mapping(loader: SafeYaml, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -77,13 +77,9 @@ def _construct_mapping(loader: SafeYaml, node: yaml.MappingNode) -> dict[Any, An
         try:
             repeated = key in mapping and mapping[key] != value
         except TypeError:
-            raise ConstructorError(
-                None, None, "a key is not a name", key_node.start_mark
-            ) from None
+            _refuse("a key is not a name", key_node)
         if repeated:
-            raise ConstructorError(
-                None, None, f"{key} is given twice, with different values", key_node.start_mark
-            )
+            _refuse(f"{key} is given twice, with different values", key_node)
         mapping[key] = value
     return mapping
 

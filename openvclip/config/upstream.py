@@ -7,115 +7,74 @@ are therefore checked and then dropped: they never enter the config.
 
 from __future__ import annotations
 
+
+def _name(sections: dict[str, dict[str, object]]) -> dict[str, object]:
+    """Return sections' keys under their full names."""
+    return {f"{section}.{name}": value
+            for section, keys in sections.items() for name, value in keys.items()}
+
+
 # Accepted only at this value, which is the one that leaves the feature off.
-OFF: dict[str, object] = {
-    "BN.USE_PRECISE_STATS": False,
-    "BN.NORM_TYPE": "batchnorm",
-    "BN.GLOBAL_SYNC": False,
-    "MULTIGRID.SHORT_CYCLE": False,
-    "MULTIGRID.LONG_CYCLE": False,
-    "DETECTION.ENABLE": False,
-    "DEMO.ENABLE": False,
-    "MASK.ENABLE": False,
-    "VIS_MASK.ENABLE": False,
-    "TRAIN.ZS_CONS": False,
-    "TRAIN.ZS_INIT_CONS": False,
-    "TRAIN.ZS_RESTART_CONS": False,
-    "TRAIN.ZS_RESTART_EPOCH": -1,
-    "TRAIN.ADAPT_ZS_CONS_RATIO": False,
-    "TRAIN.EWC_SET": False,
-    "TRAIN.CHECKPOINT_TYPE": "pytorch",
-    "TRAIN.CHECKPOINT_INFLATE": False,
-    "TRAIN.CHECKPOINT_IN_INIT": False,
-    "TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN": (),
-    "TRAIN.KILL_LOSS_EXPLOSION_FACTOR": 0.0,
-    "TEST.CHECKPOINT_TYPE": "pytorch",
-    "IMAGENET_SIMPLELABEL_PATH": None,
-    "MODEL.NUM_EXPERTS": 0,
-    "MODEL.RECORD_ROUTING": False,
-    "MODEL.KEEP_RAW_MODEL": False,
-    "MODEL.ENSEMBLE_PRED": False,
-    "MODEL.ENSEMBLE_RAWMODEL_RATIO": 0.0,
-    "MODEL.RAW_MODEL_DISTILLATION": False,
-    "MODEL.CLS_LOSS_RATIO": 1.0,
-    "MODEL.TEXT_PROMPT": False,
-    "MODEL.DEFAULT_FINETUNE_FACTOR": 1.0,
-    "MODEL.HEAD_ACT": "softmax",
-    "MODEL.ACT_CHECKPOINT": False,
-    "MODEL.FROZEN_BN": False,
-    "MODEL.DETACH_FINAL_FC": False,
-    "MODEL.FP16_ALLREDUCE": False,
-    "MODEL.DROPCONNECT_RATE": 0.0,
-    "AUG.GEN_MASK_LOADER": False,
-    "AUG.MASK_TUBE": False,
-    "AUG.MASK_FRAMES": False,
-    "AUG.MASK_RATIO": 0.0,
-    "DATA.MC": False,
-    "DATA.PATH_TO_PRELOAD_IMDB": "",
-    "DATA.TRAIN_JITTER_MOTION_SHIFT": False,
-    "DATA.DECODING_SHORT_SIZE": 256,
-    "DATA.TRAIN_CROP_NUM_TEMPORAL": 1,
-    "DATA.TRAIN_CROP_NUM_SPATIAL": 1,
-    "DATA.COLOR_RND_GRAYSCALE": 0.0,
-    "DATA.LOADER_CHUNK_SIZE": 0,
-    "DATA.SKIP_ROWS": 0,
-    "DATA.TIME_DIFF_PROB": 0.0,
-    "DATA.SSL_COLOR_JITTER": False,
-    "DATA.SSL_MOCOV2_AUG": False,
-    "DATA.IN22K_TRAINVAL": False,
-    "DATA.IN22k_VAL_IN1K": "",
-    "DATA.DUMMY_LOAD": False,
-    "SOLVER.LARS_ON": False,
-    "SOLVER.LAYER_DECAY": 1.0,
-    "TENSORBOARD.PREDICTIONS_PATH": "",
-    "TENSORBOARD.CATEGORIES_PATH": "",
-    "TENSORBOARD.CONFUSION_MATRIX.SUBSET_PATH": "",
-    "TENSORBOARD.HISTOGRAM.SUBSET_PATH": "",
-    "TENSORBOARD.WRONG_PRED_VIS.SUBSET_PATH": "",
-    "TENSORBOARD.MODEL_VIS.ENABLE": False,
-}
+OFF: dict[str, object] = {"IMAGENET_SIMPLELABEL_PATH": None, **_name({
+    "BN": {"USE_PRECISE_STATS": False, "NORM_TYPE": "batchnorm", "GLOBAL_SYNC": False},
+    "MULTIGRID": {"SHORT_CYCLE": False, "LONG_CYCLE": False},
+    **dict.fromkeys(("DETECTION", "DEMO", "MASK", "VIS_MASK"), {"ENABLE": False}),
+    "TRAIN": {
+        "ZS_CONS": False, "ZS_INIT_CONS": False, "ZS_RESTART_CONS": False, "ZS_RESTART_EPOCH": -1,
+        "ADAPT_ZS_CONS_RATIO": False, "EWC_SET": False, "CHECKPOINT_TYPE": "pytorch",
+        "CHECKPOINT_INFLATE": False, "CHECKPOINT_IN_INIT": False,
+        "CHECKPOINT_CLEAR_NAME_PATTERN": (), "KILL_LOSS_EXPLOSION_FACTOR": 0.0,
+    },
+    "TEST": {"CHECKPOINT_TYPE": "pytorch"},
+    "MODEL": {
+        "NUM_EXPERTS": 0, "RECORD_ROUTING": False, "KEEP_RAW_MODEL": False, "ENSEMBLE_PRED": False,
+        "ENSEMBLE_RAWMODEL_RATIO": 0.0, "RAW_MODEL_DISTILLATION": False, "CLS_LOSS_RATIO": 1.0,
+        "TEXT_PROMPT": False, "DEFAULT_FINETUNE_FACTOR": 1.0, "HEAD_ACT": "softmax",
+        "ACT_CHECKPOINT": False, "FROZEN_BN": False, "DETACH_FINAL_FC": False,
+        "FP16_ALLREDUCE": False, "DROPCONNECT_RATE": 0.0,
+    },
+    "AUG": {"GEN_MASK_LOADER": False, "MASK_TUBE": False, "MASK_FRAMES": False, "MASK_RATIO": 0.0},
+    "DATA": {
+        "MC": False, "PATH_TO_PRELOAD_IMDB": "", "TRAIN_JITTER_MOTION_SHIFT": False,
+        "DECODING_SHORT_SIZE": 256, "TRAIN_CROP_NUM_TEMPORAL": 1, "TRAIN_CROP_NUM_SPATIAL": 1,
+        "COLOR_RND_GRAYSCALE": 0.0, "LOADER_CHUNK_SIZE": 0, "SKIP_ROWS": 0, "TIME_DIFF_PROB": 0.0,
+        "SSL_COLOR_JITTER": False, "SSL_MOCOV2_AUG": False, "IN22K_TRAINVAL": False,
+        "IN22k_VAL_IN1K": "", "DUMMY_LOAD": False,
+    },
+    "SOLVER": {"LARS_ON": False, "LAYER_DECAY": 1.0},
+    "TENSORBOARD": {
+        "PREDICTIONS_PATH": "", "CATEGORIES_PATH": "", "CONFUSION_MATRIX.SUBSET_PATH": "",
+        "HISTOGRAM.SUBSET_PATH": "", "WRONG_PRED_VIS.SUBSET_PATH": "", "MODEL_VIS.ENABLE": False,
+    },
+})}
 
 # Details of features that the table above keeps off: upstream reads them only when the feature is
 # on. Accepted at any value of the default's type.
-INERT: dict[str, object] = {
-    "BN.NUM_BATCHES_PRECISE": 200,
-    "BN.WEIGHT_DECAY": 0.0,
-    "BN.NUM_SPLITS": 1,
-    "BN.NUM_SYNC_DEVICES": 1,
-    "TRAIN.ZS_CONS_RATIO": 0.8,
-    "TRAIN.EWC_CONSTRAIN_RATIO": 1.0,
-    "TRAIN.EWC_LOAD_FILE": None,
-    "TRAIN.EWC_IDENTITY_FISHER": False,
-    "TRAIN.EWC_IGNORE_LOGIT_SCALE": False,
-    "MODEL.SINGLE_PATHWAY_ARCH": ["vitb16"],
-    "MODEL.MULTI_PATHWAY_ARCH": ["slowfast"],
-    "MODEL.FC_INIT_STD": 0.01,
-    "MODEL.PROMPT_NUM": 1,
-    "MODEL.EXPERT_INSERT_LAYERS": [10, 11],
-    "MODEL.EXPERT_FINETUNE_FACTOR": 1.0,
-    "MODEL.ROUTING_FINETUNE_FACTOR": 1.0,
-    "MODEL.ROUTING_FREQUENCE_CONSTRAIN": 0.5,
-    "MODEL.ROUTING_FREQ_CONS_FACTOR": 1.0,
-    "MODEL.ROUTING_TYPE": "patch-level",
-    "MODEL.LOSS_FREQ_TYPE": "mse",
-    "MODEL.DISTILLATION_RATIO": 1.0,
-    "AUG.MASK_WINDOW_SIZE": [8, 7, 7],
-    "AUG.MAX_MASK_PATCHES_PER_BLOCK": None,
-    "DATA.TRAIN_PCA_EIGVAL": [0.225],
-    "DATA.TRAIN_PCA_EIGVEC": [[0.0]],
-    "DATA.LOADER_CHUNK_OVERALL_SIZE": 0,
-    "DATA.SSL_COLOR_BRI_CON_SAT": [0.4],
-    "DATA.SSL_COLOR_HUE": 0.1,
-    "DATA.SSL_BLUR_SIGMA_MIN": [0.0],
-    "DATA.SSL_BLUR_SIGMA_MAX": [0.0],
-    "DATA.IN_VAL_CROP_RATIO": 0.875,
-    "SOLVER.STEP_SIZE": 1,
-    "SOLVER.WARMUP_FACTOR": 0.1,
-    "TENSORBOARD.CONFUSION_MATRIX.FIGSIZE": [8, 8],
-    "TENSORBOARD.HISTOGRAM.TOPK": 10,
-    "TENSORBOARD.HISTOGRAM.FIGSIZE": [8, 8],
-    "TENSORBOARD.WRONG_PRED_VIS.TAG": "",
-}
+INERT = _name({
+    "BN": {"NUM_BATCHES_PRECISE": 200, "WEIGHT_DECAY": 0.0, "NUM_SPLITS": 1, "NUM_SYNC_DEVICES": 1},
+    "TRAIN": {
+        "ZS_CONS_RATIO": 0.8, "EWC_CONSTRAIN_RATIO": 1.0, "EWC_LOAD_FILE": None,
+        "EWC_IDENTITY_FISHER": False, "EWC_IGNORE_LOGIT_SCALE": False,
+    },
+    "MODEL": {
+        "SINGLE_PATHWAY_ARCH": ["vitb16"], "MULTI_PATHWAY_ARCH": ["slowfast"], "FC_INIT_STD": 0.01,
+        "PROMPT_NUM": 1, "EXPERT_INSERT_LAYERS": [10, 11], "EXPERT_FINETUNE_FACTOR": 1.0,
+        "ROUTING_FINETUNE_FACTOR": 1.0, "ROUTING_FREQUENCE_CONSTRAIN": 0.5,
+        "ROUTING_FREQ_CONS_FACTOR": 1.0, "ROUTING_TYPE": "patch-level", "LOSS_FREQ_TYPE": "mse",
+        "DISTILLATION_RATIO": 1.0,
+    },
+    "AUG": {"MASK_WINDOW_SIZE": [8, 7, 7], "MAX_MASK_PATCHES_PER_BLOCK": None},
+    "DATA": {
+        "TRAIN_PCA_EIGVAL": [0.225], "TRAIN_PCA_EIGVEC": [[0.0]], "LOADER_CHUNK_OVERALL_SIZE": 0,
+        "SSL_COLOR_BRI_CON_SAT": [0.4], "SSL_COLOR_HUE": 0.1, "SSL_BLUR_SIGMA_MIN": [0.0],
+        "SSL_BLUR_SIGMA_MAX": [0.0], "IN_VAL_CROP_RATIO": 0.875,
+    },
+    "SOLVER": {"STEP_SIZE": 1, "WARMUP_FACTOR": 0.1},
+    "TENSORBOARD": {
+        "CONFUSION_MATRIX.FIGSIZE": [8, 8], "HISTOGRAM.TOPK": 10, "HISTOGRAM.FIGSIZE": [8, 8],
+        "WRONG_PRED_VIS.TAG": "",
+    },
+})
 
 # Sections whose other keys upstream reads only if the switch named here is on. The switches
 # are in OFF, or checked in validate.py (TASK, MODEL.ARCH), so the details are dropped unread.
@@ -168,9 +127,7 @@ MODELS: dict[str, dict[str, object]] = {
         "REV.RES_PATH": "conv", "REV.PRE_Q_FUSION": "avg",
     },
 }
-MODEL_KEYS: dict[str, object] = {
-    f"{section}.{name}": value for section, keys in MODELS.items() for name, value in keys.items()
-}
+MODEL_KEYS = _name(MODELS)
 
 
 def section_of(key: str) -> str | None:

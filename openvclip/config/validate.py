@@ -12,8 +12,9 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from openvclip.config.auto import is_auto
-from openvclip.config.defaults import flatten
+from openvclip.config.defaults import flatten, under
 from openvclip.config.doors import BACKBONES, OBJECTIVES, TASKS, TEMPORAL
+from openvclip.utils.errors import ConfigError
 from openvclip.utils.registry import not_a_choice
 
 # Names that MODEL.TEXT_TEMPLATES takes besides files.
@@ -50,62 +51,32 @@ DATASETS = {"TRAIN.DATASET": ("kinetics",), "TEST.DATASET": ("kinetics",)}
 
 # Both ends included; None: unbounded. Lists are checked element by element, None values pass.
 RANGES: dict[str, tuple[float | None, float | None]] = {
-    "NUM_GPUS": (0, None),
-    "NUM_SHARDS": (1, None),
-    "SHARD_ID": (0, None),
     "RNG_SEED": (0, 2**63 - 1),
-    "LOG_PERIOD": (1, None),
-    "DATA.NUM_FRAMES": (1, None),
-    "DATA.SAMPLING_RATE": (1, None),
-    "DATA.TARGET_FPS": (1, None),
-    "DATA.TRAIN_JITTER_FPS": (0, None),
-    "DATA.TRAIN_JITTER_SCALES": (1, None),
-    "DATA.TRAIN_CROP_SIZE": (1, None),
-    "DATA.TEST_CROP_SIZE": (1, None),
     "DATA.INPUT_CHANNEL_NUM": (3, 3),
-    "DATA.MEAN": (0, 1),
     "DATA.FILL_COLOR": (0, 255),
-    "DATA.MAX_BAD_FRACTION": (0, 1),
-    "DATA.CACHE_MAX_GB": (0, None),
-    "AUG.NUM_SAMPLE": (1, None),
-    "AUG.COLOR_JITTER": (0, None),
-    "AUG.RE_PROB": (0, 1),
-    "AUG.RE_COUNT": (1, None),
-    "MIXUP.ALPHA": (0, None),
-    "MIXUP.CUTMIX_ALPHA": (0, None),
-    "MIXUP.PROB": (0, 1),
-    "MIXUP.SWITCH_PROB": (0, 1),
-    "MIXUP.LABEL_SMOOTH_VALUE": (0, 1),
-    "MODEL.NUM_CLASSES": (1, None),
     "MODEL.CONTEXT_LENGTH": (3, None),
-    "MODEL.FINETUNE_FACTOR": (0, None),
-    "MODEL.ADAPT_FINETUNE_FACTOR": (0, None),
-    "MODEL.MLP_FINETUNE_FACTOR": (0, None),
-    "TRAIN.BATCH_SIZE": (1, None),
-    "TRAIN.EVAL_PERIOD": (1, None),
-    "TRAIN.EVAL_PATCHING_RATIO": (0, 1),
-    "TRAIN.CHECKPOINT_PERIOD": (1, None),
-    "TRAIN.CHECKPOINT_ITERS": (0, None),
-    "TRAIN.CHECKPOINT_KEEP_LAST": (0, None),
-    "TRAIN.CHECKPOINT_KEEP_EVERY": (0, None),
-    "TRAIN.CHECKPOINT_KEEP_RANGE": (0, None),
-    "TRAIN.GRAD_ACCUM_STEPS": (1, None),
-    "TEST.BATCH_SIZE": (1, None),
-    "TEST.NUM_ENSEMBLE_VIEWS": (1, None),
-    "TEST.NUM_TEMPORAL_CLIPS": (1, None),
-    "TEST.PATCHING_RATIO": (0, 1),
-    "TEST.PATCHING_RATIOS": (0, 1),
-    "SOLVER.BASE_LR": (0, None),
-    "SOLVER.COSINE_END_LR": (0, None),
-    "SOLVER.COSINE_RESTART_EPOCH": (0, None),
-    "SOLVER.STEPS": (0, None),
-    "SOLVER.LRS": (0, None),
-    "SOLVER.MAX_EPOCH": (1, None),
-    "SOLVER.WARMUP_EPOCHS": (0, None),
-    "SOLVER.WARMUP_START_LR": (0, None),
-    "SOLVER.MOMENTUM": (0, 1),
-    "SOLVER.WEIGHT_DECAY": (0, None),
-    "DATA_LOADER.NUM_WORKERS": (0, None),
+    **dict.fromkeys((
+        *under("DATA", "MEAN MAX_BAD_FRACTION"), "AUG.RE_PROB",
+        *under("MIXUP", "PROB SWITCH_PROB LABEL_SMOOTH_VALUE"), "TRAIN.EVAL_PATCHING_RATIO",
+        *under("TEST", "PATCHING_RATIO PATCHING_RATIOS"), "SOLVER.MOMENTUM",
+    ), (0, 1)),
+    **dict.fromkeys((
+        "NUM_GPUS", "SHARD_ID", *under("DATA", "TRAIN_JITTER_FPS CACHE_MAX_GB"),
+        "AUG.COLOR_JITTER", *under("MIXUP", "ALPHA CUTMIX_ALPHA"),
+        *under("MODEL", "FINETUNE_FACTOR ADAPT_FINETUNE_FACTOR MLP_FINETUNE_FACTOR"),
+        *under("TRAIN", "CHECKPOINT_ITERS CHECKPOINT_KEEP_LAST CHECKPOINT_KEEP_EVERY "
+               "CHECKPOINT_KEEP_RANGE"),
+        *under("SOLVER", "BASE_LR COSINE_END_LR COSINE_RESTART_EPOCH STEPS LRS WARMUP_EPOCHS "
+               "WARMUP_START_LR WEIGHT_DECAY"),
+        "DATA_LOADER.NUM_WORKERS",
+    ), (0, None)),
+    **dict.fromkeys((
+        "NUM_SHARDS", "LOG_PERIOD", *under("AUG", "NUM_SAMPLE RE_COUNT"), "MODEL.NUM_CLASSES",
+        *under("DATA", "NUM_FRAMES SAMPLING_RATE TARGET_FPS TRAIN_JITTER_SCALES TRAIN_CROP_SIZE "
+               "TEST_CROP_SIZE"),
+        *under("TRAIN", "BATCH_SIZE EVAL_PERIOD CHECKPOINT_PERIOD GRAD_ACCUM_STEPS"),
+        *under("TEST", "BATCH_SIZE NUM_ENSEMBLE_VIEWS NUM_TEMPORAL_CLIPS"), "SOLVER.MAX_EPOCH",
+    ), (1, None)),
 }
 # Greater than 0.
 POSITIVE = (
@@ -123,6 +94,11 @@ LENGTHS: dict[str, tuple[int, ...]] = {
     "TRAIN.CHECKPOINT_KEEP_RANGE": (0, 2),
     "SOLVER.BETAS": (2,),
 }
+# Pairs of a smallest and a largest value.
+SPANS = (
+    "DATA.TRAIN_JITTER_SCALES", "DATA.TRAIN_JITTER_SCALES_RELATIVE",
+    "DATA.TRAIN_JITTER_ASPECT_RELATIVE", "TRAIN.CHECKPOINT_KEEP_RANGE",
+)
 # Keys that may not be empty.
 FILLED = ("OUTPUT_DIR", "DATA.PATH_LABEL_SEPARATOR", "MODEL.TEXT_TEMPLATES")
 
@@ -174,6 +150,10 @@ def _sizes(flat: dict[str, Any]) -> Iterator[str]:
         if not is_auto(flat[key]) and len(flat[key]) not in lengths:
             numbers = " or ".join(str(n) for n in lengths)
             yield f"{key} is {list(flat[key])}; it must have {numbers} elements"
+    for key in SPANS:
+        span = _numbers(flat[key])
+        if len(span) == 2 and span[0] > span[1]:
+            yield f"{key} is {flat[key]}; the first must not exceed the second"
     for key in FILLED:
         if not flat[key]:
             yield f"{key} is empty; it needs a value"
@@ -194,11 +174,6 @@ def _pixels(cfg: CfgNode) -> Iterator[str]:
     data = cfg.DATA
     scales, area = data.TRAIN_JITTER_SCALES, data.TRAIN_JITTER_SCALES_RELATIVE
     aspect = data.TRAIN_JITTER_ASPECT_RELATIVE
-    for name in ("TRAIN_JITTER_SCALES", "TRAIN_JITTER_SCALES_RELATIVE",
-                 "TRAIN_JITTER_ASPECT_RELATIVE"):
-        pair = data[name]
-        if not is_auto(pair) and len(pair) == 2 and pair[0] > pair[1]:
-            yield f"DATA.{name} is {pair}; the first must not exceed the second"
     if bool(area) != bool(aspect):
         yield (f"DATA.TRAIN_JITTER_SCALES_RELATIVE is {area} and DATA.TRAIN_JITTER_ASPECT_RELATIVE "
                f"is {aspect}; a random resized crop needs both")
@@ -283,21 +258,18 @@ def _keep(cfg: CfgNode) -> Iterator[str]:
     if last and not span:
         yield (f"TRAIN.CHECKPOINT_KEEP_LAST {last} deletes checkpoints; say which ones averaging "
                "will need: TRAIN.CHECKPOINT_KEEP_RANGE [2,22], or [0,0] if none")
-    if len(span) == 2 and span[0] > span[1]:
-        yield f"TRAIN.CHECKPOINT_KEEP_RANGE is {span}; the first must not exceed the second"
 
 
 def _schedule(cfg: CfgNode) -> Iterator[str]:
     solver = cfg.SOLVER
-    if solver.WARMUP_EPOCHS > solver.MAX_EPOCH:
-        yield (f"SOLVER.WARMUP_EPOCHS is {solver.WARMUP_EPOCHS}; it must not exceed "
-               f"SOLVER.MAX_EPOCH, {solver.MAX_EPOCH}")
-    if solver.WARMUP_EPOCHS > 0 and solver.WARMUP_START_LR > solver.BASE_LR:
-        yield (f"SOLVER.WARMUP_START_LR is {solver.WARMUP_START_LR}; it must not exceed "
-               f"SOLVER.BASE_LR, {solver.BASE_LR}")
-    if solver.LR_POLICY == "cosine" and solver.COSINE_END_LR > solver.BASE_LR:
-        yield (f"SOLVER.COSINE_END_LR is {solver.COSINE_END_LR}; it must not exceed "
-               f"SOLVER.BASE_LR, {solver.BASE_LR}")
+    for name, most, counts in (
+        ("WARMUP_EPOCHS", "MAX_EPOCH", True),
+        ("WARMUP_START_LR", "BASE_LR", solver.WARMUP_EPOCHS > 0),
+        ("COSINE_END_LR", "BASE_LR", solver.LR_POLICY == "cosine"),
+    ):
+        if counts and solver[name] > solver[most]:
+            yield (f"SOLVER.{name} is {solver[name]}; it must not exceed SOLVER.{most}, "
+                   f"{solver[most]}")
     if solver.LR_POLICY == "steps_with_relative_lrs":
         steps = solver.STEPS
         if not steps or len(steps) != len(solver.LRS):
@@ -330,3 +302,24 @@ def find_problems(cfg: CfgNode) -> list[str]:
     flat = flatten(cfg)
     problems = [line for table in TABLES for line in table(flat)]
     return problems + [line for rule in RULES for line in rule(cfg)]
+
+
+def find_ratios(cfg) -> list[float]:
+    """Return the ratios of ``TEST.PATCHING_RATIOS``, or else of ``TEST.PATCHING_MODEL``."""
+    ratios = list(cfg.TEST.PATCHING_RATIOS)
+    if not ratios and cfg.TEST.PATCHING_MODEL:
+        ratios = [cfg.TEST.PATCHING_RATIO]
+    return ratios
+
+
+def check_patched(cfg, given: bool) -> None:
+    """Raise a ConfigError if patching is on, but no weights are ``given`` other than CLIP's own."""
+    ratios = find_ratios(cfg)
+    if given or not ratios or set(ratios) == {1.0}:  # CLIP at ratio 1 is CLIP: published scripts
+        return
+    section = "TRAIN" if cfg.VAL_MODE else "TEST"
+    raise ConfigError(
+        "patching is on (TEST.PATCHING_MODEL or TEST.PATCHING_RATIOS) but there is nothing "
+        f"to patch: give {section}.CUSTOM_LOAD True with {section}.CUSTOM_LOAD_FILE, or "
+        f"{section}.CHECKPOINT_FILE_PATH"
+    )

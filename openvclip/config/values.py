@@ -94,13 +94,9 @@ def _expected(key: str, default: Any) -> str:
 def convert(key: str, value: Any, default: Any) -> Any:
     """Return ``value`` in the type that ``default`` has.
 
-    Args:
-        key: the full dotted name; looked up for keys whose default is None or an empty list.
-        value: a yaml value, or the text of a command line.
-        default: the key's default.
-
-    An int is accepted for a float, and a list for a tuple and vice versa. Text is accepted for any
-    type of which it is a literal. None clears a string whose default is empty. Some keys also take
+    The type of a key whose default is None, or an empty list, is in a table above. An int is
+    accepted for a float, and a list for a tuple and vice versa. Text is accepted for any type of
+    which it is a literal. None clears a string whose default is empty. Some keys also take
     ``auto``.
 
     Raises:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from openvclip.data.video.transport import PackedBatch, PackedClips
+from openvclip.data.video.resample import PackedBatch, PackedClips
 from openvclip.utils.errors import DataError
 
 _NOT_HANDED_OVER = "not_handed_over"

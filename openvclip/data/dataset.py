@@ -25,9 +25,8 @@ from openvclip.data.video.crops import (
     square_crop,
 )
 from openvclip.data.video.keeping import DrawnCuts, FixedCuts, whole_frame
-from openvclip.data.video.resample import Normalisation
+from openvclip.data.video.resample import Cut, Normalisation, PackedClips
 from openvclip.data.video.sampling import ClipRequest, Sampling
-from openvclip.data.video.transport import Cut, PackedClips
 from openvclip.data.video.video_io import Keep, read_clips
 from openvclip.utils.errors import DataError
 
@@ -124,10 +123,9 @@ class Pixels:
 
 @dataclass(frozen=True)
 class RandomClips:
-    """How random clips are drawn, in training and if validation asks for it.
+    """How random clips are drawn from ``seed``, in training and if validation asks for it.
 
     Attributes:
-        seed: seed of all draws.
         fps_jitter: add uniform(0, this) to the target frame rate.
         num_sample: clips made from each training video; they show the same frames.
         augment: further augmentation of training clips.
@@ -155,8 +153,6 @@ class VideoDataset(Dataset):
     With ``finish`` False, ``video`` is a :class:`PackedClips`, to be finished where it arrives.
 
     Args:
-        mode: ``train``, ``val`` or ``test``.
-        videos: the list.
         num_classes: length of the label vectors if videos have several labels.
         sampling: which frames a clip takes.
         pixels: how frames become clips.
@@ -170,19 +166,9 @@ class VideoDataset(Dataset):
     """
 
     def __init__(
-        self,
-        mode: str,
-        videos: VideoList,
-        *,
-        num_classes: int,
-        sampling: Sampling,
-        pixels: Pixels,
-        views: int = 1,
-        crops: int = 1,
-        draws: RandomClips | None = None,
-        multi_thread: bool = False,
-        finish: bool = True,
-        cache: FrameCache | None = None,
+        self, mode: str, videos: VideoList, *, num_classes: int, sampling: Sampling, pixels: Pixels,
+        views: int = 1, crops: int = 1, draws: RandomClips | None = None,
+        multi_thread: bool = False, finish: bool = True, cache: FrameCache | None = None,
     ) -> None:
         if mode not in MODES:
             raise ValueError(f"mode is {mode!r}; expected one of {MODES}")
@@ -231,16 +217,13 @@ class VideoDataset(Dataset):
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         epoch, row = key if isinstance(key, tuple) else (self.epoch, key)
         with one_thread():
-            return self._train_item(epoch, row) if self.mode == "train" else (
-                self._eval_item(epoch, row)
-            )
-
-    def _eval_item(self, epoch: int, row: int) -> dict[str, Any]:
-        try:
-            video = self._random_clips(epoch, row) if self.random else self._fixed_clips(row)
-        except DataError as error:
-            return self._item(None, row, [(row, str(error))])
-        return self._item(video, row, [])
+            if self.mode == "train":
+                return self._train_item(epoch, row)
+            try:
+                video = self._random_clips(epoch, row) if self.random else self._fixed_clips(row)
+            except DataError as error:
+                return self._item(None, row, [(row, str(error))])
+            return self._item(video, row, [])
 
     def _train_item(self, epoch: int, row: int) -> dict[str, Any]:
         bad: list[tuple[int, str]] = []
@@ -260,13 +243,8 @@ class VideoDataset(Dataset):
     def _item(
         self, video: torch.Tensor | PackedClips | None, row: int, bad: list[tuple[int, str]]
     ) -> dict[str, Any]:
-        return {
-            "video": video,
-            "label": self._label(row),
-            "index": row,
-            "clip": torch.arange(self.clips_per_video),
-            "bad": bad,
-        }
+        return {"video": video, "label": self._label(row), "index": row,
+                "clip": torch.arange(self.clips_per_video), "bad": bad}
 
     def _label(self, row: int) -> torch.Tensor:
         labels = self.videos.labels[row]
@@ -283,20 +261,19 @@ class VideoDataset(Dataset):
         request = ClipRequest(draw=generators[0].uniform(), fps_jitter=jitter)
         drawn = DrawnCuts(self.pixels.draw, self.augment, generators)
         kept, (order,) = self._read(row, [request], drawn)
-        cuts = drawn.cuts(kept, order)
-        clips = self._pack(cuts)
+        clips = self._pack(drawn.cuts(kept, order))
         if self.augment is None or isinstance(clips, PackedClips):
             return clips
-        return torch.stack([
-            self.augment.erase(clip, rng)
-            for clip, rng in zip(clips, generators, strict=True)
-        ])
+        return torch.stack([self.augment.erase(clip, rng)
+                            for clip, rng in zip(clips, generators, strict=True)])
 
     def _fixed_clips(self, row: int) -> torch.Tensor | PackedClips:
         """Return all views and crops of a video."""
         stored = self.cache.get(self.videos.paths[row]) if self.cache is not None else None
         if stored is not None:
-            return self._pack(self._load_cuts(stored))
+            orders = stored["orders"].tolist()
+            return self._pack([Cut(crop, self._clips_of(orders, c), stored[f"crop{c}"])
+                               for c, crop in enumerate(self._crops(*stored["size"].tolist()))])
         fixed = FixedCuts(self._crops)
         requests = [ClipRequest(v, self.views) for v in range(self.views)]
         kept, orders = self._read(row, requests, fixed)
@@ -306,13 +283,6 @@ class VideoDataset(Dataset):
             self.cache.put(self.videos.paths[row], {
                 "size": np.array(fixed.size), "orders": np.array(orders), **arrays})
         return self._pack(cuts)
-
-    def _load_cuts(self, stored: dict[str, np.ndarray]) -> list[Cut]:
-        """Return a video's cuts from the cache's entry for it."""
-        crops = self._crops(*stored["size"].tolist())
-        orders = stored["orders"].tolist()
-        return [Cut(crop, self._clips_of(orders, c), stored[f"crop{c}"])
-                for c, crop in enumerate(crops)]
 
     def _crops(self, height: int, width: int) -> list[Crop]:
         return self.pixels.fixed(height, width, self.crops)
@@ -331,8 +301,6 @@ class VideoDataset(Dataset):
     def _read(
         self, row: int, requests: Sequence[ClipRequest], keep: Keep
     ) -> tuple[list[Any], list[tuple[int, ...]]]:
-        clips = read_clips(
-            self.videos.paths[row], requests, self.sampling, multi_thread=self.multi_thread,
-            keep=keep,
-        )
+        clips = read_clips(self.videos.paths[row], requests, self.sampling,
+                           multi_thread=self.multi_thread, keep=keep)
         return list(clips.frames), clips.indices

@@ -19,8 +19,8 @@ from openvclip.data.lists.labels import LabelSpace, VideoList, check_videos_exis
 from openvclip.data.samplers import EvalSampler, TrainSampler
 from openvclip.data.video.cache import FrameCache
 from openvclip.data.video.crops import BILINEAR, SHORTEST
+from openvclip.data.video.resample import finish_video
 from openvclip.data.video.sampling import Sampling
-from openvclip.data.video.transport import finish_video
 from openvclip.utils.cores import count_cores
 from openvclip.utils.errors import ConfigError, DataError
 from openvclip.utils.logging import get_logger
@@ -59,22 +59,13 @@ def warn_of_too_many_workers(workers: int, cores: int) -> None:
 class Loader:
     """Batches of a dataset, epoch by epoch.
 
-    Args:
-        dataset: the samples.
-        sampler: gives lists of (epoch, row).
-        num_workers: processes that decode; 0 decodes in this one.
-        pin_memory: page-lock batches, for faster copies to a GPU.
-        device: where clips are resized and normalised, and where they end up.
+    Clips are decoded by ``num_workers`` processes, or in this one if 0, and are resized and
+    normalised on ``device``, where they end up. ``pin_memory`` makes copies to a GPU faster.
     """
 
     def __init__(
-        self,
-        dataset: VideoDataset,
-        sampler: TrainSampler | EvalSampler,
-        *,
-        num_workers: int = 0,
-        pin_memory: bool = False,
-        device: torch.device | str = "cpu",
+        self, dataset: VideoDataset, sampler: TrainSampler | EvalSampler, *, num_workers: int = 0,
+        pin_memory: bool = False, device: torch.device | str = "cpu",
     ) -> None:
         self.dataset, self.sampler, self.device = dataset, sampler, device
         size = dataset.pixels.size
@@ -131,11 +122,7 @@ class Loader:
 
 
 def explain_dead_worker(error: RuntimeError) -> DataError | None:
-    """Say what to do about the error that torch raises, anywhere, after a worker was killed.
-
-    Returns:
-        The error to raise instead, or None for any other.
-    """
+    """Return the error to raise instead of torch's after a worker was killed; None: not that."""
     if "DataLoader worker" not in str(error):
         return None
     return DataError(
@@ -176,10 +163,6 @@ def build_cache(cfg, split: str) -> FrameCache | None:
                       spec=json.dumps(spec))
 
 
-def _build_list_name(cfg, split: str) -> str:
-    return "test_openset.csv" if split == "test" and cfg.TEST.OPENSET else f"{split}.csv"
-
-
 def build_pixels(cfg, split: str) -> Pixels:
     """Build the settings for how the frames of ``split`` become clips."""
     data = cfg.DATA
@@ -209,8 +192,9 @@ def build_list(cfg, split: str) -> tuple[VideoList, int]:
     classes = cfg.MODEL.NUM_CLASSES
     if data.INDEX_LABEL_MAPPING_FILE:
         classes = len(LabelSpace.from_json(data.INDEX_LABEL_MAPPING_FILE))
+    name = "test_openset.csv" if split == "test" and cfg.TEST.OPENSET else f"{split}.csv"
     videos = read_list(
-        Path(data.PATH_TO_DATA_DIR) / _build_list_name(cfg, split),
+        Path(data.PATH_TO_DATA_DIR) / name,
         separator=data.PATH_LABEL_SEPARATOR,
         prefix=data.PATH_PREFIX,
         num_classes=classes,
@@ -222,12 +206,7 @@ def build_list(cfg, split: str) -> tuple[VideoList, int]:
 
 
 def build_dataset(cfg, split: str, videos: VideoList | None = None) -> VideoDataset:
-    """Build the dataset of ``train``, ``val`` or ``test`` from its list.
-
-    Args:
-        cfg: the resolved config.
-        split: the split whose settings apply.
-        videos: a list without classes to use instead of the split's.
+    """Build the dataset of a split from its list, or from ``videos``, a list without classes.
 
     Raises:
         DataError: as :func:`build_list`.
@@ -278,12 +257,12 @@ def build_loader(
         DataError: the list, the label map or the video folder cannot be used, or there are
             fewer training rows than a batch takes.
     """
-    key = "TEST.BATCH_SIZE" if split == "test" else "TRAIN.BATCH_SIZE"
-    batch = cfg.TEST.BATCH_SIZE if split == "test" else cfg.TRAIN.BATCH_SIZE
+    section = "TEST" if split == "test" else "TRAIN"
+    batch = cfg[section].BATCH_SIZE
     if batch % world_size:
         raise ConfigError(
-            f"{key} is {batch}; it counts the batch of all {world_size} processes together and "
-            f"must be a multiple of {world_size}"
+            f"{section}.BATCH_SIZE is {batch}; it counts the batch of all {world_size} "
+            f"processes together and must be a multiple of {world_size}"
         )
     workers, cores = cfg.DATA_LOADER.NUM_WORKERS, count_cores()
     if workers > cores and rank == 0:

@@ -16,14 +16,7 @@ class TrainSampler(Sampler):
 
     An epoch's order is a permutation seeded by (seed, epoch). It is cut into global batches, the
     remainder is dropped, and each process takes its contiguous share of every batch. Workers get
-    the epoch with each row, so they need no state.
-
-    Args:
-        rows: how many there are.
-        batch: rows of a global batch.
-        seed: of the order.
-        rank: number of this process.
-        world_size: number of processes.
+    the epoch with each row, so they need no state. ``batch`` counts the rows of a global batch.
     """
 
     def __init__(
@@ -59,8 +52,6 @@ class EvalSampler(Sampler):
         rows: how many there are.
         group: rows per group; the last one may have fewer.
         batch: groups per batch of this process.
-        rank: number of this process.
-        world_size: number of processes.
     """
 
     def __init__(

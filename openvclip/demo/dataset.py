@@ -34,6 +34,7 @@ CAPTIONED = {
     "train": "captions/train.json", "val_trained": "retrieval/val_trained.json",
     "trained": "retrieval/trained.json", "unseen": "retrieval/unseen.json",
 }
+KINDS = {"trained": world.TRAINED, "unseen": world.UNSEEN, "knew": world.KINDS}  # of a label set
 RETRIEVAL_PAIRS = 288  # Least length of a retrieval list: every n-th clip of a test list.
 
 
@@ -73,7 +74,6 @@ class ClipList:
     folder: str
     labels: str
     lists: tuple[str, ...]
-    kinds: tuple[tuple[str, str], ...]
     per_class: int
 
     @property
@@ -89,27 +89,21 @@ class ClipList:
 
 def label_maps() -> dict[str, list[str]]:
     """Return the label sets: trained and unseen classes, and what CLIP knew (colour and shape)."""
-    return {
-        "trained": world.class_names(world.TRAINED, world.ACTIONS),
-        "unseen": world.class_names(world.UNSEEN, world.ACTIONS),
-        "knew": world.class_names(world.KINDS),
-    }
+    return {labels: world.class_names(kinds, () if labels == "knew" else world.ACTIONS)
+            for labels, kinds in KINDS.items()}
 
 
 def clip_lists(size: DatasetSize) -> list[ClipList]:
     """Return the dataset's lists. Validation clips can also be tested, as ``val_*/test.csv``."""
-    seen, new = ("trained", world.TRAINED), ("unseen", world.UNSEEN)
-    every = ("knew", world.KINDS)
     table = (
-        ("train", seen, ("trained/train.csv",), size.train),
-        ("val_trained", seen, ("trained/val.csv", "val_trained/test.csv"), size.val),
-        ("trained", seen, ("trained/test.csv",), size.test),
-        ("unseen", new, ("unseen/test.csv",), size.unseen),
-        ("val_knew", every, ("val_knew/test.csv",), size.val_knew),
-        ("knew", every, ("knew/test.csv",), size.knew),
+        ("train", "trained", ("trained/train.csv",), size.train),
+        ("val_trained", "trained", ("trained/val.csv", "val_trained/test.csv"), size.val),
+        ("trained", "trained", ("trained/test.csv",), size.test),
+        ("unseen", "unseen", ("unseen/test.csv",), size.unseen),
+        ("val_knew", "knew", ("val_knew/test.csv",), size.val_knew),
+        ("knew", "knew", ("knew/test.csv",), size.knew),
     )
-    return [ClipList(i, folder, labels, lists, kinds, per_class)
-            for i, (folder, (labels, kinds), lists, per_class) in enumerate(table)]
+    return [ClipList(number, *row) for number, row in enumerate(table)]
 
 
 def render_clips(clips: ClipList, rows: Sequence[int], seed: int) -> np.ndarray:
@@ -117,23 +111,14 @@ def render_clips(clips: ClipList, rows: Sequence[int], seed: int) -> np.ndarray:
 
     A clip depends only on (seed, list, row). If the class names no action, that is drawn too.
     """
-    colours, shapes, actions, draws = [], [], [], []
-    for row in rows:
-        (colour, shape), action, numbers = _draw_clip(clips, row, seed)
-        colours.append(list(world.COLOURS).index(colour))
-        shapes.append(world.SHAPES.index(shape))
-        actions.append(action)
-        draws.append(numbers)
+    kinds, actions, draws = zip(*(_draw_clip(clips, row, seed) for row in rows), strict=True)
+    colours = [list(world.COLOURS).index(colour) for colour, _ in kinds]
+    shapes = [world.SHAPES.index(shape) for _, shape in kinds]
     times = np.tile(np.arange(world.FRAMES_PER_CLIP, dtype=np.float32), (len(rows), 1))
-    scene = world.draw_scene(
-        np.array(colours), np.array(shapes), np.array(actions), times, np.array(draws)
-    )
-    return world.render(scene)
+    return world.render(world.draw_scene(*map(np.array, (colours, shapes, actions, times, draws))))
 
 
-def _draw_clip(
-    clips: ClipList, row: int, seed: int
-) -> tuple[tuple[str, str], int, np.ndarray]:
+def _draw_clip(clips: ClipList, row: int, seed: int) -> tuple[tuple[str, str], int, np.ndarray]:
     """Draw a clip's (colour, shape), action and random numbers from (seed, list, row) alone."""
     rng = np.random.default_rng((seed, clips.number, row))
     kind = row // clips.per_class
@@ -141,7 +126,7 @@ def _draw_clip(
         action = int(rng.integers(len(world.ACTIONS)))
     else:
         kind, action = divmod(kind, len(world.ACTIONS))
-    return clips.kinds[kind], action, rng.random(world.DRAWS)
+    return KINDS[clips.labels][kind], action, rng.random(world.DRAWS)
 
 
 def caption_clip(clips: ClipList, row: int, seed: int) -> str:
@@ -196,9 +181,9 @@ def write_dataset(root: str | Path, seed: int = 0, size: DatasetSize | None = No
         logger.info("demo data: %s is complete, nothing to do", root)
         return False
     for name in (MARKER, PLAN):
-        found = _read(root / name)
-        if found not in (None, plan):
-            raise DataError(f"{root / name} describes other demo data ({found}) than wanted "
+        other = _read(root / name)
+        if other not in (None, plan):
+            raise DataError(f"{root / name} describes other demo data ({other}) than wanted "
                             f"({plan}); give another folder or delete this one")
     root.mkdir(parents=True, exist_ok=True)
     _write_text(root / PLAN, json.dumps(plan, indent=1))
@@ -218,11 +203,7 @@ def write_dataset(root: str | Path, seed: int = 0, size: DatasetSize | None = No
 
 
 def _write_captions(root: Path, lists: list[ClipList], seed: int) -> bool:
-    """Write the captions of the training clips and the lists for retrieval, if they differ.
-
-    Returns:
-        Whether any was written.
-    """
+    """Write captions of training clips and lists for retrieval; return whether any differed."""
     written = False
     for clips in lists:
         if clips.folder not in CAPTIONED:
@@ -254,7 +235,7 @@ def _write_clips(
     (root / "videos" / clips.folder).mkdir(parents=True, exist_ok=True)
     paths = clips.rows()
     for start in range(0, len(rows), CHUNK):
-        some = rows[start : start + CHUNK]
+        some = rows[start:start + CHUNK]
         for row, frames in zip(some, render_clips(clips, some, seed), strict=True):
             write_clip(root / "videos" / paths[row][0], frames)
             progress.update()

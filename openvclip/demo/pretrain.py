@@ -20,6 +20,7 @@ from openvclip.checkpoints.files import load_file, save_file
 from openvclip.clip.tokenizer import tokenize
 from openvclip.demo import world as synthetic
 from openvclip.models.backbone import CLIP, CLIPConfig
+from openvclip.training.objectives.contrastive import contrastive_loss
 from openvclip.utils.errors import CheckpointError, DataError
 from openvclip.utils.logging import Progress, get_logger
 
@@ -59,16 +60,9 @@ class PretrainOptions:
 def image_text_loss(
     image_features: torch.Tensor, text_features: torch.Tensor, logit_scale: torch.Tensor
 ) -> torch.Tensor:
-    """CLIP's loss: each image finds its caption in the batch, and each caption its image.
-
-    Args:
-        image_features, text_features: (N, D), not normalised, rows in the same order.
-        logit_scale: logarithm of the factor on the cosines.
-    """
+    """CLIP's loss of features (N, D), not normalised; ``logit_scale`` is a logarithm."""
     images, texts = F.normalize(image_features, dim=-1), F.normalize(text_features, dim=-1)
-    logits = logit_scale.exp() * images @ texts.T  # (N, N)
-    target = torch.arange(len(logits), device=logits.device)
-    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+    return contrastive_loss(images, texts, logit_scale.exp())
 
 
 def learning_rate_at(step: int, options: PretrainOptions) -> float:
@@ -77,9 +71,7 @@ def learning_rate_at(step: int, options: PretrainOptions) -> float:
     return options.learning_rate * cosine * min(1.0, (step + 1) / max(options.warmup, 1))
 
 
-def still_batch(
-    seed: int, step: int, count: int, size: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def still_batch(seed: int, step: int, count: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw the pairs of a step: normalised stills (N, 3, size, size), token ids (N, 77)."""
     images, captions = synthetic.captioned_stills(count, np.random.default_rng((seed, step)), size)
     pixels = torch.from_numpy(images).float() / 255
@@ -111,9 +103,9 @@ def pretrain(
                         "the batch at least 2 pairs")
     run = {"seed": seed, "world": synthetic.WORLD, "model": asdict(config),
            "options": asdict(options)}
-    partial = output.with_name(output.name + ".partial")
+    partial, made = (output.with_name(output.name + end) for end in (".partial", ".run"))
     if output.exists():
-        _check_same(load_file(output.with_name(output.name + ".run")), run, output)
+        _check_same(load_file(made), run, output)
         logger.info("pretraining: %s is complete, nothing to do", output)
         return False
     torch.manual_seed(seed)
@@ -134,7 +126,7 @@ def pretrain(
         if (step + 1) % options.save_every == 0 and step + 1 < options.steps:
             save_file(partial, {"run": run, "step": step + 1, "model": model.state_dict(),
                                 "optimizer": optimizer.state_dict()})
-    save_file(output.with_name(output.name + ".run"), {"run": run})
+    save_file(made, {"run": run})
     save_file(output, {k: v.detach().clone() for k, v in model.state_dict().items()})
     partial.unlink(missing_ok=True)
     return True
@@ -155,9 +147,7 @@ def _train_step(
     for group in optimizer.param_groups:
         group["lr"] = learning_rate_at(step, options)
     images, tokens = still_batch(seed, step, options.batch_size, model.image_size)
-    loss = image_text_loss(
-        model.encode_image(images), model.encode_text(tokens), model.logit_scale
-    )
+    loss = image_text_loss(model.encode_image(images), model.encode_text(tokens), model.logit_scale)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -169,7 +159,7 @@ def _train_step(
 
 def _check_same(state: dict, run: dict, path: Path) -> None:
     """Refuse weights that were made with other parameters."""
-    found = state.get("run")
-    if found != run:
-        raise CheckpointError(f"{path} was made with other parameters ({found}) than wanted "
+    made_with = state.get("run")
+    if made_with != run:
+        raise CheckpointError(f"{path} was made with other parameters ({made_with}) than wanted "
                               f"({run}); delete it or give another file")

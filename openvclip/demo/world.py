@@ -84,9 +84,7 @@ class Scene:
     opacity: np.ndarray
 
 
-def class_names(
-    kinds: Sequence[tuple[str, str]], actions: Sequence[str] = ()
-) -> list[str]:
+def class_names(kinds: Sequence[tuple[str, str]], actions: Sequence[str] = ()) -> list[str]:
     """Return ``"<colour> <shape> <action>"`` for every kind and action, actions fastest."""
     tails = [f" {action}" for action in actions] or [""]
     return [f"{colour} {shape}{tail}" for colour, shape in kinds for tail in tails]
@@ -129,7 +127,6 @@ def draw_scene(
 # What a fine caption says about a clip besides its class: values below and above these bounds of a
 # random number have a word, the middle has none, because clips there look like either.
 _THIRDS = (1 / 3, 2 / 3)
-_MOVES = ("moving sideways", "moving vertically", "going round", "pulsing", "blinking")
 
 
 def describe_clip(name: str, draws: np.ndarray) -> str:
@@ -147,7 +144,7 @@ def describe_clip(name: str, draws: np.ndarray) -> str:
     size = choose(draws[15], "small ", "large ")
     height = choose(draws[14], " near the top", " near the bottom")
     ground = choose(draws[4], " on a black background", " on a grey background")
-    moves = name.endswith(_MOVES)
+    moves = not name.endswith("standing still")
     speed = choose(draws[10], " quickly", " slowly") if moves else ""  # draws[10]: the period
     return f"a {size}{name}{speed}{height}{ground}."
 
@@ -211,11 +208,6 @@ def captioned_stills(
     the words for actions get a meaning without a single video. The others are sharp and named by
     colour and shape only.
 
-    Args:
-        count: number of stills.
-        rng: where all random numbers come from.
-        size: side of a still in pixels.
-
     Returns:
         uint8 RGB (count, size, size, 3), and one sentence for each.
     """
@@ -237,9 +229,7 @@ def captioned_stills(
         scene = draw_scene(colours[rows], shapes[rows], acting[rows], times[rows], draws[rows])
         images[rows] = render(scene, size).mean(axis=1, dtype=np.float32)
     hues = list(COLOURS)
-    names = [
-        f"{hues[c]} {SHAPES[s]}" + (f" {ACTIONS[a]}" if n else "")
-        for c, s, a, n in zip(colours, shapes, actions, named, strict=True)
-    ]
+    names = [f"{hues[c]} {SHAPES[s]}" + (f" {ACTIONS[a]}" if n else "")
+             for c, s, a, n in zip(colours, shapes, actions, named, strict=True)]
     frames = rng.integers(len(CAPTIONS), size=count)
     return images, [CAPTIONS[f].format(n) for f, n in zip(frames, names, strict=True)]

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from openvclip.evaluation.ensemble import ViewEnsemble
 from openvclip.metrics.classification import compute_accuracy
 from openvclip.utils import distributed
 from openvclip.utils.logging import format_seconds, log_json_stats
 from openvclip.utils.memory import memory_stats
 
 
+@dataclass(eq=False)
 class EvaluationLines:
-    """Writes a ``val_iter`` or ``test_iter`` line every few batches.
+    """Writes a line every few batches.
 
     Args:
         kind: ``val_iter`` or ``test_iter``.
@@ -27,16 +28,13 @@ class EvaluationLines:
         labels: int64 (N,) of the whole list, for the errors of ``val_iter``; None: without errors.
     """
 
-    def __init__(
-        self,
-        kind: str,
-        period: int,
-        device: torch.device,
-        epoch: str = "",
-        labels: Tensor | None = None,
-    ) -> None:
-        self.kind, self.period = kind, period
-        self.device, self.epoch, self.labels = device, epoch, labels
+    kind: str
+    period: int
+    device: torch.device
+    epoch: str = ""
+    labels: Tensor | None = None
+
+    def __post_init__(self) -> None:
         self.start(0)
 
     def start(self, videos: int) -> None:
@@ -55,10 +53,10 @@ class EvaluationLines:
         """Batches of this process, estimated from those so far."""
         return math.ceil(self.done * max(self.videos / max(self.videos_done, 1), 1))
 
-    def batch_done(self, rows: Tensor, bad: int, ensemble: ViewEnsemble) -> None:
+    def batch_done(self, rows: Tensor, bad: int, scores: Tensor) -> None:
         """Count a batch of which ``rows`` (M,) were scored and ``bad`` more could not be.
 
-        Writes a line if one is due.
+        Writes a line if one is due. ``scores`` (N, C) are those of the list so far.
         """
         self.done += 1
         scored = rows.unique().tolist()
@@ -68,9 +66,9 @@ class EvaluationLines:
             return
         rows_seen, self._rows = self._rows, []
         if distributed.is_main():
-            log_json_stats(self._stats(rows_seen, ensemble), terminal=False)
+            log_json_stats(self._stats(rows_seen, scores), terminal=False)
 
-    def _stats(self, rows: list[int], ensemble: ViewEnsemble) -> dict[str, Any]:
+    def _stats(self, rows: list[int], scores: Tensor) -> dict[str, Any]:
         left = format_seconds(self.seconds * (self.iterations - self.done))
         times = {"eta": left, "time_diff": self.seconds}
         if self.kind == "test_iter":
@@ -78,7 +76,7 @@ class EvaluationLines:
         stats: dict[str, Any] = {"_type": self.kind, "epoch": self.epoch,
                  "iter": f"{self.done}/{self.iterations}", **times, **memory_stats(self.device)}
         if self.labels is not None and rows:
-            accuracies = compute_accuracy(ensemble.scores[rows], self.labels[rows])
+            accuracies = compute_accuracy(scores[rows], self.labels[rows])
             stats.update({f"top{k}_err": 100.0 - accuracy
                           for k, accuracy in zip((1, 5), accuracies, strict=True)})
         return stats

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from openvclip.checkpoints.files import match_files
 from openvclip.utils import distributed
 from openvclip.utils.files import create_new, open_regular
 from openvclip.utils.json_text import parse_json
@@ -40,10 +41,9 @@ SYNC_SECONDS = 5.0  # Between two flushes to the disk itself; to the system each
 
 @dataclass(frozen=True)
 class ScoredGroup:
-    """One group of a list.
+    """One group of a list, which begins at the row ``first``.
 
     Attributes:
-        first: its first row.
         rows: its rows that were scored.
         scores: float32 (ratios, rows, outputs).
         failures: row -> reason, of the rows that could not be decoded.
@@ -59,8 +59,8 @@ class ResumeLog:
     """Appends records; knows which existed before.
 
     Args:
-        folder: folder of a run's journals.
-        digest: digest of everything that the scores depend on.
+        folder: of a run's journals.
+        digest: of everything that the scores depend on.
         attempt: number of this start of the evaluation, the same in all processes.
         done: first rows of the groups that are already scored.
         restored: their records; the main process has them, for all.
@@ -123,8 +123,8 @@ class ResumeLog:
         self.close()
         distributed.barrier()
         if distributed.is_main():
-            for path, digest, _ in _list(self.folder):
-                if digest == self.digest[:16]:
+            for path, name in match_files(self.folder, NAME):
+                if name[1] == self.digest[:16]:
                     path.unlink(missing_ok=True)
             if self.folder.is_dir() and not any(self.folder.iterdir()):
                 self.folder.rmdir()
@@ -145,15 +145,15 @@ def open_resume_log(
     records: dict[int, ScoredGroup] = {}
     attempt = 1
     if distributed.is_main():
-        files = _list(folder)
-        attempt += max((number for _, _, number in files), default=0)
-        others = [path.name for path, other, _ in files if other != digest[:16]]
+        files = match_files(folder, NAME)
+        attempt += max((int(name[2]) for _, name in files), default=0)
+        others = [path.name for path, name in files if name[1] != digest[:16]]
         if others:
             logger.info(
                 "%s: %d journals of other settings, weights or lists are not used (%s)",
                 folder, len(others), ", ".join(others[:3]) + (", ..." if len(others) > 3 else ""),
             )
-        for path in (path for path, own, _ in files if own == digest[:16]):
+        for path in (path for path, name in files if name[1] == digest[:16]):
             # Scores that are not finite were written by versions that did not look.
             records.update((record.first, record) for record in read_records(path, digest, shape)
                            if record.scores.isfinite().all())
@@ -165,19 +165,10 @@ def open_resume_log(
     return ResumeLog(folder, digest, attempt, done, list(records.values()))
 
 
-def _list(folder: Path) -> list[tuple[Path, str, int]]:
-    """Files in ``folder``: path, beginning of the digest, attempt."""
-    matches = map(NAME.match, sorted(os.listdir(folder)) if folder.is_dir() else [])
-    return [(folder / match[0], match[1], int(match[2])) for match in matches if match]
-
-
 def read_records(path: Path, digest: str, shape: tuple[int, int]) -> list[ScoredGroup]:
     """Return the complete records of a journal, up to the first that is cut off or damaged.
 
-    Args:
-        path: the file.
-        digest: the one with which it must begin; otherwise there are no records.
-        shape: number of ratios and of outputs per video.
+    There are none if it does not begin with ``digest``. ``shape`` is as in :func:`open_resume_log`.
     """
     records: list[ScoredGroup] = []
     try:

@@ -1,50 +1,100 @@
-"""One pass over a list of videos at every patching ratio, and a test made of it."""
+"""One pass over a list at every patching ratio, the ensemble of views, and a test made of them."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from openvclip.evaluation.ensemble import ViewEnsemble
 from openvclip.evaluation.lines import EvaluationLines
 from openvclip.evaluation.resume_log import ResumeLog, ScoredGroup, open_resume_log
 from openvclip.evaluation.tasks.task import Predictions, Setup, Task
 from openvclip.interpolation import Weights
 from openvclip.report.writers import write_json
 from openvclip.utils import distributed
+from openvclip.utils.errors import ConfigError
 from openvclip.utils.finite import require_finite
 from openvclip.utils.logging import Progress, get_logger, log_json_stats
 
 logger = get_logger(__name__)
 
 
+class ViewEnsemble:
+    """Combines the logits of a video's clips into one prediction.
+
+    Every clip counts once; a repeated clip is an error, since it would count double.
+
+    Args:
+        num_videos, num_classes: N and C.
+        num_clips: clips per video (views x crops).
+        method: ``sum`` adds logits; ``max`` takes their maximum.
+    """
+
+    def __init__(
+        self, num_videos: int, num_classes: int, num_clips: int = 1, method: str = "sum"
+    ) -> None:
+        if method not in ("sum", "max"):
+            raise ConfigError(f"DATA.ENSEMBLE_METHOD is {method!r}; it must be sum or max")
+        self.method = method
+        start = 0.0 if method == "sum" else -torch.inf
+        self.scores = torch.full((num_videos, num_classes), start, dtype=torch.float32)
+        self.seen = torch.zeros(num_videos, num_clips, dtype=torch.bool)
+
+    def add(self, logits: Tensor, videos: Tensor, clips: Tensor) -> None:
+        """Add logits (M, C) of clips (M,) of videos (M,), all by index.
+
+        Clips of a video are added in the order of their index, so that the sum does not depend on
+        how they were batched.
+        """
+        logits = logits.detach().float().cpu()
+        order = sorted(range(len(videos)), key=lambda i: (int(videos[i]), int(clips[i])))
+        for i in order:
+            video, clip = int(videos[i]), int(clips[i])
+            if self.seen[video, clip]:
+                raise ValueError(f"clip {clip} of video {video} was evaluated twice")
+            self.seen[video, clip] = True
+            if self.method == "sum":
+                self.scores[video] += logits[i]
+            else:
+                torch.maximum(self.scores[video], logits[i], out=self.scores[video])
+
+    def restore(self, videos: Sequence[int], scores: Tensor) -> None:
+        """Add finished scores (M, C) of videos (M,), all of whose clips were added elsewhere."""
+        rows = torch.tensor(videos, dtype=torch.int64)
+        if self.seen[rows].any():
+            raise ValueError(f"one of the videos {list(videos)} was evaluated twice")
+        self.seen[rows] = True
+        self.scores[rows] = scores
+
+    @property
+    def complete(self) -> Tensor:
+        """bool (N,): videos of which every clip was added."""
+        return self.seen.all(dim=1)
+
+
+@dataclass(eq=False)
 class Runner:
     """Asks a model one question about every video of a list, each clip exactly once.
 
     Args:
         task: the question.
-        setup: the model, the list's loader, weights, ratios and folders.
+        setup: what is tested, how, and where the results go.
         facts: what else to write into the results: the protocol and what was loaded.
         resume_key: what the outputs depend on, to keep a log of them and resume from one that
             a killed run left; None: no log.
     """
 
-    def __init__(
-        self,
-        task: Task,
-        setup: Setup,
-        facts: dict[str, Any] | None = None,
-        resume_key: dict[str, Any] | None = None,
-    ) -> None:
-        self.task, self.setup, self.facts = task, setup, facts or {}
-        self.resume_key = resume_key
-        self.resume_log: ResumeLog | None = None
+    task: Task
+    setup: Setup
+    facts: dict[str, Any] = field(default_factory=dict)
+    resume_key: dict[str, Any] | None = None
+    resume_log: ResumeLog | None = field(default=None, init=False)
 
     def run(self) -> dict[str, Any]:
         """Test, log and write the results; return the content of ``results.json``.
@@ -57,7 +107,8 @@ class Runner:
         results = {
             **self.facts,
             "videos": len(dataset),
-            "failed": describe_failures(next(iter(predictions.values())), dataset.videos.paths),
+            "failed": [{"row": row, "path": dataset.videos.paths[row], "reason": reason}
+                       for row, reason in next(iter(predictions.values())).failures.items()],
             "seconds": 0.0,
             "results": self.task.score(self.setup, predictions),
         }
@@ -84,9 +135,7 @@ class Runner:
             lines=EvaluationLines("test_iter", setup.log_period, setup.device),
         )
 
-    def _write(
-        self, results: dict[str, Any], predictions: Mapping[float, Predictions]
-    ) -> None:
+    def _write(self, results: dict[str, Any], predictions: Mapping[float, Predictions]) -> None:
         """Log the numbers and write every file of the results."""
         folder = self.setup.output_dir
         folder.mkdir(parents=True, exist_ok=True)
@@ -106,22 +155,12 @@ class Runner:
 
 def run_tests(runners: Iterable[Runner]) -> list[dict[str, Any]]:
     """Run tests one after another; each is requested when the one before it is done."""
-    results: list[dict[str, Any]] = []
-    resume_logs: list[ResumeLog | None] = []
-    for runner in runners:
-        results.append(runner.run())
-        resume_logs.append(runner.resume_log)
+    done = [(runner.run(), runner.resume_log) for runner in runners]
     # Not before the last one is done: a kill until then costs none of them.
-    for resume_log in resume_logs:
+    for _, resume_log in done:
         if resume_log is not None:
             resume_log.remove()
-    return results
-
-
-def describe_failures(predictions: Predictions, paths: Sequence[str]) -> list[dict[str, Any]]:
-    """Return row, path and reason of each video that could not be evaluated, for the results."""
-    return [{"row": row, "path": paths[row], "reason": reason}
-            for row, reason in predictions.failures.items()]
+    return [results for results, _ in done]
 
 
 @torch.no_grad()
@@ -150,9 +189,8 @@ def predict(
         ensemble: makes the object that joins the clips of each video in the list.
         weights: the model's; None: unchanged at every ratio.
         ratios: shares of CLIP. A batch is decoded once and evaluated at each.
-        own_videos: number of rows in ``batches``, for showing progress.
-        device: where the model is.
-        autocast: makes the context of the forward passes.
+        own_videos: number of rows in ``batches``.
+        device, autocast: where the model is, and the maker of its forward passes' context.
         resume_log: gets the scores of each group; earlier ones in it count as scored.
         what: name of the work in the progress line.
         lines: gets each batch, with the scores at the first ratio; or None.
@@ -165,7 +203,11 @@ def predict(
     """
     weights = weights or Weights()
     ensembles = {ratio: ensemble() for ratio in ratios}
-    failures = _restore(resume_log, list(ensembles.values()))
+    failures: dict[int, str] = {}
+    for record in resume_log.restored if resume_log is not None else ():
+        failures.update(record.failures)
+        for joined, scores in zip(ensembles.values(), record.scores, strict=True):
+            joined.restore(record.rows, scores)
     progress = Progress(own_videos, what, "videos")
     if lines is not None:
         lines.start(own_videos)
@@ -179,7 +221,7 @@ def predict(
         if resume_log is not None:
             _note(resume_log, batch, list(ensembles.values()))
         if lines is not None:
-            lines.batch_done(batch["index"], len(batch["bad"]), next(iter(ensembles.values())))
+            lines.batch_done(batch["index"], len(batch["bad"]), ensembles[ratios[0]].scores)
         progress.update(len(set(batch["index"].tolist())) + len(batch["bad"]))
     return {ratio: _gather(joined, failures) for ratio, joined in ensembles.items()}
 
@@ -200,14 +242,16 @@ def _split(batch: dict, device: torch.device) -> list[tuple[Tensor, Tensor, Tens
     return parts
 
 
-def _restore(resume_log: ResumeLog | None, ensembles: list[ViewEnsemble]) -> dict[int, str]:
-    """Give ensembles the earlier records of a resume log; return row -> reason of its failures."""
-    failures: dict[int, str] = {}
-    for record in resume_log.restored if resume_log is not None else ():
-        failures.update(record.failures)
-        for ensemble, scores in zip(ensembles, record.scores, strict=True):
-            ensemble.restore(record.rows, scores)
-    return failures
+def compute_outputs(
+    forward: Callable[[Tensor], Tensor], video: Tensor, autocast: Callable = nullcontext
+) -> Tensor:
+    """Return what ``forward`` makes of video (M, 3, T, H, W): float32 (M, K) on the CPU.
+
+    It is the only place of a test or a prediction that waits for the device.
+    """
+    with autocast():
+        outputs = forward(video)
+    return outputs.float().cpu()
 
 
 def _score(
@@ -216,17 +260,11 @@ def _score(
 ) -> None:
     """Add the model's outputs for each group of a batch, if finite, to an ensemble."""
     for video, rows, clips in parts:
-        with autocast():
-            logits = forward(video)
-        # The only place that waits for the device.
-        ensemble.add(_check(logits.float().cpu(), rows, which), rows, clips)
-
-
-def _check(logits: Tensor, rows: Tensor, which: str) -> Tensor:
-    """Return a model's outputs (M, C) for clips of the videos ``rows`` (M,), if finite."""
-    wrong = rows[~logits.isfinite().all(dim=1)]
-    first = f", such as that in row {int(wrong[0])} of the list" if len(wrong) else ""
-    return require_finite(logits, f"{which}: of some videos{first}, the model gives")
+        logits = compute_outputs(forward, video, autocast)
+        wrong = rows[~logits.isfinite().all(dim=1)]
+        first = f", such as that in row {int(wrong[0])} of the list" if len(wrong) else ""
+        require_finite(logits, f"{which}: of some videos{first}, the model gives")
+        ensemble.add(logits, rows, clips)
 
 
 def _note(resume_log: ResumeLog, batch: dict, ensembles: list[ViewEnsemble]) -> None:

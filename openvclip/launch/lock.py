@@ -39,12 +39,9 @@ logger = get_logger(__name__)
 def training_lock(folder: str | Path, patience: float | None = None) -> Iterator[None]:
     """Keep other training runs out of a folder inside the block; the folder is created.
 
-    If the file system has no locks, the log says so and no run is kept out.
-
-    Args:
-        folder: OUTPUT_DIR.
-        patience: seconds to wait for a holder that may be about to end, because it is on another
-            machine or the process that started it is gone; None: :data:`PATIENCE`.
+    If the file system has no locks, the log says so and no run is kept out. ``patience`` is how
+    many seconds to wait for a holder that may be about to end, because it is on another machine or
+    the process that started it is gone; None: :data:`PATIENCE`.
 
     Raises:
         ConfigError: another training run has it; names its process and machine.

@@ -47,9 +47,7 @@ class Launch:
 def build_launch(cfg: Any, init_method: str) -> Launch:
     """Build it from the config, or from torchrun's environment (``RANK`` and ``WORLD_SIZE``).
 
-    Args:
-        cfg: the run's config: ``NUM_GPUS * NUM_SHARDS`` processes.
-        init_method: where the processes of several shards meet, such as ``tcp://host:9999``.
+    The processes of several shards meet at ``init_method``, such as ``tcp://host:9999``.
     """
     processes = max(cfg.NUM_GPUS, 1)
     here, first, total = processes, cfg.SHARD_ID * processes, processes * cfg.NUM_SHARDS
@@ -70,13 +68,7 @@ def build_launch(cfg: Any, init_method: str) -> Launch:
 
 
 def launch(function: Callable[[Any], None], cfg: Any, init_method: str) -> None:
-    """Run ``function(cfg)`` in every process that the run has on this machine.
-
-    Args:
-        function: the work, importable by name.
-        cfg: the run's config, passed to it.
-        init_method: see :func:`build_launch`.
-    """
+    """Run ``function(cfg)``, importable by name, in every process of the run on this machine."""
     # The console only: the file is opened once the run's settings are known to be possible.
     setup_logging(rank=int(os.environ.get("RANK", 0)))
     run = build_launch(cfg, init_method)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,29 +17,6 @@ logger = get_logger(__name__)
 
 FIRST_PORT = 20000
 PORTS = 20000
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What is requested from the cluster.
-
-    Attributes:
-        gpus: GPUs of each node; 0 runs on CPUs.
-        nodes: number of nodes.
-        timeout: minutes after which the job is stopped and requeued.
-        cpus_per_gpu: CPU cores for each GPU: its loader workers and itself.
-        memory_per_gpu: GB of memory for each GPU.
-        name: name of the job in the queue.
-        slurm: other Slurm settings, such as ``partition`` or ``account``.
-    """
-
-    gpus: int
-    nodes: int = 1
-    timeout: int = 48 * 60
-    cpus_per_gpu: int = 10
-    memory_per_gpu: int = 60
-    name: str = "openvclip"
-    slurm: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,17 +62,27 @@ def submit(
     opts: Sequence[str],
     *,
     job_dir: str | Path,
-    resources: Resources,
+    gpus: int,
+    nodes: int = 1,
+    timeout: int = 48 * 60,
+    cpus_per_gpu: int = 10,
+    memory_per_gpu: int = 60,
+    name: str = "openvclip",
     cluster: str | None = None,
+    slurm: Mapping[str, str] | None = None,
 ) -> Any:
     """Check the config here, then queue the run.
 
     Args:
         cfg_file: as ``--cfg`` of ``tools/run_net.py``.
-        opts: as its ``--opts``; NUM_GPUS and NUM_SHARDS are set from ``resources``.
+        opts: as its ``--opts``; NUM_GPUS and NUM_SHARDS become ``gpus`` and ``nodes``.
         job_dir: folder that all nodes can write to; ``%j`` becomes the job's number.
-        resources: what is requested from the cluster.
+        gpus: GPUs of each node; 0 runs on CPUs.
+        timeout: minutes after which the job is stopped and requeued.
+        cpus_per_gpu: CPU cores for each GPU: its loader workers and itself.
+        memory_per_gpu: GB of memory for each GPU.
         cluster: ``slurm``, ``local`` or ``debug`` (both on this machine); None: what is available.
+        slurm: other Slurm settings, such as ``partition`` or ``account``.
 
     Returns:
         submitit's job.
@@ -108,37 +95,35 @@ def submit(
         import submitit
     except ImportError as error:
         raise ConfigError("submitit is not installed; pip install -e .[slurm]") from error
-    run = ("NUM_GPUS", str(resources.gpus), "NUM_SHARDS", str(resources.nodes))
-    opts = (*opts, *run)
+    slurm = slurm or {}
+    opts = (*opts, "NUM_GPUS", str(gpus), "NUM_SHARDS", str(nodes))
     load_cfg(cfg_file, opts)
-    # Naming a partition also asks for Slurm; this machine has none.
-    missing = [name for name in ("srun", "sbatch") if shutil.which(name) is None]
-    if missing and (cluster == "slurm" or (cluster is None and resources.slurm)):
-        asked = "--cluster slurm" if cluster else f"--{resources.slurm[0][0]}"
-        raise ConfigError(
-            f"{asked} asks for Slurm, but {' and '.join(missing)} cannot be found; submit from "
-            "a node of the cluster, or give --cluster local to run on this machine"
-        )
+    if cluster == "slurm" or (cluster is None and slurm):  # a partition also asks for Slurm
+        _require_slurm("--cluster slurm" if cluster else f"--{next(iter(slurm))}")
     executor = submitit.AutoExecutor(folder=str(Path(job_dir)), cluster=cluster)
-    if executor.cluster != "slurm" and resources.nodes > 1:
-        raise ConfigError(f"{resources.nodes} nodes need Slurm, but sbatch cannot be found")
-    units = max(resources.gpus, 1)
+    if executor.cluster != "slurm" and nodes > 1:
+        raise ConfigError(f"{nodes} nodes need Slurm, but sbatch cannot be found")
+    units = max(gpus, 1)
     executor.update_parameters(
-        name=resources.name,
-        nodes=resources.nodes,
-        tasks_per_node=1,
-        gpus_per_node=resources.gpus,
-        cpus_per_task=resources.cpus_per_gpu * units,
-        mem_gb=resources.memory_per_gpu * units,
-        timeout_min=resources.timeout,
-        slurm_signal_delay_s=120,
-        **{f"slurm_{name}": value for name, value in resources.slurm},
+        name=name, nodes=nodes, tasks_per_node=1, gpus_per_node=gpus,
+        cpus_per_task=cpus_per_gpu * units, mem_gb=memory_per_gpu * units,
+        timeout_min=timeout, slurm_signal_delay_s=120,
+        **{f"slurm_{key}": value for key, value in slurm.items()},
     )
     named = cfg_file if is_address(cfg_file) else str(Path(cfg_file).resolve())
     job = executor.submit(Job(named, opts))
     logger.info("submitted job %s on %s; its log: %s", job.job_id, executor.cluster,
                 job.paths.stdout)
     return job
+
+
+def _require_slurm(asked: str) -> None:
+    missing = [name for name in ("srun", "sbatch") if shutil.which(name) is None]
+    if missing:
+        raise ConfigError(
+            f"{asked} asks for Slurm, but {' and '.join(missing)} cannot be found; submit from "
+            "a node of the cluster, or give --cluster local to run on this machine"
+        )
 
 
 def wait_for(job: Any) -> None:

@@ -16,9 +16,8 @@ from typing import Any
 
 import torch
 
-from openvclip.launch.peers import FAILED
 from openvclip.utils import interrupts
-from openvclip.utils.command_line import run_tool
+from openvclip.utils.command_line import FAILED, run_tool
 from openvclip.utils.errors import TrainingError
 from openvclip.utils.signals import EXIT_CODE, SIGNALS, Interrupted
 
@@ -28,13 +27,8 @@ GRACE = 30.0  # Seconds that each process has to save its state after Ctrl-C.
 def spawn(function: Callable, args: tuple, processes: int, first: int = 0) -> None:
     """Run ``function(number, *args)`` in several processes and wait for them.
 
-    SIGTERM, SIGUSR1 and Ctrl-C are passed on to them.
-
-    Args:
-        function: importable by name.
-        args: the function's arguments after the number of the process on this machine.
-        processes: number of processes.
-        first: number of the first of them in the run, for messages.
+    SIGTERM, SIGUSR1 and Ctrl-C are passed on to them. The function is importable by name; its
+    number counts the processes of this machine, of which messages call the first ``first``.
 
     Raises:
         Interrupted: one of them ended with its exit code.
@@ -59,10 +53,7 @@ def spawn(function: Callable, args: tuple, processes: int, first: int = 0) -> No
 
 
 def _wait(context: Any, stopping: Any) -> None:
-    """Wait for the started processes; the first that fails stops the others.
-
-    After Ctrl-C, which all of them have received, they are given time to end by themselves.
-    """
+    """Wait for the processes; one that fails stops the others, Ctrl-C stops them after a while."""
     running = {process.sentinel for process in context.processes}
     while running:
         running -= set(connection.wait(list(running)))

@@ -48,12 +48,7 @@ def compute_scores(scores: Tensor, labels: Tensor, done: Tensor) -> dict[str, fl
     """
     top1, top5 = compute_accuracy(scores[done], labels[done])
     share = float(done.double().mean())
-    return {
-        "top1": top1 * share,
-        "top5": top5 * share,
-        "top1_decoded": top1,
-        "top5_decoded": top5,
-    }
+    return {"top1": top1 * share, "top5": top5 * share, "top1_decoded": top1, "top5_decoded": top5}
 
 
 def compute_per_class_accuracy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,12 +119,7 @@ def compute_average_precision(scores: Tensor, targets: Tensor) -> Tensor:
 
 
 def compute_mean_average_precision(scores: Tensor, targets: Tensor) -> float:
-    """Mean of :func:`compute_average_precision` in per cent, over classes with positive items.
-
-    Args:
-        scores: (N, C).
-        targets: (N, C) of 0 and 1.
-    """
+    """Mean of :func:`compute_average_precision` in per cent, over classes with positive items."""
     average = compute_average_precision(scores, targets)
     present = ~average.isnan()
     return float(average[present].mean() * 100) if bool(present.any()) else 0.0

@@ -5,69 +5,87 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from openvclip.checkpoints.loading import load_patched
+from openvclip.checkpoints.loading import compute_amp_dtype, load_patched
+from openvclip.clip.weights import ARCH_FILES, SUFFIXES, default_clip_path
 from openvclip.data.video.keeping import FixedCuts
-from openvclip.data.video.transport import PackedBatch, PackedClips
+from openvclip.data.video.resample import PackedBatch, PackedClips
+from openvclip.evaluation.runner import compute_outputs
 from openvclip.models.text import class_embeddings
 from openvclip.models.video_clip import VideoCLIP
-from openvclip.predict.choices import check_sources, compute_precision, select_device
 from openvclip.predict.input_spec import InputSpec, find_input_spec, follow_tower
 from openvclip.predict.label_set import check_labels
-from openvclip.predict.results import (
-    Prediction,
-    Timeline,
-    compute_probabilities,
-    rank_labels,
-)
-from openvclip.predict.timelines import (
-    SHORTEST,
-    check_seconds,
-    check_windows,
-    collect_timeline,
-    tell_progress,
-)
+from openvclip.predict.results import Prediction, Timeline, compute_probabilities, rank_labels
+from openvclip.predict.timelines import SHORTEST, check_windows, collect_timeline
 from openvclip.predict.video_file import probe, read_views, shrink
 from openvclip.predict.windows import stream_windows
-from openvclip.utils.errors import ConfigError, DataError
+from openvclip.utils.errors import CheckpointError, ConfigError, DataError
 from openvclip.utils.finite import require_finite
-from openvclip.utils.logging import get_logger
-
-logger = get_logger(__name__)
+from openvclip.utils.paths import local_weights
 
 # Values of MODEL.LOSS_FUNC that train scores for a softmax.
 SOFTMAX = ("cross_entropy", "soft_cross_entropy")
 LABEL_SETS = 16  # Label sets whose embeddings are cached.
 
 
-@dataclass(frozen=True)
-class EncodedVideo:
-    """A video as the model sees it.
+def check_sources(
+    clip: str | Path, checkpoint: str | Path | None, patching_ratio: float | None
+) -> str:
+    """Return the file or open_clip name of the CLIP, if all that :func:`load_model` takes exists.
 
-    Attributes:
-        video: path of the file.
-        embedding: float32 (D,) on the CPU, see :meth:`VideoClassifier.encode_video`; None if
-            the file could not be read.
-        error: why it could not be read; "" otherwise.
-        seconds, times, frames: see :class:`openvclip.predict.results.Prediction`.
+    Raises:
+        ConfigError: the ratio is outside 0..1, or there is nothing to patch.
+        CheckpointError: a file does not exist.
     """
+    if patching_ratio is not None:
+        if checkpoint is None:
+            raise ConfigError("a patching ratio mixes a checkpoint with CLIP, but no checkpoint is "
+                              "given; give one (--checkpoint) or leave the ratio out")
+        if not 0.0 <= patching_ratio <= 1.0:
+            raise ConfigError(f"the patching ratio is {patching_ratio:g}; give a share, 0 to 1")
+    name = str(default_clip_path(str(clip)) if str(clip) in ARCH_FILES else clip)
+    path = local_weights(name)
+    named_as_file = path.suffix in SUFFIXES or name.startswith(("/", ".", "~"))
+    if named_as_file and not path.is_file():
+        raise CheckpointError(f"CLIP {path} does not exist or is not a file; check --clip")
+    if checkpoint is not None and not local_weights(checkpoint).is_file():
+        raise CheckpointError(f"checkpoint {checkpoint} does not exist or is not a file; check "
+                              "--checkpoint")
+    return name
 
-    video: str
-    embedding: torch.Tensor | None = None
-    error: str = ""
-    seconds: float = 0.0
-    times: tuple[tuple[float, ...], ...] = ()
-    frames: np.ndarray | None = None
+
+def select_device(name: str) -> torch.device:
+    """Return the device that auto, cpu, cuda or cuda:N names.
+
+    Raises:
+        ConfigError: the name is unknown, or there is no such device.
+    """
+    count = torch.cuda.device_count()
+    if name == "auto":
+        return torch.device("cuda" if count else "cpu")
+    kind, _, number = name.partition(":")
+    if name != "cpu" and not (kind == "cuda" and (not number or number.isdecimal())):
+        raise ConfigError(f"the device is {name!r}; give auto, cpu, cuda or cuda:N")
+    if kind == "cuda" and int(number or 0) >= count:
+        raise ConfigError(f"the device is {name!r}, but this machine has {count} GPUs; give auto, "
+                          "cpu or another")
+    return torch.device(name)
+
+
+def compute_precision(name: str, device: torch.device) -> torch.dtype | None:
+    """Return the dtype of forward passes, None for float32."""
+    if name not in ("float32", "auto", "bfloat16", "float16"):
+        raise ConfigError(f"the precision is {name!r}; give float32, auto, bfloat16 or float16")
+    return None if name == "float32" else compute_amp_dtype(name, device)
 
 
 def load_model(
@@ -118,12 +136,11 @@ def load_model(
             raise ConfigError(f"{what} is {number}; give 1 or more")
     target = select_device(device)
     dtype = compute_precision(precision, target)
-    options = find_input_spec(checkpoint, config, name)
     given = {"temporal_type": temporal_type, "num_frames": num_frames,
              "sampling_rate": sampling_rate}
     changes: dict[str, Any] = {name: None if value == "none" else value
                                for name, value in given.items() if value is not None}
-    options = replace(options, **changes)
+    options = replace(find_input_spec(checkpoint, config, name), **changes)
     model = load_patched(name, checkpoint, patching_ratio, temporal_type=options.temporal_type,
                          num_frames=options.num_frames, backbone=options.backbone)
     options = follow_tower(options, getattr(model.model, "tower", None))
@@ -161,6 +178,8 @@ class VideoClassifier:
         self.model, self.options, self.views, self.dtype = model, options, views, dtype
         self.batch_size, self.as_tested = batch_size, as_tested
         self.device = model.model.logit_scale.device
+        self.autocast = nullcontext if dtype is None else partial(
+            torch.autocast, self.device.type, dtype=dtype)
         self.pixels = options.pixels(model.model.image_size)
         self.embed_dim = model.model.embed_dim
         self.logit_scale = float(model.model.logit_scale.detach().exp())
@@ -212,13 +231,12 @@ class VideoClassifier:
             raise ConfigError(f"top_k is {top_k}; give 1 or more")
         names, texts = tuple(labels), self.encode_text(labels)
         for item in self.encode_many(videos, workers=workers, keep_frames=keep_frames):
-            if item.embedding is None:
-                yield Prediction(item.video, error=item.error)
-                continue
-            scores = require_finite(self.logit_scale * texts @ item.embedding + self.logit_bias,
-                                    f"{item.video}: the scores are")
-            yield Prediction(item.video, rank_labels(names, scores, top_k, self.single),
-                             item.seconds, item.times, item.frames)
+            ranking = []
+            if item.embedding is not None:
+                scores = require_finite(self.logit_scale * texts @ item.embedding + self.logit_bias,
+                                        f"{item.video}: the scores are")
+                ranking = rank_labels(names, scores, top_k, self.single)
+            yield replace(item, ranking=ranking, embedding=None)
 
     def encode_text(self, labels: Sequence[str]) -> torch.Tensor:
         """Embed labels: float32 (N, D) on the CPU, each of length 1, averaged over 28 sentences.
@@ -254,33 +272,37 @@ class VideoClassifier:
 
     def encode_many(
         self, videos: Iterable[str | Path], *, workers: int = 1, keep_frames: bool = False
-    ) -> Iterator[EncodedVideo]:
-        """Yield the embedding of each video, in their order; see :meth:`predict_many`."""
-        group: list[tuple[EncodedVideo, PackedClips | None]] = []
+    ) -> Iterator[Prediction]:
+        """Yield each video with its embedding and no ranking, in order; see :meth:`predict_many`.
+
+        ``embedding`` is that of :meth:`encode_video`, None where ``error`` says why.
+        """
+        group: list[tuple[Prediction, PackedClips | None]] = []
+        waiting = 0
         for item, clips in self._read_ahead(videos, workers, keep_frames):
-            waiting = sum(len(packed) for _, packed in group if packed is not None)
-            if group and waiting + (len(clips) if clips is not None else 0) > self.batch_size:
+            count = 0 if clips is None else len(clips)
+            if group and waiting + count > self.batch_size:
                 yield from self._encode_group(group)
-                group = []
+                group, waiting = [], 0
             group.append((item, clips))
+            waiting += count
         yield from self._encode_group(group)
 
     def _read_ahead(
         self, videos: Iterable[str | Path], workers: int, keep_frames: bool
-    ) -> Iterator[tuple[EncodedVideo, PackedClips | None]]:
+    ) -> Iterator[tuple[Prediction, PackedClips | None]]:
         """Read videos in threads, at most ``workers`` + 1 of them ahead."""
-        names = map(_name_video, videos)
-        with ThreadPoolExecutor(max(workers, 1)) as pool:
-            waiting = deque(
-                pool.submit(self._read, name, keep_frames)
-                for name in islice(names, max(workers, 1) + 1)
-            )
+        workers = max(workers, 1)
+        waiting: deque[Future] = deque()
+        with ThreadPoolExecutor(workers) as pool:
+            for name in map(_name_video, videos):
+                waiting.append(pool.submit(self._read, name, keep_frames))
+                if len(waiting) > workers:
+                    yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
-                waiting.extend(pool.submit(self._read, name, keep_frames)
-                               for name in islice(names, 1))
 
-    def _read(self, video: str, keep_frames: bool) -> tuple[EncodedVideo, PackedClips | None]:
+    def _read(self, video: str, keep_frames: bool) -> tuple[Prediction, PackedClips | None]:
         fixed = FixedCuts(partial(self.pixels.fixed, crops=1))
 
         def keep(image: np.ndarray) -> tuple[list[np.ndarray], np.ndarray | None]:
@@ -290,7 +312,7 @@ class VideoClassifier:
             clips, facts = read_views(video, self.options.sampling(), self.views, self.as_tested,
                                       keep)
         except DataError as error:
-            return EncodedVideo(video, error=str(error)), None
+            return Prediction(video, error=str(error)), None
         times = tuple(tuple(clips.seconds[i] for i in order) for order in clips.indices)
         parts, pictures = zip(*clips.frames, strict=True)
         frames = None
@@ -301,28 +323,25 @@ class VideoClassifier:
             num_frames=self.options.num_frames, size=self.pixels.size,
             normalisation=self.pixels.normalisation(),
         )
-        return EncodedVideo(video, seconds=facts.seconds, times=times, frames=frames), packed
+        return Prediction(video, seconds=facts.seconds, times=times, frames=frames), packed
 
     def _encode_group(
-        self, group: Sequence[tuple[EncodedVideo, PackedClips | None]]
-    ) -> Iterator[EncodedVideo]:
+        self, group: Sequence[tuple[Prediction, PackedClips | None]]
+    ) -> Iterator[Prediction]:
         packed = [clips for _, clips in group if clips is not None]
         if packed:
             embeddings = self._encode_clips(PackedBatch(packed).finish(self.device))
             parts = iter(embeddings.split([len(clips) for clips in packed]))
         for item, clips in group:
-            if clips is None:
-                yield item
-                continue
-            embedding = require_finite(next(parts).mean(dim=0), f"{item.video}: the embedding is")
-            yield replace(item, embedding=embedding)
+            if clips is not None:
+                item = replace(item, embedding=require_finite(
+                    next(parts).mean(dim=0), f"{item.video}: the embedding is"))
+            yield item
 
     @torch.inference_mode()
     def _encode_clips(self, video: torch.Tensor) -> torch.Tensor:
         """(B, 3, T, H, W) -> float32 (B, D) on the CPU."""
-        kind = self.device.type
-        with nullcontext() if self.dtype is None else torch.autocast(kind, dtype=self.dtype):
-            return self.model.pool_frames(video).float().cpu()
+        return compute_outputs(self.model.pool_frames, video, self.autocast)
 
     def timeline(
         self,
@@ -344,36 +363,23 @@ class VideoClassifier:
             ConfigError: ``window`` or ``stride`` has an impossible value.
             DataError: the video cannot be read, or a label is empty, double or too long.
         """
-        _name_video(video)
-        texts = self.encode_text(labels)
-        check_seconds(window, stride)
-        if window is not None:
-            self.check_windows(window, stride)
-        seconds = probe(str(video)).seconds
+        name, texts = _name_video(video), self.encode_text(labels)
+        check_windows(window, stride)
+        seconds = probe(name).seconds
         if window is None:
             window = max(min(self.options.seconds, seconds or self.options.seconds), SHORTEST)
-        window, stride = self.check_windows(window, stride)
+        stride = window / 2 if stride is None else stride
+        check_windows(window, stride)
 
         def score(clips: torch.Tensor) -> torch.Tensor:
             scores = self.logit_scale * self._encode_clips(clips.to(self.device)) @ texts.T
-            scores = require_finite(scores + self.logit_bias, f"{video}: the scores are")
+            scores = require_finite(scores + self.logit_bias, f"{name}: the scores are")
             return compute_probabilities(scores, self.single)
 
-        stream = stream_windows(str(video), self.pixels, num_frames=self.options.num_frames,
-                                window=window, stride=stride)
-        with closing(stream):
-            told = tell_progress(stream, str(video), int(seconds / stride))
-            return collect_timeline(str(video), labels, told, score, self.batch_size,
-                                    window=window, stride=stride)
-
-    def check_windows(self, window: float | None, stride: float | None) -> tuple[float, float]:
-        """Return the seconds of a timeline's windows and strides.
-
-        Raises:
-            ConfigError: they are impossible.
-        """
-        window = self.options.seconds if window is None else window
-        return check_windows(window, window / 2 if stride is None else stride)
+        with closing(stream_windows(name, self.pixels, num_frames=self.options.num_frames,
+                                    window=window, stride=stride)) as stream:
+            return collect_timeline(name, labels, stream, score, self.batch_size, window=window,
+                                    stride=stride, seconds=seconds)
 
 
 def _name_video(video: Any) -> str:

@@ -18,7 +18,7 @@ def find_videos(names: Sequence[str]) -> list[str]:
     Raises:
         DataError: something does not exist, a pattern matches nothing, or a folder has no video.
     """
-    found: dict[str, None] = {}
+    videos: dict[str, None] = {}
     for name in names:
         # A file with exactly that name first: names of videos may have brackets.
         matches = [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True))
@@ -26,14 +26,12 @@ def find_videos(names: Sequence[str]) -> list[str]:
             what = "matches no file" if glob.has_magic(name) else "does not exist"
             raise DataError(f"--video: {name!r} {what}; check the path")
         for match in matches:
-            inside = _videos_below(match) if os.path.isdir(match) else [match]
+            inside = [match]
+            if os.path.isdir(match):
+                inside = [os.path.join(match, path) for path in scan_videos(match).paths]
             if not inside and match == name:
                 raise DataError(f"--video: the folder {name!r} has no videos in it")
-            found.update(dict.fromkeys(inside))
-    if not found:
+            videos.update(dict.fromkeys(inside))
+    if not videos:
         raise DataError(f"--video: no videos in {', '.join(map(repr, names)) or 'an empty list'}")
-    return list(found)
-
-
-def _videos_below(folder: str) -> list[str]:
-    return [os.path.join(folder, path) for path in scan_videos(folder).paths]
+    return list(videos)

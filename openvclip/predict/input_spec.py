@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,24 @@ from openvclip.utils.logging import get_logger
 
 logger = get_logger(__name__)
 
-# What is read from a training checkpoint's config; the rest of it, which may be another
+# A field and the key that sets it. The rest of a training checkpoint's config, which may be another
 # program's, is ignored.
-KEYS = (
-    "MODEL.BACKBONE", "MODEL.MODEL_NAME", "MODEL.LOSS_FUNC", "MODEL.TEMPORAL_MODELING_TYPE",
-    "DATA.NUM_FRAMES", "DATA.SAMPLING_RATE", "DATA.TARGET_FPS", "DATA.USE_OFFSET_SAMPLING",
-    "DATA.SAMPLING_COMPAT", "DATA.MEAN", "DATA.STD", "DATA.REVERSE_INPUT_CHANNEL",
-    "DATA.RESIZE_MODE", "DATA.INTERPOLATION", "DATA.FILL_COLOR",
-)
+KEYS = {
+    "backbone": "MODEL.BACKBONE",
+    "temporal_type": "MODEL.TEMPORAL_MODELING_TYPE",
+    "num_frames": "DATA.NUM_FRAMES",
+    "sampling_rate": "DATA.SAMPLING_RATE",
+    "target_fps": "DATA.TARGET_FPS",
+    "use_offset": "DATA.USE_OFFSET_SAMPLING",
+    "compat": "DATA.SAMPLING_COMPAT",
+    "mean": "DATA.MEAN",
+    "std": "DATA.STD",
+    "reverse_channels": "DATA.REVERSE_INPUT_CHANNEL",
+    "mode": "DATA.RESIZE_MODE",
+    "filter": "DATA.INTERPOLATION",
+    "fill": "DATA.FILL_COLOR",
+    "loss": "MODEL.LOSS_FUNC",
+}
 
 
 @dataclass(frozen=True)
@@ -36,20 +47,13 @@ class InputSpec:
     """How frames become a model's clip; the defaults are those of the shipped Kinetics configs.
 
     Attributes:
-        temporal_type: how frames see each other, MODEL.TEMPORAL_MODELING_TYPE.
-        num_frames: frames of a clip (T).
-        sampling_rate: frames between two of them, at ``target_fps``.
-        target_fps: the frame rate at which ``sampling_rate`` counts.
-        use_offset: DATA.USE_OFFSET_SAMPLING.
-        compat: DATA.SAMPLING_COMPAT.
-        mean: subtracted from RGB in 0..1.
-        std: divides the result.
-        reverse_channels: BGR instead of RGB.
-        backbone: MODEL.BACKBONE.
-        mode: DATA.RESIZE_MODE.
-        filter: DATA.INTERPOLATION.
-        fill: DATA.FILL_COLOR.
-        loss: MODEL.LOSS_FUNC of the training; "": none.
+        temporal_type: how frames see each other.
+        num_frames, sampling_rate, target_fps, use_offset, compat: see
+            :class:`openvclip.data.video.sampling.Sampling`.
+        mean, std, reverse_channels, mode, filter, fill: see
+            :class:`openvclip.data.dataset.Pixels`.
+        backbone: the family of towers.
+        loss: what a classifier was trained with; "": nothing says so.
     """
 
     temporal_type: str | None = "expand_temporal_view"
@@ -99,24 +103,11 @@ class InputSpec:
 
 def build_input_spec(cfg: Any) -> InputSpec:
     """Take the model's input settings from a config."""
-    basic = cfg.MODEL.MODEL_NAME == "BasicClipVideo"
-    data = cfg.DATA
-    return InputSpec(
-        temporal_type=None if basic else cfg.MODEL.TEMPORAL_MODELING_TYPE,
-        num_frames=data.NUM_FRAMES,
-        sampling_rate=data.SAMPLING_RATE,
-        target_fps=data.TARGET_FPS,
-        use_offset=data.USE_OFFSET_SAMPLING,
-        compat=data.SAMPLING_COMPAT,
-        mean=tuple(data.MEAN),
-        std=tuple(data.STD),
-        reverse_channels=data.REVERSE_INPUT_CHANNEL,
-        backbone=cfg.MODEL.BACKBONE,
-        mode=data.RESIZE_MODE,
-        filter=data.INTERPOLATION,
-        fill=data.FILL_COLOR,
-        loss=cfg.MODEL.LOSS_FUNC,
-    )
+    values: dict[str, Any] = {name: attrgetter(key)(cfg) for name, key in KEYS.items()}
+    values.update(mean=tuple(cfg.DATA.MEAN), std=tuple(cfg.DATA.STD))
+    if cfg.MODEL.MODEL_NAME == "BasicClipVideo":
+        values["temporal_type"] = None
+    return InputSpec(**values)
 
 
 def follow_tower(spec: InputSpec, tower: TowerSpec | None) -> InputSpec:
@@ -178,11 +169,10 @@ def parse_input_spec(config: TrainingConfig) -> InputSpec:
         CheckpointError: a value in it cannot be used.
     """
     settings = {}
-    for key in KEYS:
+    for key in ("MODEL.MODEL_NAME", *KEYS.values()):
         section, name = key.split(".")
-        values = config.section(section)
-        if name in values:
-            settings[key] = values[name]
+        if name in config.section(section):
+            settings[key] = config.section(section)[name]
     cfg = get_cfg()
     problems = merge(cfg, settings, f"the config in {config.where}")
     problems += [f"the config in {config.where}: {key} is still auto" for key in find_auto(cfg)]

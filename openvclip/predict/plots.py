@@ -99,15 +99,11 @@ def _draw_frame(axes: Axes, image: np.ndarray, seconds: float) -> None:
 
 
 def _draw_bars(axes: Axes, labels: Sequence[str], probabilities: Sequence[float]) -> None:
-    rows = range(len(labels))
-    colours = [BLUE if row == 0 else GREY for row in rows]
-    axes.barh(rows, [100 * p for p in probabilities], color=colours, height=0.7)
-    for row, probability in zip(rows, probabilities, strict=True):
-        axes.text(100 * probability + 0.8, row, f"{100 * probability:.1f} %", va="center",
-                  fontsize=8)
-    axes.set_yticks(rows, labels, fontsize=8, parse_math=False)
-    axes.tick_params(axis="y", length=0)
-    axes.tick_params(axis="x", labelsize=8)
+    percent = [100 * p for p in probabilities]
+    colours = [BLUE, *[GREY] * (len(labels) - 1)]
+    bars = axes.barh(range(len(labels)), percent, color=colours, height=0.7)
+    axes.bar_label(bars, fmt="%.1f %%", padding=3, fontsize=8)
+    _label_rows(axes, labels)
     axes.set(xlim=(0, 100), xticks=range(0, 101, 20), ylim=(len(labels) - 0.4, -0.6))
     axes.set_xlabel("probability (%)", fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
@@ -117,11 +113,7 @@ def draw_timeline(timeline: Timeline, note: str = "") -> Figure:
     """Draw the probability of each label over time, under pictures from the video.
 
     Labels that matter come first, in the order of their peaks. Of more than ``ROWS`` labels those
-    with the highest peaks are shown.
-
-    Args:
-        timeline: of one video.
-        note: a line below the title.
+    with the highest peaks are shown. ``note`` is a line below the title.
     """
     values = timeline.probabilities.double().numpy().T  # (N, W)
     rows = order_rows(values)
@@ -135,9 +127,7 @@ def draw_timeline(timeline: Timeline, note: str = "") -> Figure:
     lines = np.arange(len(rows) + 1) - 0.5
     mesh = axes.pcolormesh(edges, lines, 100 * values[rows], vmin=0, vmax=100, cmap="Blues")
     axes.hlines(lines, edges[0], edges[-1], color=GREY, lw=0.4)
-    axes.set_yticks(range(len(rows)), labels, fontsize=8, parse_math=False)
-    axes.tick_params(axis="y", length=0)
-    axes.tick_params(axis="x", labelsize=8)
+    _label_rows(axes, labels)
     axes.xaxis.set_major_formatter(lambda x, _: format_time(x) if x >= 60 else f"{x:g} s")
     axes.set(xlim=(edges[0], edges[-1]), ylim=(len(rows) - 0.5, -0.5))
     axes.set_xlabel(
@@ -157,6 +147,12 @@ def order_rows(values: np.ndarray) -> list[int]:
     return sorted(strong, key=lambda row: int(values[row].argmax())) + rows[len(strong):]
 
 
+def _label_rows(axes: Axes, labels: Sequence[str]) -> None:
+    axes.set_yticks(range(len(labels)), labels, fontsize=8, parse_math=False)
+    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="x", labelsize=8)
+
+
 def _set_title(figure: Figure | SubFigure, video: str, note: str) -> None:
     figure.suptitle(f"{shorten(printable(video), 110)}\n{note}", fontsize=10, parse_math=False)
 
@@ -168,7 +164,7 @@ def _draw_strip(axes: Axes, timeline: Timeline, edges: Sequence[float]) -> None:
     room = (edges[-1] - edges[0]) / STRIP
     last = -np.inf
     for number, image in timeline.pictures.items():
-        middle = timeline.middle(number)
+        middle = sum(timeline.spans[number]) / 2
         if middle - last < room:
             continue
         last = middle

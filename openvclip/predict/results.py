@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,6 +38,7 @@ class Prediction:
         times: for each clip, the times of its T frames in seconds.
         frames: small pictures of them, uint8 (clips, T, h, w, 3); None unless requested.
         error: why the video could not be read; "" otherwise.
+        embedding: float32 (D,) on the CPU, of a video that was only encoded; else None.
     """
 
     video: str
@@ -46,6 +47,7 @@ class Prediction:
     times: tuple[tuple[float, ...], ...] = ()
     frames: np.ndarray | None = field(default=None, repr=False)
     error: str = ""
+    embedding: Tensor | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         return format_prediction(self)
@@ -83,18 +85,18 @@ class Timeline:
         A window stands for the time around its middle; the first and the last up to the ends.
         """
         best = self.probabilities.argmax(dim=1).tolist()
-        found, first = [], 0
+        segments, first = [], 0
         for label, group in itertools.groupby(best):
             count = len(list(group))
             rows = slice(first, first + count)
-            found.append({
+            segments.append({
                 "start": round(self.edge(first), 3),
                 "end": round(self.edge(first + count), 3),
                 "label": self.labels[label],
                 "probability": round(float(self.probabilities[rows, label].mean()), 6),
             })
             first += count
-        return found
+        return segments
 
     def edge(self, number: int) -> float:
         """Return the second from which window ``number`` stands for the video."""
@@ -106,10 +108,6 @@ class Timeline:
         (start, before), (after, end) = self.spans[number - 1 : number + 1]
         return (before - min(self.window, before - start) / 2
                 + after + min(self.window, end - after) / 2) / 2
-
-    def middle(self, number: int) -> float:
-        """Return the second in the middle of window ``number``."""
-        return sum(self.spans[number]) / 2
 
 
 def compute_probabilities(scores: Tensor, single: bool = False) -> Tensor:
@@ -185,17 +183,14 @@ def describe(prediction: Prediction) -> dict[str, Any]:
 
 
 def write_predictions(
-    folder: str | Path, facts: dict[str, Any], videos: Iterable[dict], failed: Iterable[dict]
+    folder: str | Path, facts: dict[str, Any], videos: Sequence[dict], failed: Sequence[dict]
 ) -> list[Path]:
-    """Write ``predictions.json`` and ``predictions.csv``; return their paths.
+    """Write ``predictions.json`` and ``predictions.csv`` to a folder; return their paths.
 
     Args:
-        folder: where to write them.
         facts: what the JSON begins with: the model and the labels.
-        videos: what :func:`describe` returns for the videos that were predicted.
-        failed: likewise for those that could not be read.
+        videos, failed: what :func:`describe` returns for videos predicted, and for the others.
     """
-    videos, failed = list(videos), list(failed)
     paths = [Path(folder) / "predictions.json", Path(folder) / "predictions.csv"]
     write_json(paths[0], {**facts, "videos": videos, "failed": failed})
     rows = [[video["video"], *row.values(), ""] for video in videos for row in video["ranking"]]

@@ -23,7 +23,7 @@ PIXELS_A_SIDE = 8  # Pixels of a frame, along a side, of which one of a small pi
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """What a file says about its video, before any frame is decoded; 0 if it does not say.
+    """What a file says about its video; 0 if it does not say.
 
     Attributes:
         fps: average frame rate.
@@ -36,8 +36,8 @@ class VideoFacts:
     fps: float
     count: int
     seconds: float
-    turns: int = 0
-    pixels: int = 0
+    turns: int
+    pixels: int
 
 
 def probe(path: str) -> VideoFacts:
@@ -49,8 +49,8 @@ def probe(path: str) -> VideoFacts:
     with open_video(path, False) as reader:
         seconds = reader.duration * reader.tick or (reader.container.duration or 0) / 1e6
         _, first = next(reader.frames(), (0, None))
-        turns = 0 if first is None else count_turns(first)
-        pixels = 0 if first is None else first.width * first.height
+        turns, pixels = (0, 0) if first is None else (
+            count_turns(first), first.width * first.height)
         count = reader.count
     if not count:
         with open_video(path, False) as reader:
@@ -70,15 +70,8 @@ def read_views(
 
     In a video that is shorter than a clip, the frames of one clip are spread over the whole video,
     while a test would repeat the last frame. Frames are rotated as the file says, as phones write
-    it; tests leave them as they are stored.
-
-    Args:
-        path: the file.
-        sampling: how clips are drawn.
-        views: number of clips.
-        as_tested: treat short and rotated videos as a test does.
-        keep: what to keep of each frame, which is rotated first; see
-            :func:`openvclip.data.video.video_io.read_clips`.
+    it; tests leave them as they are stored. ``as_tested`` treats both as a test does. ``keep``, see
+    :func:`openvclip.data.video.video_io.read_clips`, is given rotated frames.
 
     Raises:
         DataError: the file cannot be read.

@@ -5,14 +5,15 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from openvclip import __version__
-from openvclip.predict.choices import check_sources
-from openvclip.predict.classifier import VideoClassifier, load_model
+from openvclip.checkpoints.loading import name_dtype
+from openvclip.predict.classifier import VideoClassifier, check_sources, load_model
 from openvclip.predict.find_videos import find_videos
 from openvclip.predict.plots import draw_prediction, draw_timeline
 from openvclip.predict.results import (
@@ -23,6 +24,7 @@ from openvclip.predict.results import (
     write_predictions,
     write_timeline,
 )
+from openvclip.predict.timelines import check_windows
 from openvclip.report.plots import save_figure
 from openvclip.utils.errors import ConfigError, DataError
 from openvclip.utils.files import advise_on_space, explain_refusal
@@ -86,12 +88,12 @@ def predict_videos(
         Path(output).mkdir(parents=True, exist_ok=True)
     model = load_model(clip, checkpoint, patching_ratio, **model_options)
     if timeline:
-        model.check_windows(window, stride)
+        check_windows(model.options.seconds if window is None else window, stride)
     if len(labels) == 1:
         logger.warning("with a single label its probability is always 100 %%; give others, too")
     facts = _describe_model(model, clip, checkpoint, patching_ratio)
     run = _Run(model, labels, Path(output), facts)
-    with run.writing():
+    with _writing(output):
         run.predict(paths, top_k, save_figures, (window, stride) if timeline else None,
                     workers=workers, columns=columns, show=show)
     return run.predictions
@@ -120,27 +122,22 @@ def _describe_model(
         "target_fps": options.target_fps,
         "views": model.views,
         "device": str(model.device),
-        "precision": str(model.dtype or torch.float32).removeprefix("torch."),
+        "precision": name_dtype(model.dtype),
         "versions": {"openvclip": __version__, "torch": torch.__version__,
                      "python": platform.python_version()},
     }
 
 
 class _Run:
-    """The predictions so far, and their files.
-
-    Attributes:
-        predictions: those so far, without frames.
-        failed: number of them that could not be read.
-    """
+    """The predictions so far, without frames, and what the files say of them."""
 
     def __init__(
         self, model: VideoClassifier, labels: Sequence[str], output: Path, facts: dict[str, Any]
     ) -> None:
         self.model, self.labels, self.output, self.facts = model, labels, output, facts
         self.predictions: list[Prediction] = []
-        self.failed = 0
         self._videos: list[dict] = []
+        self._failed: list[dict] = []
         self._names: set[str] = set()
         ratio = facts["patching_ratio"]
         weights = Path(facts["checkpoint"]).name if facts["checkpoint"] else "CLIP"
@@ -186,49 +183,36 @@ class _Run:
     def add(self, prediction: Prediction, save_figures: bool) -> None:
         """Add a prediction to the results."""
         described = describe(prediction)
-        if prediction.error:
-            self.failed += 1
-        elif save_figures:
+        if save_figures and not prediction.error:
             path = self._path(prediction, ".png")
             save_figure(draw_prediction(prediction, self.note), path)
             described["figure"] = str(path.relative_to(self.output))
-        self._videos.append(described)
-        self.predictions.append(
-            Prediction(prediction.video, prediction.ranking, prediction.seconds, prediction.times,
-                       error=prediction.error))
+        (self._failed if prediction.error else self._videos).append(described)
+        self.predictions.append(replace(prediction, frames=None))
 
     def predict(
         self, paths: Sequence[str], top_k: int, save_figures: bool,
         timeline: tuple[float | None, float | None] | None, *, workers: int, columns: int,
         show: Callable[[str], None],
     ) -> None:
-        """Predict each video, show its table, and make its timeline where one is asked for."""
+        """Predict each video, show its table, make its timeline if asked for; write the files."""
         progress = Progress(len(paths), "predicting", "videos")
         predictions = self.model.predict_many(
             paths, self.labels, top_k, workers=workers, keep_frames=save_figures)
-        for number, prediction in enumerate(predictions, 1):
-            heading = f"[{number}/{len(paths)}] " if len(paths) > 1 else ""
-            self.add(prediction, save_figures)
-            show(format_prediction(prediction, heading, columns) + "\n")
-            if timeline is not None and not prediction.error:
-                self.add_timeline(prediction, *timeline)
-            progress.update(note=f"{self.failed} skipped" if self.failed else "")
+        try:
+            for number, prediction in enumerate(predictions, 1):
+                heading = f"[{number}/{len(paths)}] " if len(paths) > 1 else ""
+                self.add(prediction, save_figures)
+                show(format_prediction(prediction, heading, columns) + "\n")
+                if timeline is not None and not prediction.error:
+                    self.add_timeline(prediction, *timeline)
+                progress.update(note=f"{len(self._failed)} skipped" if self._failed else "")
+        finally:
+            self.write()  # what there is so far
 
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Write predictions.json and predictions.csv, at the end or with what there is so far."""
-        with _writing(self.output):
-            try:
-                yield
-            finally:
-                self._write()
-
-    def _write(self) -> None:
-        if not self.predictions:  # Stopped at the first: files of an earlier run stay.
-            return
-        paths = write_predictions(
-            self.output, {**self.facts, "labels": list(self.labels)},
-            [video for video in self._videos if "reason" not in video],
-            [video for video in self._videos if "reason" in video],
-        )
-        logger.info("wrote %s", " and ".join(map(str, paths)))
+    def write(self) -> None:
+        """Write predictions.json and predictions.csv."""
+        if self.predictions:  # Stopped at the first: files of an earlier run stay.
+            facts = {**self.facts, "labels": list(self.labels)}
+            paths = write_predictions(self.output, facts, self._videos, self._failed)
+            logger.info("wrote %s", " and ".join(map(str, paths)))

@@ -52,17 +52,11 @@ class TimelineWindow:
 
 @dataclass
 class _Open:
-    """A window that still lacks frames.
+    """A window that still lacks frames."""
 
-    Attributes:
-        start: start of the window, in seconds.
-        last: start of the last window that it stands for.
-        count: windows that it stands for.
-    """
-
-    start: float
-    last: float
-    count: int = 1
+    start: float  # in seconds
+    last: float  # start of the last window that it stands for
+    count: int = 1  # windows that it stands for
     frames: list[torch.Tensor] = field(default_factory=list)
     picture: np.ndarray | None = None
 
@@ -74,10 +68,6 @@ class _Open:
             self.frames.append(shown.image)
             if len(self.frames) <= num_frames // 2 + 1:
                 self.picture = shown.small
-
-    def fill(self, num_frames: int) -> None:
-        """Repeat the last frame if the video ended within the window."""
-        self.frames += self.frames[-1:] * (num_frames - len(self.frames))
 
     def join(self, other: _Open) -> bool:
         """Stand for the next window too if its frames are the same; return whether they are."""
@@ -114,7 +104,7 @@ class _Shown:
 
     @cached_property
     def small(self) -> np.ndarray:
-        """uint8 (h, w, 3), see :func:`openvclip.predict.video_file.shrink`."""
+        """uint8 (h, w, 3)."""
         return shrink(self.rgb)
 
 
@@ -133,8 +123,7 @@ def stream_windows(
         path: the file.
         pixels: how frames become clips.
         num_frames: frames of a clip (T).
-        window: seconds per window.
-        stride: seconds from one window's start to the next.
+        window, stride: seconds per window, and from one window's start to the next.
 
     Raises:
         DataError: the file cannot be opened, or no frame can be decoded.
@@ -154,25 +143,17 @@ def stream_windows(
 def _complete_windows(
     path: str, pixels: Pixels, num_frames: int, window: float, stride: float
 ) -> Iterator[tuple[_Open, float]]:
-    """Yield windows with all of their frames, and the second up to which the video is known.
-
-    Raises:
-        DataError: the file cannot be opened, or no frame can be decoded.
-    """
+    """Yield windows with all of their frames, and the second up to which the video is known."""
     waiting: deque[_Open] = deque()
     opened, step, until = 0, window / num_frames, 0.0
     with open_video(path, True) as reader:
         shown = None
         for shown, until in _showings(reader, pixels):
-            # Windows that begin and end while this frame is shown, but for rounding.
-            alike = int((until - window) / stride) - opened
-            if alike > 1:
-                last = (opened + alike - 1) * stride
-                waiting.append(_Open(opened * stride, last, alike))
-                opened += alike
             while opened * stride < until - ROUNDING:
-                waiting.append(_Open(opened * stride, opened * stride))
-                opened += 1
+                # Windows that begin and end while this frame is shown, but for rounding, are one.
+                alike = max(int((until - window) / stride) - opened, 1)
+                waiting.append(_Open(opened * stride, (opened + alike - 1) * stride, alike))
+                opened += alike
             for one in waiting:
                 one.offer(shown, until, step, num_frames)
             while waiting and waiting[0].last + window < until + ROUNDING:
@@ -183,7 +164,8 @@ def _complete_windows(
             logger.warning("%s: breaks off at %.1f s: %s", path, shown.start, reader.error)
     for one in waiting:
         if 2 * len(one.frames) >= num_frames or not one.start:
-            one.fill(num_frames)
+            # The video ended within the window: its last frame is repeated.
+            one.frames += one.frames[-1:] * (num_frames - len(one.frames))
             yield one, until
 
 

@@ -33,17 +33,17 @@ class SetupCheck:
 
     def find_faults(self, content: dict[str, Any], protocol: Protocol) -> Iterator[str]:
         """Yield the ways in which results differ from their protocol."""
-        labels, wanted = content.get("label_set") or {}, self._label_space(protocol)
+        labels, (wanted, name) = content.get("label_set") or {}, self._label_space(protocol)
         if wanted is not None and labels.get("sha256") != wanted.digest():
             yield (
                 f"another label set: {labels.get('file')} with {labels.get('classes')} classes; "
-                f"the protocol's is {_name_label_set(protocol)}"
+                f"the protocol's is {name}"
             )
         prompts = content.get("prompts") or {}
         if prompts.get("sha256") != PUBLISHED_PROMPTS_SHA256:
-            name = name_prompts(prompts)
+            texts = name_prompts(prompts)
             yield (
-                f"another prompt set{name and f', {name}'} (count {prompts.get('count')}, "
+                f"another prompt set{texts and f', {texts}'} (count {prompts.get('count')}, "
                 f"sha256 {str(prompts.get('sha256'))[:8]})"
             )
         other = [
@@ -53,19 +53,20 @@ class SetupCheck:
         if other:
             yield ", ".join(other)
 
-    def _label_space(self, protocol: Protocol) -> LabelSpace | None:
-        """Return the classes that a protocol tests, from the shipped map; None: it is missing.
+    def _label_space(self, protocol: Protocol) -> tuple[LabelSpace | None, str]:
+        """Return the classes that a protocol tests, None if their map is missing, and their name.
 
         Those of a half are drawn from the full map, since their own maps are made with the lists.
         """
         if protocol.kind != "half" or protocol.of is None:
-            return self._read(protocol.label_map)
+            return self._read(protocol.label_map), protocol.label_map
         full = PROTOCOLS[protocol.of]
+        draw = int(re.findall(r"\d+$", protocol.name)[0])  # one of ten, from 0
         space = self._read(full.label_map)
-        if space is None or len(space) != full.classes:
-            return space
-        draws = draw_halves(full.classes, protocol.classes)
-        return LabelSpace(tuple(space.names[label] for label in draws[_draw_number(protocol)]))
+        if space is not None and len(space) == full.classes:
+            labels = draw_halves(full.classes, protocol.classes)[draw]
+            space = LabelSpace(tuple(space.names[label] for label in labels))
+        return space, f"draw {draw} of {full.label_map}"
 
     def _read(self, label_map: str) -> LabelSpace | None:
         if label_map not in self._spaces:
@@ -83,17 +84,6 @@ def name_prompts(prompts: dict[str, Any]) -> str:
     if isinstance(descriptions, dict):
         return f"descriptions {Path(str(descriptions.get('file'))).name}"
     return Path(str(prompts.get("name") or "")).name
-
-
-def _name_label_set(protocol: Protocol) -> str:
-    if protocol.kind != "half" or protocol.of is None:
-        return protocol.label_map
-    return f"draw {_draw_number(protocol)} of {PROTOCOLS[protocol.of].label_map}"
-
-
-def _draw_number(protocol: Protocol) -> int:
-    """Return which of the ten draws a half is, from 0: the end of its name."""
-    return int(re.findall(r"\d+$", protocol.name)[0])
 
 
 def count_trained(content: Mapping[str, Any]) -> int:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from openvclip.metrics.classification import (
@@ -40,6 +41,41 @@ def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence])
         writer.writerows(map(show_row, rows))
 
 
+def name_top1(ratio: float | None) -> str:
+    """Return the heading of a patching ratio's column in ``per_class.csv``; None: not patched."""
+    return "top1" if ratio is None else f"top1_ratio{ratio:g}"
+
+
+def write_per_class(
+    path: str | Path,
+    class_names: Sequence[str],
+    labels: Tensor,
+    columns: Mapping[str, tuple[Tensor, Tensor]],
+) -> None:
+    """Write the number of videos and the top-1 accuracy (%) of every class.
+
+    Args:
+        path: the CSV file.
+        class_names: names of the C classes.
+        labels: (N,) class indices.
+        columns: heading -> scores (N, C) and whether each video was evaluated, bool (N,). Videos
+            that were not count as wrong.
+    """
+    totals = torch.bincount(labels, minlength=len(class_names))
+    shares = []
+    for scores, done in columns.values():
+        _, right = compute_per_class_accuracy(scores[done], labels[done])
+        shares.append((right.double() / totals.clamp(min=1) * 100).tolist())
+    write_csv(
+        path,
+        ["index", "class", "videos", *columns],
+        (
+            [i, name, int(totals[i]), *(f"{share[i]:.2f}" for share in shares)]
+            for i, name in enumerate(class_names)
+        ),
+    )
+
+
 class TensorboardWriter:
     """Scalars and, if switched on, pictures of a run for TensorBoard.
 
@@ -49,7 +85,7 @@ class TensorboardWriter:
         config: text of the resolved config.
         confusion_matrix: add the confusion matrix of every validation.
         histogram: add the accuracy of every class as bars, worst first.
-        wrong_predictions: number of misclassified videos to add as strips of frames.
+        wrong_predictions: number of the surest mistakes to add as strips of frames with both names.
     """
 
     def __init__(
@@ -78,37 +114,27 @@ class TensorboardWriter:
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 self.writer.add_scalar(f"{prefix}/{name}", value, step)
 
-    def add_predictions(self, prefix: str, scores: Tensor, labels: Tensor, step: int) -> None:
-        """Add the pictures of predictions (N, C) against labels (N,) that are switched on."""
+    def add_predictions(
+        self, prefix: str, scores: Tensor, labels: Tensor, done: Tensor, step: int, dataset: Any,
+        clips: int = 1,
+    ) -> None:
+        """Add the pictures that are switched on of predictions (N, C) against labels (N,).
+
+        ``done``, bool (N,), is False for videos that could not be evaluated. ``dataset`` gives the
+        frames of a row. The confidence of wrong answers is the softmax of ``scores / clips``.
+        """
         from openvclip.report import plots
 
         if self.confusion_matrix:
-            counts = compute_confusion(scores, labels)
+            counts = compute_confusion(scores[done], labels[done])
             figure = plots.draw_confusion(counts, self.class_names)
             self.writer.add_figure(f"{prefix}/confusion_matrix", figure, step)
         if self.histogram:
-            total, right = compute_per_class_accuracy(scores, labels)
+            total, right = compute_per_class_accuracy(scores[done], labels[done])
             figure = plots.draw_class_accuracy(total, right, self.class_names)
             self.writer.add_figure(f"{prefix}/class_accuracy", figure, step)
-
-    def add_wrong_predictions(
-        self,
-        prefix: str,
-        dataset: Any,
-        scores: Tensor,
-        labels: Tensor,
-        done: Tensor,
-        step: int,
-        clips: int = 1,
-    ) -> None:
-        """Add the most confident wrong answers as strips of frames with both names.
-
-        Confidence is the softmax of ``scores / clips``.
-        """
         if not self.wrong_predictions:
             return
-        from openvclip.report import plots
-
         wrong = rank_mistakes(scores, labels, done, self.wrong_predictions, clips)
         for place, (row, answer, confidence) in enumerate(wrong):
             title = (

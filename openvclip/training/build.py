@@ -12,8 +12,9 @@ from torch import nn
 
 from openvclip.checkpoints import files as ckpt
 from openvclip.checkpoints.loading import (
-    build_precision,
-    build_test_precision,
+    build_autocast,
+    build_scaler,
+    build_weights,
     copy_text_tower,
     load_weights,
     text_tower_differs,
@@ -22,22 +23,27 @@ from openvclip.checkpoints.loading import (
 from openvclip.checkpoints.training_config import check_resumed, describe_videos
 from openvclip.config.defaults import flatten
 from openvclip.config.doors import OBJECTIVES
-from openvclip.config.patching import find_ratios
+from openvclip.config.validate import find_ratios
 from openvclip.data.augment.mixup import build_mixup
 from openvclip.data.lists.labels import build_label_space
 from openvclip.data.loader import build_loader
-from openvclip.evaluation.build import build_weights
+from openvclip.interpolation import Weights
 from openvclip.models.backbone import Backbone
 from openvclip.models.build import build_classifier, build_model
 from openvclip.report.writers import TensorboardWriter, build_tensorboard
-from openvclip.training.captions import build_captions
+from openvclip.training.batches import Batches, build_captions
 from openvclip.training.objectives.connect import build_interpolator
 from openvclip.training.objectives.keys import SWITCHES
 from openvclip.training.objectives.losses import build_loss
 from openvclip.training.objectives.objective import Objective
-from openvclip.training.optim import build_optimizer, build_schedule, freeze_parameters
-from openvclip.training.settings import Batches, Clipping, Output, Schedule
+from openvclip.training.optim import (
+    Schedule,
+    build_optimizer,
+    build_schedule,
+    freeze_parameters,
+)
 from openvclip.training.step import PlainStep
+from openvclip.training.train_state import Output
 from openvclip.training.trainer import Trainer
 from openvclip.training.validation import Validator
 from openvclip.utils import distributed
@@ -59,24 +65,9 @@ def build_objectives(cfg, model: nn.Module) -> list[Objective]:
     return objectives
 
 
-def build_step(cfg, model: nn.Module, device: torch.device) -> PlainStep:
-    """Build the training step, with all objectives."""
-    autocast, scaler = build_precision(cfg, device)
-    return PlainStep(
-        model, build_loss(cfg), autocast=autocast, scaler=scaler,
-        accumulate=cfg.TRAIN.GRAD_ACCUM_STEPS, caption_ratio=None,
-        objectives=build_objectives(cfg, unwrap(model)),
-    )
-
-
 def build_validator(
-    cfg,
-    step: PlainStep,
-    loader: Any,
-    device: torch.device,
-    writer: TensorboardWriter | None,
-    embed_classes: Callable[[Backbone], torch.Tensor] | None,
-    frozen: Collection[str],
+    cfg, step: PlainStep, loader: Any, device: torch.device, *, frozen: Collection[str],
+    writer: TensorboardWriter | None, embed_classes: Callable[[Backbone], torch.Tensor] | None,
 ) -> Validator:
     """Build the validation, with the patching that ``TRAIN.EVAL_PATCHING_RATIO`` asks for."""
     weights = None
@@ -90,26 +81,15 @@ def build_validator(
         loader=loader,
         num_classes=cfg.MODEL.NUM_CLASSES,
         device=device,
-        autocast=build_test_precision(cfg, device),
+        autocast=build_autocast(cfg, device, "TEST"),
         output_dir=cfg.OUTPUT_DIR,
         max_epoch=cfg.SOLVER.MAX_EPOCH,
         multi_label=cfg.DATA.MULTI_LABEL,
-        weights=weights,
+        weights=weights or Weights(),
         ratios=(cfg.TRAIN.EVAL_PATCHING_RATIO,) if weights else (),
         embed_classes=embed_classes,
         writer=writer,
         log_period=cfg.LOG_PERIOD,
-    )
-
-
-def wrap_distributed(model: nn.Module, device: torch.device, static_graph: bool) -> nn.Module:
-    """Wrap the model in DistributedDataParallel when there are several processes."""
-    if distributed.world_size() == 1:
-        return model
-    return nn.parallel.DistributedDataParallel(
-        model,
-        device_ids=[device.index] if device.type == "cuda" else None,
-        static_graph=static_graph,
     )
 
 
@@ -123,11 +103,8 @@ def find_last_checkpoint(output_dir: str) -> tuple[Path, dict] | None:
     path = distributed.all_gather_object(last and last[0])[0]
     if path is None:
         return None
-
-    def read() -> dict:
-        return last[1] if last else ckpt.load_file(path, verify=False)
-
-    return path, distributed.run_together(read)
+    return path, distributed.run_together(
+        lambda: last[1] if last else ckpt.load_file(path, verify=False))
 
 
 def build_initial_weights(cfg, trainer: Trainer) -> str | None:
@@ -143,21 +120,14 @@ def build_initial_weights(cfg, trainer: Trainer) -> str | None:
     last = find_last_checkpoint(cfg.OUTPUT_DIR) if train.AUTO_RESUME else None
     if last is not None:
         path, content = last
-        if trainer.train_loader is not None:
-            videos = trainer.output.train_videos
-
-            def check() -> None:
-                if videos is not None:
-                    check_resumed(content, path, videos)
-
-            distributed.run_together(check)
+        videos = trainer.output.train_videos  # the main process has them
+        distributed.run_together(
+            lambda: None if videos is None else check_resumed(content, path, videos))
         trainer.load(content, path)
         return str(path)
     if train.CHECKPOINT_FILE_PATH:
-        content = ckpt.load_file(train.CHECKPOINT_FILE_PATH)
-        trainer.load(
-            content, train.CHECKPOINT_FILE_PATH, reset_epoch=train.CHECKPOINT_EPOCH_RESET
-        )
+        trainer.load(ckpt.load_file(train.CHECKPOINT_FILE_PATH), train.CHECKPOINT_FILE_PATH,
+                     reset_epoch=train.CHECKPOINT_EPOCH_RESET)
         return train.CHECKPOINT_FILE_PATH
     if train.CUSTOM_LOAD:
         load_weights(unwrap(trainer.model), train.CUSTOM_LOAD_FILE)
@@ -206,12 +176,12 @@ def build_trainer(cfg) -> Trainer:
             checkpoint_iters=cfg.TRAIN.CHECKPOINT_ITERS,
         ),
         batches=batches,
-        validator=build_validator(cfg, step, val_loader, device, writer, own_text, frozen)
-        if val_loader is not None
-        else None,
+        validator=None if val_loader is None else build_validator(
+            cfg, step, val_loader, device, frozen=frozen, writer=writer, embed_classes=own_text),
         output=_build_output(cfg, train_loader, writer),
         device=device,
-        clipping=Clipping(cfg.SOLVER.CLIP_GRAD_VAL, cfg.SOLVER.CLIP_GRAD_L2NORM),
+        clip_value=cfg.SOLVER.CLIP_GRAD_VAL,
+        clip_norm=cfg.SOLVER.CLIP_GRAD_L2NORM,
         embed_classes=own_text,
     )
     _build_start(cfg, trainer, embed_classes)
@@ -248,8 +218,16 @@ def _build_updates(
     """Build the step that changes the weights; for ``VAL_MODE`` one that merely holds the model."""
     if cfg.VAL_MODE:
         return PlainStep(model, build_loss(cfg)), None
-    model = wrap_distributed(model, device, cfg.MODEL.STATIC_GRAPH)
-    step = build_step(cfg, model, device)
+    if distributed.world_size() > 1:
+        model = nn.parallel.DistributedDataParallel(
+            model, device_ids=[device.index] if device.type == "cuda" else None,
+            static_graph=cfg.MODEL.STATIC_GRAPH,
+        )
+    step = PlainStep(
+        model, build_loss(cfg), autocast=build_autocast(cfg, device, "TRAIN"),
+        scaler=build_scaler(cfg, device), accumulate=cfg.TRAIN.GRAD_ACCUM_STEPS,
+        caption_ratio=None, objectives=build_objectives(cfg, unwrap(model)),
+    )
     logger.info("making the optimizer, for which torch loads its compiler")
     return step, build_optimizer(unwrap(model), cfg)
 
@@ -278,11 +256,11 @@ def _build_start(cfg, trainer: Trainer, embed_classes: Callable[[Backbone], torc
         model.set_classifier(embed_classes(model.model))
     if cfg.VAL_MODE:
         weights, ratios = build_weights(cfg, model, loaded)
-        if ratios and trainer.validator is not None:
-            trainer.validator.patch_as_tests_do(
-                weights, [r for r in (cfg.TRAIN.EVAL_PATCHING_RATIO, *ratios) if r > 0],
-                embed_classes if other_text else None,
-            )
+        if ratios and (validator := trainer.validator) is not None:
+            shares = dict.fromkeys((cfg.TRAIN.EVAL_PATCHING_RATIO, *ratios))
+            validator.weights, validator.ratios = weights, [r for r in shares if r > 0]
+            if other_text:
+                validator.embed_classes = embed_classes
 
 
 def log_model_info(model: nn.Module) -> None:

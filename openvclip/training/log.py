@@ -1,9 +1,11 @@
-"""What training logs: running means of an epoch, and the lines that are made from them."""
+"""What training logs: running means of an epoch, its times, and the lines made from them."""
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +14,88 @@ from torch import Tensor
 
 from openvclip.metrics.classification import compute_topk_correct
 from openvclip.report.writers import TensorboardWriter
-from openvclip.training.meters import IterationTimer, Mean, describe_iteration
 from openvclip.training.step import StepResult
 from openvclip.utils import distributed, live
-from openvclip.utils.logging import log_json_stats
+from openvclip.utils.logging import format_seconds, log_json_stats
 from openvclip.utils.memory import memory_stats, peak_gpu_memory, resident_memory
 
 # In the order of the log's lines; the losses of further objectives follow.
 MEANS = ("loss", "connect_loss", "caption_loss", "connect_caption_loss", "grad_norm", "top1_err",
          "top5_err")
+# Losses in the live line: name, text, short text, rank.
+SHOWN = (("loss", "loss", "loss", 1), ("connect_loss", "connect", "con", 3),
+         ("caption_loss", "captions", "cap", 3))
+
+
+class Mean:
+    """Weighted mean over all values added, and over those added since the last ``window``."""
+
+    def __init__(self) -> None:
+        self.total = self.count = 0.0
+        self._total = self._count = 0.0
+
+    def add(self, value: float, weight: float = 1.0) -> None:
+        """Add ``value``, which counts for ``weight`` samples."""
+        self.total += value * weight
+        self.count += weight
+        self._total += value * weight
+        self._count += weight
+
+    @property
+    def mean(self) -> float:
+        """Mean over everything; 0 before anything was added."""
+        return self.total / self.count if self.count else 0.0
+
+    @property
+    def recent(self) -> float:
+        """Mean since the last ``window``, or over everything if nothing was added since."""
+        return self._total / self._count if self._count else self.mean
+
+    def window(self) -> float:
+        """Return :attr:`recent` and start a new window."""
+        value = self.recent
+        self._total = self._count = 0.0
+        return value
+
+
+class IterationTimer:
+    """Splits iterations into waiting for data and computing; predicts the end of ``remaining``."""
+
+    def __init__(self, remaining: int) -> None:
+        self.remaining = remaining
+        self.data, self.total, self.clips = Mean(), Mean(), Mean()
+        self._start = time.perf_counter()
+
+    def data_ready(self) -> None:
+        """The batch has arrived."""
+        self.data.add(time.perf_counter() - self._start)
+
+    def iteration_done(self, clips: int) -> None:
+        """The step over ``clips`` clips is over; the wait for the next batch begins."""
+        now = time.perf_counter()
+        self.total.add(now - self._start)
+        self.clips.add(clips)
+        self.remaining -= 1
+        self._start = now
+
+    def eta(self) -> str:
+        """Time left in the run at the mean pace so far."""
+        return format_seconds(self.remaining * self.total.mean)
+
+    def stats(self, *, window: bool) -> dict[str, float | str]:
+        """The log's times, under PySlowFast's names; seconds are per iteration.
+
+        With ``window`` they are since the last such call, rather than over the epoch.
+        """
+        total, data, clips = (
+            mean.window() if window else mean.mean for mean in (self.total, self.data, self.clips)
+        )
+        return {
+            "dt": total, "dt_data": data, "dt_net": total - data,
+            "clips_per_s": clips / total if total else 0.0, "eta": self.eta(),
+        }
+
+
 Means = dict[str, Mean]
 
 
@@ -35,29 +110,24 @@ def restore_means(state: Mapping[str, Mapping[str, float]]) -> Means:
     """Running means from :func:`gather_means`; each process continues from an equal share."""
     means = {name: Mean() for name in dict.fromkeys((*MEANS, *state))}
     for name, fields in state.items():
-        for field, value in fields.items():
-            setattr(means[name], field, value / distributed.world_size())
+        for part, value in fields.items():
+            setattr(means[name], part, value / distributed.world_size())
     return means
 
 
+@dataclass(eq=False)
 class TrainingLog:
     """Keeps the means of an epoch and writes its lines and TensorBoard's events.
 
-    Args:
-        output_dir: where the statistics go.
-        max_epoch: total number of epochs.
-        device: where the model is.
-        multi_label: labels are 0/1 vectors (B, C), for which there is no top-1 error.
-        writer: TensorBoard, or None.
+    With ``multi_label`` labels are 0/1 vectors (B, C), for which there is no top-1 error.
     """
 
-    def __init__(
-        self, output_dir: Path, max_epoch: int, device: torch.device, *, multi_label: bool,
-        writer: TensorboardWriter | None,
-    ) -> None:
-        self.output_dir, self.max_epoch, self.device = output_dir, max_epoch, device
-        self.multi_label, self.writer = multi_label, writer
-        self.means = restore_means({})
+    output_dir: Path
+    max_epoch: int
+    device: torch.device
+    multi_label: bool
+    writer: TensorboardWriter | None
+    means: Means = field(default_factory=lambda: restore_means({}))
 
     def add(self, result: StepResult, label: Tensor, norm: float) -> None:
         """Add the results of a step over the videos of ``label``, and the norm of its gradient."""
@@ -74,11 +144,34 @@ class TrainingLog:
     def show_iteration(
         self, place: tuple[int, int, int], ratio: float | None, lr: float, timer: IterationTimer
     ) -> None:
-        """Show on a terminal where training is: epoch, iteration (from 0), iterations."""
-        if (line := live.current()) is not None:
-            epoch, i, iterations = place
-            where = f"{epoch + 1}/{self.max_epoch}", f"{i + 1}/{iterations}"
-            line.show(describe_iteration(where, self.means, ratio, lr, timer, self.device))
+        """Show on a terminal where training is: epoch, iteration (from 0), iterations.
+
+        Means are since the last line of the log.
+        """
+        line = live.current()
+        if line is None:
+            return
+        epoch, i, iterations = place
+        where = f"{epoch + 1}/{self.max_epoch} {i + 1}/{iterations}"
+        total = max(timer.total.recent, 1e-9)
+        clips, wait = f"{timer.clips.recent / total:.1f}", f"{timer.data.recent / total:.0%}"
+        cuda = self.device.type == "cuda"
+        memory = f"{peak_gpu_memory(self.device) if cuda else resident_memory():.1f}G"
+        fields = [live.Field(f"epoch {where}", where)]
+        for name, text, short, rank in SHOWN:
+            if name == "loss" or self.means[name].count:
+                value = f"{self.means[name].recent:.3f}"
+                fields.append(live.Field(f"{text} {value}", f"{short} {value}", rank))
+        if ratio is not None:
+            fields.append(live.Field(f"ratio {ratio:.2f}", f"r {ratio:.2f}", 7))
+        line.show([
+            *fields,
+            live.Field(f"lr {lr:.1e}", f"lr {lr:.1e}", 6),
+            live.Field(f"{clips} clips/s", f"{clips}/s", 4),
+            live.Field(f"data wait {wait}", f"data {wait}", 5),
+            live.Field(f"ETA {timer.eta()}", f"ETA {timer.eta()}", 2),
+            live.Field(f"{'GPU' if cuda else 'RAM'} {memory}", memory, 8),
+        ])
 
     def write_iteration(
         self, place: tuple[int, int, int], ratio: float | None, lr: float, timer: IterationTimer,

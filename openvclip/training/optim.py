@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -16,17 +16,14 @@ logger = get_logger(__name__)
 
 
 def compute_parameter_groups(
-    named_parameters: Iterable[tuple[str, nn.Parameter]],
-    *,
-    weight_decay: float,
-    zero_wd_1d: bool = False,
-    lr_factors: Mapping[str, float] | None = None,
+    named_parameters: Iterable[tuple[str, nn.Parameter]], *, weight_decay: float,
+    zero_wd_1d: bool = False, lr_factors: Mapping[str, float] | None = None,
 ) -> list[dict]:
     """Group parameters by weight decay and learning-rate factor.
 
     Args:
         named_parameters: all parameters; frozen ones may be among them (no gradient, no update).
-        weight_decay: weight decay of those that decay.
+        weight_decay: of those that decay.
         zero_wd_1d: no decay on 1-D tensors and names ending ``.bias``; ``logit_scale`` (0-D),
             positional embeddings and projections do decay.
         lr_factors: prefix of the last-but-one part of a name (``message`` matches
@@ -53,11 +50,9 @@ def compute_parameter_groups(
 
 def find_factor(name: str, lr_factors: Mapping[str, float]) -> float:
     """Return the learning-rate factor of the parameter ``name``; 1 if no prefix matches."""
-    factor = 1.0
-    for prefix, value in lr_factors.items():
-        if any(part.startswith(prefix) for part in name.split(".")):
-            factor = value
-    return factor
+    matching = [factor for prefix, factor in lr_factors.items()
+                if any(part.startswith(prefix) for part in name.split("."))]
+    return matching[-1] if matching else 1.0
 
 
 def build_factors(cfg) -> dict[str, float]:
@@ -98,39 +93,59 @@ def freeze_parameters(model: nn.Module, cfg) -> set[str]:
     return frozen
 
 
-def cosine_lr(
-    epoch: float,
-    *,
-    base_lr: float,
-    end_lr: float,
-    max_epoch: float,
-    offset: float = 0.0,
-    restart_epoch: float = 0,
-) -> float:
-    """Cosine from ``base_lr`` to ``end_lr`` over the epochs after ``offset``.
+@dataclass(frozen=True)
+class Schedule:
+    """How long training lasts, and when it does what.
 
-    With ``restart_epoch`` the cosine has that period and restarts (SGDR).
+    Attributes:
+        learning_rate: as a function of the exact epoch.
+        max_epoch: total number of epochs.
+        checkpoint_period, eval_period: in epochs; the last epoch always counts.
+        log_period: in iterations; an epoch's last one has its own line.
+        checkpoint_iters: iterations between states written within epochs; 0: none.
     """
-    done, length = epoch - offset, max_epoch - offset
-    if restart_epoch:
-        done, length = done % restart_epoch, restart_epoch
-    # Over no epochs at all (warm-up until the very end) the cosine has not begun to fall.
-    fraction = done / length if length else 0.0
-    return end_lr + (base_lr - end_lr) * (math.cos(math.pi * fraction) + 1.0) * 0.5
+
+    learning_rate: Callable[[float], float]
+    max_epoch: int
+    checkpoint_period: int = 1
+    eval_period: int = 1
+    log_period: int = 10
+    checkpoint_iters: int = 0
+
+    def due(self, epoch: int, period: int) -> bool:
+        """Whether an action with this period is due after ``epoch``, counted from 0."""
+        return (epoch + 1) % period == 0 or epoch + 1 == self.max_epoch
 
 
-def stepped_lr(
-    epoch: float, *, base_lr: float, steps: Sequence[float], lrs: Sequence[float]
-) -> float:
-    """``base_lr`` times the entry of ``lrs`` for the latest step (``steps[i] <= epoch``)."""
-    index = max(i for i, step in enumerate(steps) if i == 0 or step <= epoch)
-    return lrs[index] * base_lr
+def build_schedule(cfg) -> Callable[[float], float]:
+    """Return the learning rate as a function of ``epoch + iteration / iterations``.
 
+    ``BASE_LR_SCALE_NUM_SHARDS`` multiplies the base, final and warm-up rates by the number of
+    nodes (linear scaling, as PySlowFast does). The rate rises linearly to the policy at
+    ``WARMUP_EPOCHS``, then follows it: a cosine over the epochs, or with ``COSINE_RESTART_EPOCH``
+    one of that period that restarts (SGDR); or the base rate times the entry of ``LRS`` for the
+    latest of ``STEPS``.
+    """
+    solver = cfg.SOLVER
+    scale = cfg.NUM_SHARDS if solver.BASE_LR_SCALE_NUM_SHARDS else 1
+    base_lr, end_lr = solver.BASE_LR * scale, solver.COSINE_END_LR * scale
+    start_lr, warmup_epochs = solver.WARMUP_START_LR * scale, solver.WARMUP_EPOCHS
+    offset = warmup_epochs if solver.COSINE_AFTER_WARMUP else 0.0
+    period = solver.COSINE_RESTART_EPOCH
 
-def with_warmup(
-    policy: Callable[[float], float], *, warmup_epochs: float, start_lr: float
-) -> Callable[[float], float]:
-    """Rise linearly from ``start_lr`` to the policy at ``warmup_epochs``, then follow it."""
+    def cosine(epoch: float) -> float:
+        done, length = epoch - offset, solver.MAX_EPOCH - offset
+        if period:
+            done, length = done % period, period
+        # Over no epochs at all (warm-up until the very end) the cosine has not begun to fall.
+        fraction = done / length if length else 0.0
+        return end_lr + (base_lr - end_lr) * (math.cos(math.pi * fraction) + 1.0) * 0.5
+
+    def stepped(epoch: float) -> float:
+        index = max(i for i, step in enumerate(solver.STEPS) if i == 0 or step <= epoch)
+        return solver.LRS[index] * base_lr
+
+    policy = {"cosine": cosine, "steps_with_relative_lrs": stepped}[solver.LR_POLICY]
 
     def rate(epoch: float) -> float:
         if epoch >= warmup_epochs:
@@ -138,36 +153,6 @@ def with_warmup(
         return start_lr + epoch * (policy(warmup_epochs) - start_lr) / warmup_epochs
 
     return rate
-
-
-def build_schedule(cfg) -> Callable[[float], float]:
-    """Return the learning rate as a function of ``epoch + iteration / iterations``.
-
-    ``BASE_LR_SCALE_NUM_SHARDS`` multiplies the base, final and warm-up rates by the number of
-    nodes (linear scaling, as PySlowFast does).
-    """
-    solver = cfg.SOLVER
-    scale = cfg.NUM_SHARDS if solver.BASE_LR_SCALE_NUM_SHARDS else 1
-    base_lr = solver.BASE_LR * scale
-    if solver.LR_POLICY == "cosine":
-        policy = partial(
-            cosine_lr,
-            base_lr=base_lr,
-            end_lr=solver.COSINE_END_LR * scale,
-            max_epoch=solver.MAX_EPOCH,
-            offset=solver.WARMUP_EPOCHS if solver.COSINE_AFTER_WARMUP else 0.0,
-            restart_epoch=solver.COSINE_RESTART_EPOCH,
-        )
-    elif solver.LR_POLICY == "steps_with_relative_lrs":
-        policy = partial(stepped_lr, base_lr=base_lr, steps=solver.STEPS, lrs=solver.LRS)
-    else:
-        raise ConfigError(
-            f"SOLVER.LR_POLICY is {solver.LR_POLICY!r}; it must be cosine or "
-            "steps_with_relative_lrs"
-        )
-    return with_warmup(
-        policy, warmup_epochs=solver.WARMUP_EPOCHS, start_lr=solver.WARMUP_START_LR * scale
-    )
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -189,11 +174,8 @@ def build_optimizer(model: nn.Module, cfg) -> torch.optim.Optimizer:
         zero_wd_1d=solver.ZERO_WD_1D_PARAM,
         lr_factors=build_factors(cfg),
     )
-    method = solver.OPTIMIZING_METHOD
-    if method == "sgd":
+    if solver.OPTIMIZING_METHOD == "sgd":
         return torch.optim.SGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM,
                                dampening=solver.DAMPENING, nesterov=solver.NESTEROV)
-    if method in ("adam", "adamw"):
-        cls = torch.optim.Adam if method == "adam" else torch.optim.AdamW
-        return cls(groups, lr=solver.BASE_LR, betas=tuple(solver.BETAS), eps=1e-8, fused=True)
-    raise ConfigError(f"SOLVER.OPTIMIZING_METHOD is {method!r}; it must be sgd, adam or adamw")
+    cls = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[solver.OPTIMIZING_METHOD]
+    return cls(groups, lr=solver.BASE_LR, betas=tuple(solver.BETAS), eps=1e-8, fused=True)

@@ -6,10 +6,10 @@ and the optimizer belong to the trainer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from openvclip.models.video_clip import VideoAndText
 from openvclip.training.objectives.caption import CaptionContrast
 from openvclip.training.objectives.connect import Connect
 from openvclip.training.objectives.losses import ClassificationLoss, Loss
-from openvclip.training.objectives.objective import Captions, Objective, Part, Pass
+from openvclip.training.objectives.objective import Captions, Objective, Part
 
 
 @dataclass
@@ -105,7 +105,7 @@ class PlainStep:
         parts = self._cut(video, label, captions)
         terms: dict[str, Tensor] = {}
         ratio = None
-        for other in self._passes(step):
+        for other in (x for objective in self.objectives for x in objective.passes(step)):
             with other.weights:
                 # Not exchanged here: the last pass adds to these gradients and exchanges the sum.
                 seen = self._backward(parts, weight=other.weight, reduce=False)
@@ -114,22 +114,16 @@ class PlainStep:
         result = self._backward(parts, weight=1.0, reduce=True)
         return StepResult(result.logits, {**result.terms, **terms}, ratio)
 
-    def _passes(self, step: int) -> Iterator[Pass]:
-        for objective in self.objectives:
-            yield from objective.passes(step)
-
     def _backward(self, parts: Sequence[Part], *, weight: float, reduce: bool) -> StepResult:
-        """Forward and backward of ``weight`` times the losses.
-
-        Processes exchange gradients once, in the last backward pass, and only if ``reduce``.
-        """
+        """Forward and backward of ``weight`` times the losses; the last one may exchange them."""
         with torch.no_grad():
             for objective in self.objectives:
                 objective.begin(parts, self._forward)
         logits = []
         for part in parts:
             exchange = reduce and part is parts[-1]
-            with self._no_sync(not exchange):
+            shared = isinstance(self.model, nn.parallel.DistributedDataParallel) and not exchange
+            with cast(Any, self.model).no_sync() if shared else nullcontext():
                 output = self._forward(part)
                 own = output.logits if isinstance(output, VideoAndText) else output
                 total: Any = sum(objective.weight * term for objective in self.objectives
@@ -144,10 +138,7 @@ class PlainStep:
         with self.autocast():
             return self.model(part.video, *(part.captions or ()))
 
-    def _cut(
-        self, video: Tensor, label: Tensor, captions: Captions | None
-    ) -> list[Part]:
-        """Cut a batch into parts."""
+    def _cut(self, video: Tensor, label: Tensor, captions: Captions | None) -> list[Part]:
         parts: list[Part] = []
         first = 0
         pairs = zip(video.chunk(self.accumulate), label.chunk(self.accumulate), strict=True)
@@ -160,11 +151,6 @@ class PlainStep:
             first += len(own)
         return parts
 
-    def _no_sync(self, enabled: bool):
-        if enabled and isinstance(self.model, nn.parallel.DistributedDataParallel):
-            return self.model.no_sync()
-        return nullcontext()
-
 
 class InterpolatedStep(PlainStep):
     """Interpolated training: a :class:`PlainStep` with the objective :class:`Connect`.
@@ -172,30 +158,16 @@ class InterpolatedStep(PlainStep):
     Args:
         model, loss: as for :class:`PlainStep`.
         interpolator: mixes the parameters that train with the original CLIP.
-        low, high: range of the ratio r.
-        loss_ratio: weight of the loss at the mixed weights.
-        seed: the run's seed, for drawing r.
-        chain_rule, rank, original_classifier: as for :class:`Connect`.
-        kwargs: as for :class:`PlainStep`.
+        options: ``autocast``, ``scaler``, ``accumulate`` and ``caption_ratio`` as for
+            :class:`PlainStep`; ``low``, ``high``, ``loss_ratio`` and ``seed``, which must be given,
+            and ``chain_rule``, ``rank`` and ``original_classifier`` as for :class:`Connect`.
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        loss: Loss,
-        interpolator: WeightInterpolator,
-        *,
-        low: float,
-        high: float,
-        loss_ratio: float,
-        seed: int,
-        chain_rule: bool = False,
-        rank: int | None = None,
-        original_classifier: Tensor | None = None,
-        **kwargs: Any,
+        self, model: nn.Module, loss: Loss, interpolator: WeightInterpolator, **options: Any
     ) -> None:
-        self.connect = Connect(
-            model, interpolator, low=low, high=high, loss_ratio=loss_ratio, seed=seed,
-            chain_rule=chain_rule, rank=rank, original_classifier=original_classifier,
-        )
-        super().__init__(model, loss, objectives=[self.connect], **kwargs)
+        plain = {name: options.pop(name)
+                 for name in ("autocast", "scaler", "accumulate", "caption_ratio")
+                 if name in options}
+        self.connect = Connect(model=model, interpolator=interpolator, **options)
+        super().__init__(model, loss, objectives=[self.connect], **plain)

@@ -1,16 +1,18 @@
-"""What a checkpoint says about the current epoch, and what a failed step leaves behind."""
+"""What a training run leaves behind, and what a checkpoint says about where to resume."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from openvclip.checkpoints import files as ckpt
 from openvclip.checkpoints.loading import unwrap
+from openvclip.report.writers import TensorboardWriter
 from openvclip.training.objectives.objective import Objective
 from openvclip.training.step import StepResult
 from openvclip.utils import distributed
@@ -20,6 +22,25 @@ from openvclip.utils.json_text import parse_json
 from openvclip.utils.logging import get_logger
 
 logger = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a training run leaves behind.
+
+    Attributes:
+        folder: where log, checkpoints and statistics go.
+        config: text of the resolved config, stored in checkpoints.
+        train_videos: what they store of the training list, see
+            :func:`openvclip.checkpoints.training_config.describe_videos`; or None.
+        keep: which epoch checkpoints to keep when a newer one is written.
+    """
+
+    folder: Path
+    config: str = ""
+    train_videos: Tensor | None = None
+    keep: ckpt.Keep = field(default_factory=ckpt.Keep)
+    writer: TensorboardWriter | None = None
 
 
 def validation_missed(output_dir: str | Path, epoch: int) -> bool:
@@ -45,10 +66,7 @@ def validation_missed(output_dir: str | Path, epoch: int) -> bool:
 def check_progress(content: dict, where: str | Path, iterations: int) -> tuple[int, int]:
     """Return (epoch, iteration) at which training resumes, both counted from 0.
 
-    Args:
-        content: a checkpoint.
-        where: its path, for messages.
-        iterations: per epoch of this run.
+    ``iterations`` is the number per epoch of this run.
 
     Raises:
         CheckpointError: it does not say, or it is from within an epoch of another length.
@@ -100,16 +118,8 @@ def load_objectives(
 
 
 def stop_at_nonfinite(
-    output_dir: str | Path,
-    *,
-    epoch: int,
-    iteration: int,
-    model: nn.Module,
-    result: StepResult,
-    norm: float,
-    rows: list[int],
-    videos: list[str],
-    config: str,
+    output: Output, *, epoch: int, iteration: int, model: nn.Module, result: StepResult,
+    norm: float, rows: list[int], videos: list[str],
 ) -> None:
     """Save the state of a step whose loss or gradient is not finite, and raise.
 
@@ -129,8 +139,8 @@ def stop_at_nonfinite(
     parts = distributed.all_gather_object(own)
     # The gradient is shared by all; if a loss is the cause, naming its own videos is enough.
     blamed = [part for part in parts if not part["finite"]] or parts
-    where = Path(output_dir) / ckpt.FOLDER
-    where /= f"nonfinite_epoch_{epoch + 1:05d}_iter_{iteration + 1:07d}.pth"
+    name = f"nonfinite_epoch_{epoch + 1:05d}_iter_{iteration + 1:07d}.pth"
+    where = output.folder / ckpt.FOLDER / name
     note = f"the weights, losses and rows are in {where}"
     if distributed.is_main():
         broken = [name for name, p in unwrap(model).named_parameters()
@@ -139,7 +149,7 @@ def stop_at_nonfinite(
             ckpt.save_file(where, {
                 "model_state": unwrap(model).state_dict(), "processes": parts,
                 "nonfinite_gradients": broken, "epoch": epoch, "iteration": iteration,
-                "cfg": config,
+                "cfg": output.config,
             })
         except CheckpointError as error:
             note = f"its state could not be saved: {error}"

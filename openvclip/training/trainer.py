@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,12 @@ from openvclip.config.extensions import parse_stored
 from openvclip.models.backbone import Backbone
 from openvclip.models.build import load_model_weights
 from openvclip.report.run.curves import write_curves
-from openvclip.training.bad_rows import BadRows
-from openvclip.training.log import TrainingLog, gather_means, restore_means
-from openvclip.training.meters import IterationTimer
-from openvclip.training.optim import set_learning_rate
-from openvclip.training.settings import Batches, Clipping, Output, Schedule
+from openvclip.training.batches import BadRows, Batches
+from openvclip.training.log import IterationTimer, TrainingLog, gather_means, restore_means
+from openvclip.training.optim import Schedule, set_learning_rate
 from openvclip.training.step import PlainStep, StepResult
 from openvclip.training.train_state import (
+    Output,
     check_progress,
     load_objectives,
     load_optimizer,
@@ -39,6 +39,7 @@ from openvclip.utils.signals import Interrupted, StopSignals
 logger = get_logger(__name__)
 
 
+@dataclass(eq=False, kw_only=True)
 class Trainer:
     """Trains a video classifier with a step from :mod:`openvclip.training.step`.
 
@@ -50,35 +51,30 @@ class Trainer:
         validator: evaluates the validation list, or None.
         output: what is written, and where.
         device: where the model is.
-        clipping: limits of the gradient.
+        clip_value: limit of each entry of the gradient; None: none.
+        clip_norm: limit of its global L2 norm, used if ``clip_value`` is None; None: none.
         embed_classes: makes the (C, D) classifier with the text tower, if that trains.
     """
 
-    def __init__(
-        self,
-        *,
-        step: PlainStep,
-        optimizer: torch.optim.Optimizer | None,
-        schedule: Schedule,
-        batches: Batches,
-        validator: Validator | None,
-        output: Output,
-        device: torch.device,
-        clipping: Clipping,
-        embed_classes: Callable[[Backbone], Tensor] | None = None,
-    ) -> None:
-        self.step, self.optimizer = step, optimizer
-        self.schedule, self.batches, self.output = schedule, batches, output
-        self.validator, self.device = validator, device
-        self.clipping, self.embed_classes = clipping, embed_classes
-        self.train_loader = batches.loader
-        self.start_epoch = self.start_iteration = 0
-        self.log = TrainingLog(output.folder, schedule.max_epoch, device,
-                               multi_label=batches.multi_label, writer=output.writer)
+    step: PlainStep
+    optimizer: torch.optim.Optimizer | None
+    schedule: Schedule
+    batches: Batches
+    validator: Validator | None
+    output: Output
+    device: torch.device
+    clip_value: float | None = None
+    clip_norm: float | None = None
+    embed_classes: Callable[[Backbone], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        self.train_loader = self.batches.loader
+        self.start_epoch = self.start_iteration = self.skipped_steps = 0
+        self.log = TrainingLog(self.output.folder, self.schedule.max_epoch, self.device,
+                               multi_label=self.batches.multi_label, writer=self.output.writer)
         self.stop, self._stopping = StopSignals(), False
         self.bad_rows = BadRows(self.train_loader.dataset if self.train_loader else None,
-                                batches.max_bad_fraction)
-        self.skipped_steps = 0
+                                self.batches.max_bad_fraction)
 
     @property
     def model(self) -> nn.Module:
@@ -92,12 +88,9 @@ class Trainer:
     def run(self, stop: StopSignals | None = None) -> None:
         """Train from ``start_epoch``, at ``start_iteration``, to the end.
 
-        Args:
-            stop: records signals; when one has reached any process, all write a checkpoint after
-                the step and exit.
-
         Raises:
-            Interrupted: for a signal.
+            Interrupted: ``stop`` of any process recorded a signal; all write a checkpoint after the
+                step before they raise.
         """
         self.stop = stop or self.stop
         self.stop.take_interrupts()
@@ -151,7 +144,9 @@ class Trainer:
             self._checkpoint_inside(epoch, i + 1)
         self.log.write_epoch(epoch, lr, timer)
         self.bad_rows.write(self.output.folder)
-        self.refresh_classifier()
+        if self.embed_classes is not None:  # the text tower has trained
+            model = unwrap(self.model)
+            model.set_classifier(self.embed_classes(model.model))
         for objective in self.step.objectives:
             objective.end_epoch(epoch)
 
@@ -171,9 +166,8 @@ class Trainer:
         if broken:
             rows = batch["index"].tolist()
             stop_at_nonfinite(
-                self.output.folder, epoch=epoch, iteration=iteration, model=self.model,
-                result=result, norm=norm, rows=rows, config=self.output.config,
-                videos=self.train_loader.dataset.describe(rows),
+                self.output, epoch=epoch, iteration=iteration, model=self.model, result=result,
+                norm=norm, rows=rows, videos=self.train_loader.dataset.describe(rows),
             )
         before = scaler.get_scale()
         scaler.step(optimizer)
@@ -184,13 +178,13 @@ class Trainer:
         return result, label, norm
 
     def _clip_gradients(self) -> float:
-        return self.clipping([p for p in self.model.parameters() if p.grad is not None])
-
-    def refresh_classifier(self) -> None:
-        """Compute the class embeddings with the current text tower, if it trains."""
-        if self.embed_classes is not None:
-            model = unwrap(self.model)
-            model.set_classifier(self.embed_classes(model.model))
+        """Limit the gradients and return their global L2 norm from before."""
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        if self.clip_value is None:
+            return float(nn.utils.clip_grad_norm_(parameters, self.clip_norm or math.inf))
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        nn.utils.clip_grad_value_(parameters, self.clip_value)
+        return float(norm)
 
     def _agree(self, *flags: bool) -> list[bool]:
         """Return for each flag whether any process has it set; one exchange, in all processes."""
@@ -273,12 +267,9 @@ class Trainer:
         logger.info("saved %s", path)
 
     def load(self, content: dict, where: str | Path, *, reset_epoch: bool = False) -> None:
-        """Resume training from a checkpoint of :meth:`save`.
+        """Resume training from the content of a checkpoint of :meth:`save`.
 
-        Args:
-            content: the file's content.
-            where: its path, for messages.
-            reset_epoch: take only the weights and start at epoch 0.
+        With ``reset_epoch`` it takes only the weights and starts at epoch 0.
 
         Raises:
             CheckpointError: weights or optimizer state belong to another model.

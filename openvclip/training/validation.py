@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from openvclip.evaluation.ensemble import ViewEnsemble
 from openvclip.evaluation.lines import EvaluationLines
-from openvclip.evaluation.runner import predict
+from openvclip.evaluation.runner import ViewEnsemble, predict
 from openvclip.evaluation.tasks.task import Predictions
 from openvclip.interpolation import Weights, WeightsAndClassifier
 from openvclip.metrics.classification import compute_accuracy, compute_mean_average_precision
@@ -25,73 +25,44 @@ from openvclip.utils.memory import memory_stats
 from openvclip.utils.signals import StopSignals
 
 
+@dataclass(eq=False, kw_only=True)
 class Validator:
     """Evaluates the validation list; each video is decoded once, for all weights.
 
     Args:
         loader: validation batches.
         num_classes: C.
-        device: where the model is.
-        autocast: makes the context of the forward passes.
         output_dir: where statistics go.
-        max_epoch: total number of epochs.
+        autocast: makes the context of the forward passes.
         multi_label: labels are 0/1 vectors (B, C); mean average precision is reported.
-        weights: the model's, for also validating them mixed with CLIP's; None: unmixed only.
-        ratios: shares of CLIP to validate at in addition to 0.0, with ``weights``.
+        weights: the model's, for also validating them mixed with CLIP's.
+        ratios: shares of CLIP to validate at in addition to 0.0, each once, with ``weights``.
         embed_classes: makes the (C, D) classifier with the text tower, if that trains.
-        writer: TensorBoard, or None.
         log_period: batches from one ``val_iter`` line in the log file to the next.
     """
 
-    def __init__(
-        self,
-        *,
-        loader: Any,
-        num_classes: int,
-        device: torch.device,
-        output_dir: str | Path,
-        max_epoch: int,
-        autocast: Callable = nullcontext,
-        multi_label: bool = False,
-        weights: Weights | None = None,
-        ratios: Sequence[float] = (),
-        embed_classes: Callable[[Backbone], Tensor] | None = None,
-        writer: TensorboardWriter | None = None,
-        log_period: int = 10,
-    ) -> None:
-        self.loader, self.num_classes, self.device = loader, num_classes, device
-        self.output_dir, self.max_epoch = Path(output_dir), max_epoch
-        self.autocast, self.multi_label = autocast, multi_label
-        self.weights, self.ratios = weights or Weights(), tuple(dict.fromkeys(ratios))
-        self.embed_classes = embed_classes
-        self.writer = writer
-        self.log_period = log_period
+    loader: Any
+    num_classes: int
+    device: torch.device
+    output_dir: str | Path
+    max_epoch: int
+    autocast: Callable = nullcontext
+    multi_label: bool = False
+    weights: Weights = field(default_factory=Weights)
+    ratios: Sequence[float] = ()
+    embed_classes: Callable[[Backbone], Tensor] | None = None
+    writer: TensorboardWriter | None = None
+    log_period: int = 10
+
+    def __post_init__(self) -> None:
         self.lines: EvaluationLines | None = None
         self.least = dict.fromkeys((1, 5), 100.0)  # errors of the best validation so far
-
-    def patch_as_tests_do(
-        self,
-        weights: Weights,
-        ratios: Sequence[float],
-        embed_classes: Callable[[Backbone], Tensor] | None = None,
-    ) -> None:
-        """Also validate at these ratios, instead of at the constructor's.
-
-        Args:
-            weights: the ones to validate, patched; they must no longer train.
-            ratios: shares of CLIP.
-            embed_classes: makes the (C, D) classifier with the text tower, if that is patched too.
-        """
-        self.weights, self.ratios = weights, tuple(dict.fromkeys(ratios))
-        self.embed_classes = embed_classes or self.embed_classes
 
     def predict(self, model: nn.Module, epoch: int, stop: StopSignals) -> dict[float, Predictions]:
         """Score the list, by share of CLIP in the weights; the model's own are 0.0.
 
-        Args:
-            model: maps video to logits; not wrapped by DDP.
-            epoch: the last trained one, from 0.
-            stop: once a signal has come, the rest of this process's share is skipped.
+        The model is not wrapped by DDP; ``epoch`` is the last trained one, from 0. Once ``stop``
+        has a signal, the rest of this process's share is skipped.
         """
         self.loader.set_epoch(epoch)
         self.lines = EvaluationLines(
@@ -142,21 +113,19 @@ class Validator:
         for ratio in self.ratios:
             patched = {f"{name}_patched": value
                        for name, value in self._score(predictions[ratio], labels).items()}
-            if len(lines) == 1 and "patching_ratio" not in stats:
+            if ratio == self.ratios[0]:
                 accuracies.update(patched)
-                stats.update(patched, patching_ratio=ratio)
             else:
-                lines.append({"_type": "val_epoch", "epoch": stats["epoch"], **patched,
-                              "patching_ratio": ratio})
+                lines.append({"_type": "val_epoch", "epoch": stats["epoch"]})
+            lines[-1].update(patched, patching_ratio=ratio)
         if distributed.is_main():
             for line in lines:
                 log_json_stats(line, self.output_dir, file_only=self._published_fields(line))
         if self.writer is not None:
             self.writer.add_scalars("Val", stats, epoch)
             if not self.multi_label:
-                done = own.complete
-                self.writer.add_predictions("Val", own.scores[done], labels[done], epoch)
-                self.writer.add_wrong_predictions("Val", dataset, own.scores, labels, done, epoch)
+                self.writer.add_predictions(
+                    "Val", own.scores, labels, own.complete, epoch, dataset)
         return accuracies
 
     def _published_fields(self, stats: dict[str, Any]) -> dict[str, Any]:

@@ -32,12 +32,7 @@ MOST_SAFETENSORS_HEADER = 8 << 20
 def check_weights(file: BinaryIO, most_steps: int = MOST_STEPS) -> bool:
     """Inspect what ``torch.load`` or the TorchScript reader would read.
 
-    Args:
-        file: open at any position; read from its start.
-        most_steps: most operations that its pickles may have.
-
-    Returns:
-        Whether it is a zip file.
+    Its pickles may have at most ``most_steps`` operations. Returns whether it is a zip file.
 
     Raises:
         ArchiveError: it would unpack to far more than its size, or is not a complete zip file.

@@ -8,12 +8,13 @@ import logging
 import math
 import sys
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any, NoReturn
 
 from openvclip.utils import interrupts, live
 from openvclip.utils.errors import ConfigError, OpenVCLIPError, describe_os_error
+from openvclip.utils.json_text import MOST, read_whole
 from openvclip.utils.logging import get_logger, setup_logging
-from openvclip.utils.numbers import MOST, read_whole
 from openvclip.utils.output import guarded_output
 from openvclip.utils.text import clean_lines
 
@@ -51,6 +52,21 @@ def run_tool(
             code = FAILED
         output.flush()
         return code or (FAILED if output.lost else 0)
+
+
+def through_run_tool(
+    kept: str, *, log: bool = True
+) -> Callable[[Callable[[list[str] | None], int | None]], Callable[..., int]]:
+    """Make a command's ``main(argv=None)`` of its work, done through :func:`run_tool`."""
+
+    def decorate(work: Callable[[list[str] | None], int | None]) -> Callable[..., int]:
+        @wraps(work)
+        def main(argv: list[str] | None = None) -> int:
+            return run_tool(lambda: work(argv), kept, log=log)
+
+        return main
+
+    return decorate
 
 
 def _run(work: Callable[[], int | None], kept: str | Callable[[], str]) -> int:
@@ -110,10 +126,13 @@ class Parser(argparse.ArgumentParser):
 
     Unknown options are reported first, each with the closest known one: other errors, such as a
     missing required option, mostly follow from the misspelling. Options of the types ``int`` and
-    ``float`` are bounded, see :func:`read_int`. Subcommands are such parsers too.
+    ``float`` are bounded, see :func:`read_int`. A description of several lines keeps them.
+    Subcommands are such parsers too.
     """
 
     def __init__(self, **options: Any) -> None:
+        if "\n" in (options.get("description") or ""):
+            options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(allow_abbrev=False, **options)
         self.register("type", int, read_int)
         self.register("type", float, read_float)

@@ -68,27 +68,29 @@ def _refuse_others(path: str | os.PathLike[str], status: os.stat_result) -> None
 def open_regular(path: str | Path, most: int | None = None) -> io.BufferedReader:
     """Open a regular file for reading, without ever waiting for anything else.
 
-    Args:
-        path: the file, or its address (:mod:`openvclip.utils.paths`); links are followed.
-        most: the most bytes that it may have; None: any number.
+    ``path`` may be an address (:mod:`openvclip.utils.paths`); links are followed.
 
     Raises:
-        UnfitFileError: it is a pipe, a device or a folder, or larger.
+        UnfitFileError: it is a pipe, a device or a folder, or has more than ``most`` bytes.
         OSError, ValueError: as ``open``.
     """
     where = local(path)
     _refuse_others(where, os.stat(where))  # before it is opened: some devices act on that
-    descriptor = os.open(where, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    return os.fdopen(_open(where, os.O_RDONLY, most), "rb")
+
+
+def _open(path: str | os.PathLike[str], flags: int, most: int | None = None) -> int:
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     try:
         status = os.fstat(descriptor)
-        _refuse_others(where, status)
+        _refuse_others(path, status)
         if most is not None and status.st_size > most:
             raise UnfitFileError(
-                where, f"has {status.st_size:,} bytes; at most {most:,} are read of such a file")
-        return os.fdopen(descriptor, "rb")
+                path, f"has {status.st_size:,} bytes; at most {most:,} are read of such a file")
     except BaseException:
         os.close(descriptor)
         raise
+    return descriptor
 
 
 def read_bytes(path: str | Path, most: int = MOST_BYTES) -> bytes:
@@ -165,22 +167,12 @@ def open_append(path: str | Path) -> TextIO:
         OSError, ValueError: as ``open``.
     """
     check_regular(path)
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
-    descriptor = os.open(path, flags, 0o666)
-    try:
-        _refuse_others(path, os.fstat(descriptor))
-        return os.fdopen(descriptor, "a", newline="", encoding="utf-8")
-    except BaseException:
-        os.close(descriptor)
-        raise
+    descriptor = _open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    return os.fdopen(descriptor, "a", newline="", encoding="utf-8")
 
 
 def create_new(path: str | Path, buffering: int = -1) -> BinaryIO:
     """Create a new file and open it for writing, as ``open`` would.
-
-    Args:
-        path: the file.
-        buffering: as of ``open``.
 
     Raises:
         FileExistsError: something has that name, even if it is only a dangling link.

@@ -8,11 +8,7 @@ from openvclip.utils.errors import CheckpointError
 
 
 def require_finite(values: Tensor, what: str) -> Tensor:
-    """Return what a model computed, if it is all finite.
-
-    Args:
-        values: on the CPU, so that checking does not wait for a device.
-        what: what they are or come from, for the message.
+    """Return what a model computed, if it is all finite; on the CPU: a device is not waited for.
 
     Raises:
         CheckpointError: it holds NaN or infinity, which would count as a wrong answer, or a right

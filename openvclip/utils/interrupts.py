@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +60,8 @@ def note() -> bool:
 
 def _leave(text: str) -> None:
     if is_first_process():
-        try:
+        with suppress(OSError):
             os.write(2, f"{text}\n".encode())
-        except OSError:
-            os._exit(EXIT_CODE)
     os._exit(EXIT_CODE)
 
 
@@ -101,7 +99,7 @@ def raising(*, always: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
-    # A tool that is about to exit is not interrupted.
+        # A tool that is about to exit is not interrupted.
         leaving = came() and old is _leave_at_once
         signal.signal(signal.SIGINT, signal.SIG_IGN if leaving else old)
         if not leaving:

@@ -45,11 +45,7 @@ def fit(fields: Sequence[Field], width: int) -> str:
 
 
 class LiveLine:
-    """The line. Only the process that made it draws; if the terminal is gone, it ends quietly.
-
-    Args:
-        stream: a terminal.
-    """
+    """The line. Only the process that made it draws; if the terminal is gone, it ends quietly."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -70,17 +66,17 @@ class LiveLine:
 
     def clear(self) -> None:
         """Remove the line; the cursor is left at the beginning of the empty line."""
-        with self._lock:
-            if self._fields and os.getpid() == self._owner:
-                self._fields, self._drawn = (), -PERIOD
-                self._write(ERASE)
+        self._end(ERASE)
 
     def leave(self) -> None:
         """Leave the line in place and go to the next one, for good."""
+        self._end("\n")
+
+    def _end(self, text: str) -> None:
         with self._lock:
             if self._fields and os.getpid() == self._owner:
                 self._fields, self._drawn = (), -PERIOD
-                self._write("\n")
+                self._write(text)
 
     def print(self, text: str) -> None:
         """Write whole lines above the line, even above that of another process."""
@@ -92,14 +88,12 @@ class LiveLine:
     def _line(self) -> str:
         if not self._fields:
             return ""
-        # The last column stays free: some terminals go to the next line when it is written to.
-        return ERASE + fit(self._fields, self._width() - 1)
-
-    def _width(self) -> int:
         try:
-            return os.get_terminal_size(self.stream.fileno()).columns or 80
+            width = os.get_terminal_size(self.stream.fileno()).columns or 80
         except (OSError, ValueError):
-            return 80
+            width = 80
+        # The last column stays free: some terminals go to the next line when it is written to.
+        return ERASE + fit(self._fields, width - 1)
 
     def _write(self, text: str) -> None:
         try:

@@ -14,7 +14,6 @@ import simplejson
 from openvclip.utils import live
 from openvclip.utils.errors import ConfigError
 from openvclip.utils.files import UnfitFileError, check_regular, open_append
-from openvclip.utils.published_stats import as_published
 from openvclip.utils.text import clean_lines
 
 ROOT = "openvclip"
@@ -82,10 +81,7 @@ class _CleanFormatter(logging.Formatter):
 
 
 class _LogFile(logging.FileHandler):
-    """The log's file, which must be a regular file.
-
-    If it can no longer be written, this is reported once, and the work continues.
-    """
+    """A regular file; if it can no longer be written, that is said once, and the work goes on."""
 
     def _open(self):
         return _check_log(self.baseFilename, open_append)
@@ -119,7 +115,7 @@ def log_json_stats(
     """Log statistics: for people on the terminal, for programs in the file.
 
     The log file gets a ``json_stats: {...}`` line with PySlowFast's names as well as ours
-    (:mod:`openvclip.utils.published_stats`); the terminal gets
+    (:func:`as_published`); the terminal gets
     ``train_iter: epoch 1/22, iter 10/100, loss 1.5, ...``.
 
     Args:
@@ -148,6 +144,38 @@ def log_json_stats(
 
 def _shorten(stats: dict) -> dict:
     return {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in stats.items()}
+
+
+def as_published(stats: dict) -> dict:
+    """Return statistics under the names and in the forms that PySlowFast's log readers look for.
+
+    They tell the ``json_stats: {...}`` lines of ``stdout.log`` apart by ``_type``, tests by
+    ``split``. ``train_iter`` becomes ``train_iter_``; ``eta`` has hours; ``gpu_mem`` is present
+    without a GPU, too; a test's ``top1_acc`` and ``top5_acc`` are strings with two decimals. Our
+    own fields are kept.
+    """
+    kind = stats.get("_type", "")
+    published = dict(stats)
+    if kind == "train_iter":
+        published["_type"] = "train_iter_"
+    eta = stats.get("eta")
+    if isinstance(eta, str) and eta.count(":") == 1:
+        published["eta"] = f"0:{eta.zfill(5)}"
+    if kind.startswith(("train_", "val_")):
+        published.setdefault("gpu_mem", "0.00G")
+    if kind == "test_final":
+        published.update(_test_fields(stats))
+    return published
+
+
+def _test_fields(stats: dict) -> dict:
+    if "map_decoded" in stats:
+        value = f"{stats['map_decoded']:.2f}"
+        return {"split": "test_final", "map": value, "top1_acc": value, "top5_acc": value}
+    if "top1" not in stats:  # retrieval, which PySlowFast lacks
+        return {}
+    return {"split": "test_final",
+            **{f"top{k}_acc": f"{stats[f'top{k}']:.2f}" for k in (1, 5) if f"top{k}" in stats}}
 
 
 def format_seconds(seconds: float) -> str:

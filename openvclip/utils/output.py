@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
@@ -29,11 +29,7 @@ class GuardedStream:
 
     def write(self, text: str) -> int:
         """Write, if that is still possible."""
-        if self.lost is None:
-            try:
-                return self._stream.write(text)
-            except (OSError, ValueError) as error:
-                self._lose(error)
+        self._try(self._stream.write, text)
         return len(text)
 
     def writelines(self, lines: Any) -> None:
@@ -43,14 +39,17 @@ class GuardedStream:
 
     def flush(self) -> None:
         """Flush, if that is still possible."""
-        if self.lost is None:
-            try:
-                self._stream.flush()
-            except (OSError, ValueError) as error:
-                self._lose(error)
+        self._try(self._stream.flush)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+    def _try(self, act: Callable[..., Any], *args: str) -> None:
+        if self.lost is None:
+            try:
+                act(*args)
+            except (OSError, ValueError) as error:
+                self._lose(error)
 
     def _lose(self, error: Exception) -> None:
         if isinstance(error, UnicodeError):
@@ -76,6 +75,8 @@ def guarded_output() -> Iterator[GuardedStream]:
     """
     _fill_descriptors()
     old = sys.stdout, sys.stderr
+    if hasattr(sys.stdout, "reconfigure"):  # a terminal shows ? for a character it lacks
+        sys.stdout.reconfigure(errors="replace")
     errors = GuardedStream(old[1] or _open_nowhere())
 
     def complain(text: str) -> None:

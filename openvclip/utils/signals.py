@@ -116,10 +116,8 @@ def leave_signals_to_parent(parent: int) -> None:
     """Make this loader worker outlive a signal that is sent to the whole job.
 
     torchrun and Slurm signal every process at once; the training process still needs its batches
-    to reach the end of a step. Only a SIGTERM of the parent itself, or its death, ends the worker.
-
-    Args:
-        parent: process id of the training process.
+    to reach the end of a step. Only a SIGTERM of ``parent``, the training process, or its death
+    ends the worker.
     """
     for number in (signal.SIGUSR1, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)

@@ -17,9 +17,9 @@ def load_torch(path: str | Path, *, mmap: bool = True, most_steps: int = MOST_ST
     """Read tensors and plain values that ``torch.save`` wrote, onto the CPU.
 
     Args:
-        path: a regular file, in either format of torch.
+        path: a file in either format of torch.
         mmap: map the tensors of the newer format into memory rather than read them.
-        most_steps: most operations that its pickle may have, see ``openvclip.utils.archives``.
+        most_steps: most operations that its pickle may have.
 
     Raises:
         UnfitFileError: it is not a regular file.

@@ -100,7 +100,7 @@ def test_an_average_is_tested_as_it_was(old, tool):
 def test_a_test_goes_on_from_its_resume_log(old, tool, monkeypatch):
     # Scores of other versions, of torch for one, are not mixed.
     versions = json.loads(Path("test/results.json").read_text("utf-8"))["versions"]
-    monkeypatch.setattr("openvclip.evaluation.build.__version__", versions["openvclip"])
+    monkeypatch.setattr("openvclip.evaluation.facts.__version__", versions["openvclip"])
     monkeypatch.setattr("torch.__version__", versions["torch"])
     monkeypatch.setattr("platform.python_version", lambda: versions["python"])
     shutil.copytree("half/resume", "again/resume")

@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from openvclip.config import get_cfg
-from openvclip.data.augment.clip import ClipAugment, build_augment
-from openvclip.data.augment.erasing import RandomErasing
+from openvclip.data.augment.clip import ClipAugment, RandomErasing, build_augment
 from openvclip.data.augment.mixup import Mixup
 from openvclip.data.augment.randaugment import OPERATIONS, RandAugment, apply_operation
 from openvclip.utils.errors import ConfigError

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from openvclip.data import dataset
-from openvclip.data.augment.clip import ClipAugment
-from openvclip.data.augment.erasing import RandomErasing
+from openvclip.data.augment.clip import ClipAugment, RandomErasing
 from openvclip.data.augment.randaugment import RandAugment
 from openvclip.data.dataset import Pixels, RandomClips, VideoDataset, item_generator
 from openvclip.data.lists.labels import VideoList

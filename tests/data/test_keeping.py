@@ -18,8 +18,8 @@ from openvclip.data.augment.randaugment import OPERATIONS, RandAugment, apply_op
 from openvclip.data.dataset import Pixels
 from openvclip.data.video import keeping, video_io, video_reader
 from openvclip.data.video.keeping import DrawnCuts, FixedCuts, reduce
+from openvclip.data.video.resample import Cut
 from openvclip.data.video.sampling import ClipRequest, Sampling
-from openvclip.data.video.transport import Cut
 from openvclip.data.video.video_io import read_clips
 from openvclip.utils.errors import DataError
 from tests.data.frame_numbers import SAMPLING, VIEWS

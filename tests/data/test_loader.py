@@ -14,7 +14,7 @@ from openvclip.config import load_cfg
 from openvclip.data import loader as loader_module
 from openvclip.data.collate import collate, collate_to_hand_over, receive
 from openvclip.data.loader import EvalSampler, TrainSampler, build_loader, explain_dead_worker
-from openvclip.data.video.transport import PackedClips
+from openvclip.data.video.resample import PackedClips
 from openvclip.utils.errors import ConfigError, DataError
 
 NAMES = ("bframes", "avi", "mkv", "odd", "short", "tenbit", "vfr")

@@ -13,9 +13,17 @@ from PIL import Image
 
 from openvclip.data.dataset import Pixels
 from openvclip.data.video.crops import Crop, fixed_crop, jitter_crop, relative_crop, square_crop
-from openvclip.data.video.resample import Normalisation, compute_taps, crop_taps, cut, resample_on
+from openvclip.data.video.resample import (
+    Cut,
+    Normalisation,
+    PackedBatch,
+    PackedClips,
+    compute_taps,
+    crop_taps,
+    cut,
+    resample_on,
+)
 from openvclip.data.video.sampling import ClipRequest, Sampling
-from openvclip.data.video.transport import Cut, PackedBatch, PackedClips
 from openvclip.data.video.video_io import read_clips
 from openvclip.utils.torchvision_ops import import_torchvision
 
@@ -225,9 +233,9 @@ def test_a_device_finishes_a_batch_as_the_cpu_does():
     batch = PackedBatch(items)
     expected = batch.finish()
     found = torch.empty_like(expected)
-    for place in batch.places:
-        planes = resample_on(place.of(batch.buffer), place.crop, batch.normalisation)
-        for number, order in place.clips:
+    for crop, clips, part in batch.split(batch.buffer):
+        planes = resample_on(part, crop, batch.normalisation)
+        for number, order in clips:
             found[number] = planes[:, list(order)]
     torch.testing.assert_close(found, expected, atol=2e-6, rtol=0)
 

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from openvclip.evaluation.ensemble import ViewEnsemble
+from openvclip.evaluation.runner import ViewEnsemble
 from openvclip.metrics.classification import compute_accuracy
 from openvclip.utils.errors import ConfigError
 

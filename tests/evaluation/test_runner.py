@@ -10,8 +10,7 @@ from torch import nn
 
 from openvclip.data.collate import collate
 from openvclip.data.loader import EvalSampler
-from openvclip.evaluation.ensemble import ViewEnsemble
-from openvclip.evaluation.runner import predict
+from openvclip.evaluation.runner import ViewEnsemble, predict
 from openvclip.interpolation import Weights
 from openvclip.utils.errors import CheckpointError
 

@@ -108,6 +108,9 @@ def test_an_evaluation_task_scores_at_every_ratio(run, tiny, tmp_path, empty_cfg
         *named("my_task"))
     row, = json.loads((out / "results.json").read_text())["results"]
     assert row["patching_ratio"] == 1.0 and 0 <= row["calibration_error"] <= 1
+    said = run("run_net", "--cfg", empty_cfg, "--opts", "TRAIN.ENABLE", False, "NUM_GPUS", 0,
+               "OUTPUT_DIR", out, "TEST.TASK", "calibration", *named("my_task"), check=2)
+    assert "INDEX_LABEL_MAPPING_FILE is empty" in said and "loading torch" not in said
 
 
 def test_a_preparer_writes_its_lists(run, tiny, tmp_path):

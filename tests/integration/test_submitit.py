@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest_integration import INTERPOLATED, options
 
-from openvclip.launch.slurm import Job, Resources, compute_port, submit
+from openvclip.launch.slurm import Job, compute_port, submit
 from openvclip.utils.errors import ConfigError
 
 NODE = """
@@ -61,11 +61,11 @@ def test_a_wrong_config_is_refused_before_it_is_queued(tool, tmp_path, empty_cfg
 def test_several_nodes_need_slurm(tmp_path, empty_cfg):
     with pytest.raises(ConfigError, match="2 nodes need Slurm"):
         submit(str(empty_cfg), [], job_dir=tmp_path, cluster="local",
-               resources=Resources(gpus=0, nodes=2))
+               gpus=0, nodes=2)
 
 
 @pytest.mark.parametrize("cluster, slurm, asked", [
-    ("slurm", (), "--cluster slurm"), (None, (("partition", "gpu"),), "--partition"),
+    ("slurm", {}, "--cluster slurm"), (None, {"partition": "gpu"}, "--partition"),
 ])
 def test_what_asks_for_slurm_does_not_run_here(
     tmp_path, empty_cfg, monkeypatch, cluster, slurm, asked
@@ -73,7 +73,7 @@ def test_what_asks_for_slurm_does_not_run_here(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match=f"^{asked} asks for Slurm, but srun and sbatch cannot"):
         submit(str(empty_cfg), [], job_dir=tmp_path / "jobs", cluster=cluster,
-               resources=Resources(gpus=0, slurm=slurm))
+               gpus=0, slurm=slurm)
     assert not (tmp_path / "jobs").exists()
 
 

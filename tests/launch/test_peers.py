@@ -9,7 +9,7 @@ import time
 import pytest
 import torch.distributed as dist
 
-from openvclip.launch import peers
+from openvclip.launch import group as peers
 from openvclip.launch.group import explain_lost_process
 from openvclip.utils.errors import DataError
 

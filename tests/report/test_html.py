@@ -25,9 +25,8 @@ from openvclip.metrics.classification import (
 )
 from openvclip.report.plots import draw_confusion
 from openvclip.report.run import details as details_module
-from openvclip.report.run.details import MISTAKES, build_details
+from openvclip.report.run.details import MISTAKES, build_details, make_thumbnail
 from openvclip.report.run.page import format_html, to_safe_json, write_html
-from openvclip.report.run.thumbnails import make_thumbnail
 
 
 class Page(html.parser.HTMLParser):

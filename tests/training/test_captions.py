@@ -13,7 +13,7 @@ from openvclip.interpolation import WeightInterpolator
 from openvclip.models.backbone import CLIP, CLIPConfig
 from openvclip.models.temporal import build_temporal_clip
 from openvclip.models.video_clip import VideoCLIP
-from openvclip.training.captions import CaptionSampler
+from openvclip.training.batches import CaptionSampler
 from openvclip.training.objectives.caption import CaptionContrast
 from openvclip.training.objectives.losses import LOSSES, cross_entropy
 from openvclip.training.step import Captions, InterpolatedStep, PlainStep

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from openvclip.utils.json_text import parse_json
-from openvclip.utils.numbers import MOST, read_whole
+from openvclip.utils.json_text import MOST, parse_json, read_whole
 
 LIBRARY = Path(__file__).resolve().parents[2] / "openvclip"
 FILES = [path for path in sorted(LIBRARY.rglob("*.py")) if path.name != "json_text.py"]

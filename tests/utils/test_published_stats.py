@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from openvclip.utils.published_stats import as_published
+from openvclip.utils.logging import as_published
 
 
 def test_an_iteration_has_its_type_and_forms_beside_ours():

@@ -101,16 +101,16 @@ def compare_ways(folder: Path, count: int, repeats: int, case: Case) -> list[dic
 
     An untimed run of each comes first, which brings the files into the system's cache.
     """
-    found: dict[str, list[dict[str, Any]]] = {OURS: [], STRAIGHT: []}
+    runs_of: dict[str, list[dict[str, Any]]] = {OURS: [], STRAIGHT: []}
     progress = Progress(2 * (repeats + 1), f"averaging {count} checkpoints", "runs")
     for turn in range(repeats + 1):
-        for name, runs in found.items():
+        for name, runs in runs_of.items():
             run = run_apart(average_apart, threads=case.threads, way=name, folder=str(folder),
                             count=count)
             if turn:
                 runs.append(run)
             progress.update()
-    return [_row(name, count, runs) for name, runs in found.items()]
+    return [_row(name, count, runs) for name, runs in runs_of.items()]
 
 
 def _measure(name: str, folder: Path, count: int, repeats: int, case: Case) -> dict[str, Any]:

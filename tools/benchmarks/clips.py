@@ -36,15 +36,15 @@ def find_videos(names: Sequence[str]) -> list[Path]:
     Raises:
         ConfigError: a name does not exist.
     """
-    found: list[Path] = []
+    paths: list[Path] = []
     for path in map(Path, names):
         if path.is_dir():
-            found += sorted(p for p in path.rglob("*") if is_video(p.name) and p.is_file())
+            paths += sorted(p for p in path.rglob("*") if is_video(p.name) and p.is_file())
         elif path.exists():
-            found.append(path)
+            paths.append(path)
         else:
             raise ConfigError(f"--videos: {path} does not exist; give files or folders of videos")
-    return list(dict.fromkeys(path.resolve() for path in found))
+    return list(dict.fromkeys(path.resolve() for path in paths))
 
 
 def write_clip(
@@ -216,15 +216,15 @@ def _reach(video: Survey, span: tuple[int, int], wanted: set[int]) -> Pass:
     needed = {video.stamps[number] for number in wanted if first <= number <= last}
     while first > 0:
         # Containers index keyframes by decoding time, a few frames before they are shown.
-        found: list[Pass] = []
+        passes: list[Pass] = []
         for target in range(first, max(first - REORDERED, 0) - 1, -1):
             count = _frames_until(video, video.stamps[target], needed)
             if count is not None:
-                found.append(Pass(video.stamps[target], count))
+                passes.append(Pass(video.stamps[target], count))
                 if count <= last - first + 1:
                     break
-        if found:
-            return min(found, key=lambda part: part.frames)
+        if passes:
+            return min(passes, key=lambda part: part.frames)
         first = _key_before(video, first - 1)
     return Pass(None, last + 1)
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from benchmarks.measure import describe_machine, load_average, time_in_turn
-from openvclip.checkpoints.loading import build_precision
+from openvclip.checkpoints.loading import build_autocast, build_scaler
 from openvclip.config import load_cfg
 from openvclip.models.backbone import CLIP, CLIPConfig
 from openvclip.models.temporal import temporal_block
@@ -84,7 +84,8 @@ class Case:
 
     def precision(self) -> tuple[Callable, torch.amp.GradScaler]:
         """Return the maker of the forward passes' context, and the gradient scaler."""
-        return build_precision(self.config(), torch.device(self.device))
+        cfg, device = self.config(), torch.device(self.device)
+        return build_autocast(cfg, device, "TRAIN"), build_scaler(cfg, device)
 
     def batch(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return random videos (clips, 3, T, H, W) and labels (clips,) on the device."""

@@ -213,12 +213,12 @@ def relative_difference(
 
 def measure_memory(case: Case, variant: str) -> dict[str, Any]:
     """Return the peak of a variant's memory in a process of its own."""
-    found = run_apart(
+    memory = run_apart(
         steps_apart, threads=case.threads, case=dataclasses.asdict(case), variant=variant
     )
-    peak = found["cuda_peak_bytes"] if case.device == "cuda" else found["peak_bytes"]
+    peak = memory["cuda_peak_bytes"] if case.device == "cuda" else memory["peak_bytes"]
     return {"variant": variant, "dtype": case.dtype, "clips": case.clips,
-            "peak_gib": peak / 2**30, "trained_gib": found["trained_bytes"] / 2**30}
+            "peak_gib": peak / 2**30, "trained_gib": memory["trained_bytes"] / 2**30}
 
 
 def steps_apart(case: dict[str, Any], variant: str) -> dict[str, Any]:

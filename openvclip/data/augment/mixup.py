@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ import torch
 from openvclip.utils.errors import ConfigError
 
 
+@dataclass(frozen=True)
 class Mixup:
     """Mix the videos of a batch in pairs of neighbours, and their labels likewise.
 
@@ -18,7 +20,7 @@ class Mixup:
     lambda ~ Beta(alpha, alpha); cutmix pastes a box of the other clip and sets lambda to the share
     that is left.
 
-    Args:
+    Attributes:
         alpha: parameter of mixup; 0: only cutmix.
         cutmix_alpha: parameter of cutmix; 0: only mixup.
         prob: probability that a batch is mixed.
@@ -29,22 +31,17 @@ class Mixup:
             video.
     """
 
-    def __init__(
-        self,
-        alpha: float = 0.8,
-        cutmix_alpha: float = 1.0,
-        prob: float = 1.0,
-        switch_prob: float = 0.5,
-        label_smoothing: float = 0.1,
-        num_classes: int = 400,
-        num_sample: int = 1,
-    ) -> None:
-        if alpha <= 0 and cutmix_alpha <= 0:
+    alpha: float = 0.8
+    cutmix_alpha: float = 1.0
+    prob: float = 1.0
+    switch_prob: float = 0.5
+    label_smoothing: float = 0.1
+    num_classes: int = 400
+    num_sample: int = 1
+
+    def __post_init__(self) -> None:
+        if self.alpha <= 0 and self.cutmix_alpha <= 0:
             raise ConfigError("MIXUP.ALPHA and MIXUP.CUTMIX_ALPHA are both 0; nothing would mix")
-        self.alpha, self.cutmix_alpha = alpha, cutmix_alpha
-        self.prob, self.switch_prob = prob, switch_prob
-        self.label_smoothing, self.num_classes = label_smoothing, num_classes
-        self.num_sample = num_sample
 
     def __call__(
         self,

@@ -36,13 +36,7 @@ REQUEST = (
 
 @dataclass
 class Captioner:
-    """An image-to-text model, such as BLIP or BLIP-2.
-
-    Attributes:
-        processor: makes the model's input from images and text.
-        model: the model, on its device.
-        prompt: beginning that the captions continue, or "".
-    """
+    """An image-to-text model, such as BLIP or BLIP-2; captions continue ``prompt``, if any."""
 
     processor: Any
     model: Any
@@ -72,9 +66,7 @@ class Captioner:
 class Summariser:
     """A language model that follows instructions, such as LLaMA-2-chat.
 
-    Attributes:
-        tokenizer: its tokenizer; if it has a chat template, that is used.
-        model: the model, on its device.
+    If its tokenizer has a chat template, that is used.
     """
 
     tokenizer: Any
@@ -85,9 +77,11 @@ class Summariser:
         lines = "\n".join(f"{number}. {text}" for number, text in enumerate(captions, 1))
         inputs = self._inputs(REQUEST.format(lines=lines)).to(self.model.device)
         known = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        padding = self.tokenizer.pad_token_id
         with torch.inference_mode():
-            tokens = self.model.generate(**known, max_new_tokens=SUMMARY_TOKENS, do_sample=False,
-                                         pad_token_id=self._padding())
+            tokens = self.model.generate(
+                **known, max_new_tokens=SUMMARY_TOKENS, do_sample=False,
+                pad_token_id=self.tokenizer.eos_token_id if padding is None else padding)
         answer = tokens[0, known["input_ids"].shape[1]:]
         return clean_answer(self.tokenizer.decode(answer, skip_special_tokens=True))
 
@@ -98,10 +92,6 @@ class Summariser:
             [{"role": "user", "content": request}], add_generation_prompt=True,
             return_tensors="pt", return_dict=True,
         )
-
-    def _padding(self) -> int | None:
-        token = self.tokenizer.pad_token_id
-        return self.tokenizer.eos_token_id if token is None else token
 
 
 def clean_answer(answer: str) -> str:
@@ -153,11 +143,7 @@ def load_summariser(name: str, device: torch.device) -> Summariser:
 
 
 def import_transformers() -> ModuleType:
-    """Import transformers.
-
-    Raises:
-        ConfigError: it is not installed.
-    """
+    """Import transformers; a ConfigError says how to install it."""
     import_torchvision()
     try:
         import transformers

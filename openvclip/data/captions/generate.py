@@ -42,13 +42,9 @@ def spread_frames(path: str, count: int) -> np.ndarray:
 
 
 def list_videos(source: str | Path, *, prefix: str = "", separator: str = ",") -> dict[str, str]:
-    """Return the videos of a folder or a list: the file for each name.
+    """Return the file for each name in a folder, searched at any depth, or a list.
 
-    Args:
-        source: a folder, searched at any depth, or a list of
-            ``path<separator>label`` rows.
-        prefix: folder that a list's paths are relative to.
-        separator: text between path and label.
+    A list has ``path<separator>label`` rows, with paths relative to ``prefix``.
 
     Raises:
         ConfigError: the options contradict each other.
@@ -85,7 +81,6 @@ def caption_videos(
 
     Args:
         videos: the file for each name to write.
-        output: the file.
         frames: frames per video to look at.
         describe: returns captions of frames (N, H, W, 3).
         summarise: turns captions into one sentence.
@@ -110,7 +105,10 @@ def caption_videos(
                     line = _caption(videos[name], frames, describe, summarise)
                 except DataError as error:
                     counts["failed"] += 1
-                    _warn(counts["failed"], error)
+                    if counts["failed"] <= NAMED:
+                        logger.warning("left out: %s", error)
+                    if counts["failed"] == NAMED:
+                        logger.warning("further videos that fail are counted, not named")
                 else:
                     counts["done"] += 1
                     record = {"video": name, **line, "made_by": made_by}
@@ -140,13 +138,6 @@ def _caption(
     return {"caption": sentence, "frames": written}
 
 
-def _warn(number: int, error: DataError) -> None:
-    if number <= NAMED:
-        logger.warning("left out: %s", error)
-    if number == NAMED:
-        logger.warning("further videos that fail are counted, not named")
-
-
 def _read_known(output: Path, made_by: str) -> set[str]:
     """Return the videos in a file; the rest of a line that was cut off is removed."""
     known = set()
@@ -158,22 +149,17 @@ def _read_known(output: Path, made_by: str) -> set[str]:
                 if not line.endswith(b"\n"):
                     file.truncate(file.tell() - len(line))
                     break
-                known.add(_known_video(line, f"{output}, line {number}", made_by))
+                where = f"{output}, line {number}"
+                try:
+                    record = parse_json(line)
+                    video, maker = record["video"], record["made_by"]
+                except (ValueError, KeyError, TypeError) as error:
+                    raise ConfigError(f"{where}: not a line of this tool; give another --output, "
+                                      "or repair the line") from error
+                if maker != made_by:
+                    raise ConfigError(f"{where}: made by {maker!r}, now it would be {made_by!r}; "
+                                      "give another --output")
+                known.add(video)
     except OSError as error:
         raise DataError(f"cannot write the captions {output}: {error.strerror}") from error
     return known
-
-
-def _known_video(line: bytes, where: str, made_by: str) -> str:
-    try:
-        record = parse_json(line)
-        video, maker = record["video"], record["made_by"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"{where}: not a line of this tool; give another --output, or repair the line"
-        ) from error
-    if maker != made_by:
-        raise ConfigError(
-            f"{where}: made by {maker!r}, now it would be {made_by!r}; give another --output"
-        )
-    return video

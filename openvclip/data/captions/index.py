@@ -68,14 +68,7 @@ def candidate_keys(video_path: str) -> tuple[str, ...]:
 def draw_caption(captions: Sequence[str], *, seed: int, epoch: int, index: int) -> str:
     """Draw one of a video's captions for an epoch, all equally likely.
 
-    Args:
-        captions: the captions of one video, at least one.
-        seed: the run's seed.
-        epoch: number of the epoch.
-        index: row of the video in its list.
-
-    Returns:
-        The caption; it depends only on the arguments, so not on workers or processes.
+    It depends only on the arguments, so not on workers or processes; ``index`` is the video's row.
     """
     if len(captions) == 1:
         return captions[0]
@@ -145,8 +138,9 @@ class CaptionFile:
     def get(self, video_path: str) -> list[str]:
         """Return a video's captions in the order of their file; an empty list if it has none."""
         for key in candidate_keys(video_path):
-            if captions := self._captions(key):
-                return captions
+            query = "SELECT caption FROM captions WHERE video = ? ORDER BY number"
+            if rows := self._rows(query, key):
+                return [caption for (caption,) in rows]
         return []
 
     def names(self) -> Iterator[str]:
@@ -165,10 +159,6 @@ class CaptionFile:
             elif first.setdefault(key, path) != path:
                 shared.append(path)
         return CaptionMatch(total, unmatched, shared, frozenset(first))
-
-    def _captions(self, key: str) -> list[str]:
-        query = "SELECT caption FROM captions WHERE video = ? ORDER BY number"
-        return [caption for (caption,) in self._rows(query, key)]
 
     def _has(self, key: str) -> bool:
         return bool(self._rows("SELECT 1 FROM captions WHERE video = ? LIMIT 1", key))
@@ -198,8 +188,7 @@ class CaptionFile:
                 size = os.fstat(file.fileno()).st_size
         except OSError as error:
             raise DataError(
-                f"cannot read the caption file {self.path}: {error.strerror}"
-            ) from error
+                f"cannot read the caption file {self.path}: {error.strerror}") from error
         try:
             application, version, page_size, pages = (
                 self._open().execute(f"PRAGMA {name}").fetchone()[0]
@@ -227,18 +216,12 @@ class CaptionFile:
                          f"have {promised}; {self._advice()}")
 
     def _advice(self) -> str:
-        return (
-            "write it again: python tools/prepare_captions.py --captions CAPTIONS "
-            f"--output {self.path}"
-        )
+        return ("write it again: python tools/prepare_captions.py --captions CAPTIONS "
+                f"--output {self.path}")
 
 
 def write_captions(path: str | Path, captions: Mapping[str, Sequence[str]]) -> None:
-    """Write a caption file; it replaces an old one once it is complete.
-
-    Args:
-        path: the file.
-        captions: the captions of each video in their order, by :func:`caption_key`.
+    """Write each video's captions, by :func:`caption_key`; an old file is replaced at the end.
 
     Raises:
         DataError: it cannot be written.

@@ -54,7 +54,6 @@ def prepare_captions(
         output: the caption file to write.
         count_tokens: returns the number of tokens of a caption, including start and end.
         lists: lists of ``path<separator>label`` rows to compare with.
-        separator: text between path and label.
         report: JSON file for the full report, if wanted.
 
     Returns:
@@ -115,8 +114,7 @@ class CaptionCollector:
         progress = Progress(len(entries), f"captions of {source}", "entries")
         origins: dict[str, str] = {}
         for entry in entries:
-            problem = self._add(entry, origins)
-            if problem:
+            if problem := self._add(entry, origins):
                 kind, name = problem
                 self.problems[kind].append(name)
             progress.update()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,13 +22,7 @@ MOST_STEPS = 5_000_000
 
 
 class Entry(NamedTuple):
-    """A file's entry for a video, unchecked.
-
-    Attributes:
-        video: path of the video; None if the entry cannot be read.
-        caption: one caption.
-        where: the entry's position in the file, for messages.
-    """
+    """A file's entry for a video (None if it cannot be read), unchecked, and where it stands."""
 
     video: object
     caption: object
@@ -74,9 +68,7 @@ def _read_pt(path: Path) -> Iterator[Entry]:
             "expected what torch.save writes of a plain dict; nothing else is unpickled, as that "
             "can run code: fetch the file again, or save it as JSON"
         ) from error
-    if not isinstance(content, dict):
-        raise _shape_error(path, type(content).__name__)
-    yield from _from_pairs(content.items())
+    yield from _from_dict(path, content)
 
 
 def _read_json(path: Path) -> Iterator[Entry]:
@@ -87,13 +79,11 @@ def _read_json(path: Path) -> Iterator[Entry]:
         raise DataError(
             f"the captions {path} are not JSON: {error}; one object per line is a .jsonl file"
         ) from error
-    if isinstance(content, _Object):
-        yield from _from_pairs(content)
-    elif isinstance(content, list):
+    if isinstance(content, list) and not isinstance(content, _Object):
         for number, item in enumerate(content, 1):
             yield from _from_object(item, f"item {number}")
     else:
-        raise _shape_error(path, type(content).__name__)
+        yield from _from_dict(path, content)
 
 
 def _read_jsonl(path: Path) -> Iterator[Entry]:
@@ -145,7 +135,11 @@ class _Object(list):
         return next((values[name] for name in names if name in values), None)
 
 
-def _from_pairs(pairs: Iterable[tuple[object, object]]) -> Iterator[Entry]:
+def _from_dict(path: Path, content: Any) -> Iterator[Entry]:
+    if not isinstance(content, dict | _Object):
+        raise DataError(f"the captions {path} are a {type(content).__name__}; expected a dict from "
+                        "video path to a caption or a list of captions")
+    pairs = content.items() if isinstance(content, dict) else content
     for number, (video, caption) in enumerate(pairs, 1):
         yield from _entries(video, caption, f"entry {number}")
 
@@ -163,13 +157,6 @@ def _entries(video: object, caption: object, where: str) -> Iterator[Entry]:
             yield Entry(video, one, where)
     else:
         yield Entry(video, caption, where)
-
-
-def _shape_error(path: Path, kind: str) -> DataError:
-    return DataError(
-        f"the captions {path} are a {kind}; expected a dict from video path to a caption or a "
-        "list of captions"
-    )
 
 
 _READERS: dict[str, Callable[[Path], Iterator[Entry]]] = {

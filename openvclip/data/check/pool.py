@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import connection
 from typing import Any
@@ -28,14 +29,7 @@ GRACE = 5.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of one item.
-
-    Attributes:
-        item: the item.
-        value: what the function returned, if it did.
-        failure: empty, ``crashed`` or ``timeout``.
-        reason: why it failed, in words.
-    """
+    """What became of one item: the function's value, or ``crashed`` or ``timeout`` and why."""
 
     item: str
     value: Any = None
@@ -55,7 +49,7 @@ def run_isolated(
     Args:
         function: importable by name from a fresh process. An exception that it raises counts
             as a crash of that item.
-        items: the items, all different; handed out in this order.
+        items: all different; handed out in this order.
         workers: number of processes, at least 1.
         timeout: seconds for one item, after which its process is killed.
 
@@ -66,21 +60,17 @@ def run_isolated(
     team = [_Worker(function) for _ in range(min(workers, len(queue)))]
     try:
         while team:
-            for worker in ready_workers(team, timeout):
-                try:
-                    outcome = worker.collect()
-                except _DeathError as death:
+            for worker in _wait_for_some(team, timeout):
+                outcome = worker.collect()
+                if not worker.alive or not worker.take_next(queue):
                     team.remove(worker)
-                    again = worker.item if worker.may_retry(death) else None
-                    if again is not None or queue:
-                        team.append(_Worker(function, again))
-                    outcome = None
-                    if again is None and worker.item is not None:
-                        outcome = Outcome(worker.item, failure=death.failure, reason=str(death))
-                else:
-                    if not worker.take_next(queue):
-                        team.remove(worker)
-                        worker.end()
+                    worker.end()
+                if not worker.alive and outcome is not None:
+                    crashed_first = outcome.failure == CRASHED and worker.item != worker.again
+                    if crashed_first or queue:
+                        team.append(_Worker(function, worker.item if crashed_first else None))
+                    if crashed_first:
+                        continue
                 if outcome is not None:
                     yield outcome
     finally:
@@ -88,33 +78,19 @@ def run_isolated(
             worker.end()
 
 
-def ready_workers(team: list[_Worker], timeout: float) -> list[_Worker]:
+def _wait_for_some(team: list[_Worker], timeout: float) -> list[_Worker]:
     """Wait until workers have answered, died, or taken too long; return those."""
-    deadlines = [worker.since + timeout for worker in team if worker.item is not None]
-    patience = max(min(deadlines) - time.monotonic(), 0.0) if deadlines else None
+    busy = [worker for worker in team if worker.item is not None]
+    first = min((worker.since for worker in busy), default=None)
+    patience = None if first is None else max(first + timeout - time.monotonic(), 0.0)
     pipes = connection.wait([worker.pipe for worker in team], patience)
     latest = time.monotonic() - timeout
-    return [
-        worker for worker in team
-        if worker.pipe in pipes or (worker.item is not None and worker.since <= latest)
-    ]
-
-
-class _DeathError(Exception):
-    """A process died, or was killed, while working on an item."""
-
-    def __init__(self, failure: str, reason: str) -> None:
-        super().__init__(reason)
-        self.failure = failure
+    return [worker for worker in team
+            if worker.pipe in pipes or (worker.item is not None and worker.since <= latest)]
 
 
 class _Worker:
-    """One process, the pipe to it and its current item.
-
-    Args:
-        function: what it applies.
-        again: the item to begin with, on which another process died.
-    """
+    """One process and its current item; ``again`` is the first, on which another one died."""
 
     def __init__(self, function: Callable[[str], Any], again: str | None = None) -> None:
         # A forked process would inherit locks that the parent's threads hold.
@@ -127,6 +103,7 @@ class _Worker:
         self.again = again
         self.item: str | None = None
         self.since = 0.0
+        self.alive = True
 
     def take_next(self, queue: deque[str]) -> bool:
         """Hand out the next item; False if there is none left."""
@@ -137,24 +114,21 @@ class _Worker:
         else:
             return False
         self.since = time.monotonic()
-        try:
+        with suppress(OSError):  # The process is gone; collect() will find that out.
             self.pipe.send(self.item)
-        except OSError:
-            return True  # The process is gone; collect() will find that out.
         return True
 
     def collect(self) -> Outcome | None:
-        """Return the finished item, or None if the process only says that it has started.
+        """Return the item's outcome, or None if the process only says that it has started.
 
-        Raises:
-            _DeathError: it died, or was killed here for being overdue.
-            OpenVCLIPError: it ended before it had an item.
+        If it has died or is overdue, it is no longer ``alive``.
         """
         try:
             if not self.pipe.poll():
+                assert self.item is not None  # nothing else can be overdue
+                self.alive = False
                 elapsed = time.monotonic() - self.since
-                self.end()
-                raise _DeathError(TIMEOUT, f"stopped after {elapsed:.0f} s")
+                return Outcome(self.item, None, TIMEOUT, f"stopped after {elapsed:.0f} s")
             answer = self.pipe.recv()
         except (EOFError, OSError) as error:
             reason = self._cause_of_death()
@@ -163,15 +137,12 @@ class _Worker:
                     f"a worker process {reason} before it could begin; what was done is kept, "
                     "and fewer workers may fit the memory"
                 ) from error
-            raise _DeathError(CRASHED, f"its process {reason}") from error
+            self.alive = False
+            return Outcome(self.item, None, CRASHED, f"its process {reason}")
         if self.item is None:
             return None
         value, failure = answer
         return Outcome(self.item, value, CRASHED if failure else "", failure)
-
-    def may_retry(self, death: _DeathError) -> bool:
-        """Whether the item deserves a fresh process: it crashed, and has not had one before."""
-        return death.failure == CRASHED and self.item != self.again
 
     def _cause_of_death(self) -> str:
         self.process.join(GRACE)

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -51,10 +51,7 @@ class RawList:
 def read_raw_list(source: str | Path, separator: str) -> RawList:
     """Read a list's rows without looking at their labels; empty lines are skipped.
 
-    Args:
-        source: the list.
-        separator: text between path and label; the last one in a row counts, and a row without
-            one is all path.
+    The last ``separator`` in a row counts, and a row without one is all path.
 
     Raises:
         DataError: the file cannot be read or has no row.
@@ -97,7 +94,6 @@ def check_lists(
 
     Args:
         lists: files of ``path<separator>label`` rows.
-        output: folder to write to.
         prefix: folder that the listed paths are relative to.
         separator: text between path and label.
         workers: processes that decode; one per core if None.
@@ -123,7 +119,8 @@ def check_lists(
     records = _look_up(dict.fromkeys(path for item in raw for path in item.paths), prefix)
     _make_folder(output)
     table = VideoTable(output)
-    run = partial(run_isolated, _Check(check, prefix), workers=workers, timeout=timeout)
+    function = partial(_check_listed, check, prefix)
+    run = partial(run_isolated, function, workers=workers, timeout=timeout)
     decoded = _complete_records(records, table, recheck, run)
     kept = {OK, DAMAGED} if keep_damaged else {OK}
     cleaned = [_write_clean(*pair, records, kept) for pair in zip(raw, targets, strict=True)]
@@ -141,24 +138,35 @@ def _complete_records(
     run: Callable[[Sequence[str]], Generator[Outcome, None, None]],
 ) -> int:
     """Fill in each video's results, from now or earlier; return how many were decoded now."""
-    reused, others = _sort_known(table.load(), records, recheck)
+    reused, others = {}, []  # The latter are of files that are not listed or are missing now.
+    for path, known in table.load().items():
+        present = records.get(path)
+        if present is None or present.size_bytes is None:
+            others.append(known)
+        elif (not present.status and known.status not in recheck
+              and (present.size_bytes, present.mtime_ns) == (known.size_bytes, known.mtime_ns)):
+            reused[path] = known
     records.update(reused)
     todo = [path for path, record in records.items() if not record.status]
     logger.info("%d videos: %d known from before, %d to decode",
                 len(records), len(reused), len(todo))
     if todo:
-        with table.appending([*others, *reused.values()]) as append:
-            _collect(run(todo), records, len(todo), append)
+        progress = Progress(len(todo), "decoding", "videos", period=10.0)
+        bad = sum(record.status not in ("", OK) for record in records.values())
+        # However this ends, the processes end with it.
+        with table.appending([*others, *reused.values()]) as append, closing(run(todo)) as outcomes:
+            for outcome in outcomes:
+                result = outcome.value or {"status": outcome.failure, "reason": outcome.reason}
+                records[outcome.item] = record = records[outcome.item].with_result(**result)
+                append(record)
+                bad += record.status != OK
+                progress.update(note=f"{bad} bad so far")
     table.finish(records.values(), others)
     return len(todo)
 
 
 def _check_options(
-    lists: Sequence[str | Path],
-    prefix: str,
-    separator: str,
-    workers: int,
-    timeout: float,
+    lists: Sequence[str | Path], prefix: str, separator: str, workers: int, timeout: float,
     recheck: Collection[str],
 ) -> None:
     if not lists:
@@ -171,13 +179,10 @@ def _check_options(
         raise ConfigError(f"--timeout is {timeout}; it must be more than 0 seconds")
     unknown = [status for status in recheck if status not in STATUSES]
     if unknown:
-        raise ConfigError(
-            f"--recheck names {unknown[0]!r}; the statuses are {', '.join(STATUSES)}"
-        )
+        raise ConfigError(f"--recheck names {unknown[0]!r}; the statuses are {', '.join(STATUSES)}")
     if prefix and not os.path.isdir(prefix):
-        raise ConfigError(
-            f"--prefix {prefix!r} is not a folder; give the one that the lists' paths start from"
-        )
+        raise ConfigError(f"--prefix {prefix!r} is not a folder; give the one that the lists' "
+                          "paths start from")
 
 
 def _make_folder(output: str | Path) -> None:
@@ -197,10 +202,8 @@ def _clean_paths(sources: Sequence[Path], folder: Path) -> list[Path]:
     targets = [folder / os.path.relpath(path, shared) for path in whole]
     for target in targets:
         if os.path.abspath(target) in whole:
-            raise ConfigError(
-                f"the cleaned list would replace the list {target} itself; "
-                "choose another --output"
-            )
+            raise ConfigError(f"the cleaned list would replace the list {target} itself; choose "
+                              "another --output")
     return targets
 
 
@@ -213,74 +216,25 @@ def _look_up(paths: Collection[str], prefix: str) -> dict[str, Record]:
         progress.update()
     if all(record.size_bytes is None for record in records.values()):
         first = os.path.join(prefix, next(iter(records)))
-        raise DataError(
-            f"none of the {len(records)} listed videos exists, the first being {first!r}; "
-            "check --prefix and --separator, and that the disk is mounted"
-        )
+        raise DataError(f"none of the {len(records)} listed videos exists, the first being "
+                        f"{first!r}; check --prefix and --separator, and that the disk is mounted")
     return records
 
 
-def _sort_known(
-    known: dict[str, Record], records: dict[str, Record], recheck: Collection[str]
-) -> tuple[dict[str, Record], list[Record]]:
-    """Return the known records that still hold for ``records``, and those of no use this time.
-
-    The latter are of files that the lists do not name or that are missing now.
-    """
-    reused, others = {}, []
-    for path, record in known.items():
-        present = records.get(path)
-        if present is None or present.size_bytes is None:
-            others.append(record)
-        elif not present.status and present.is_same_file(record) and record.status not in recheck:
-            reused[path] = record
-    return reused, others
-
-
-@dataclass(frozen=True)
-class _Check:
-    """Apply ``check`` to a listed path; the processes do this."""
-
-    check: Callable[[str], dict[str, Any]]
-    prefix: str
-
-    def __call__(self, path: str) -> dict[str, Any]:
-        return self.check(os.path.join(self.prefix, path))
-
-
-def _collect(
-    outcomes: Generator[Outcome, None, None],
-    records: dict[str, Record],
-    count: int,
-    append: Callable[[Record], None],
-) -> None:
-    """Store ``count`` outcomes in their records as they come."""
-    progress = Progress(count, "decoding", "videos", period=10.0)
-    bad = sum(record.status not in ("", OK) for record in records.values())
-    # However this ends, the processes end with it.
-    with closing(outcomes):
-        for outcome in outcomes:
-            fields = outcome.value or {"status": outcome.failure, "reason": outcome.reason}
-            record = replace(records[outcome.item], **fields)
-            records[record.path] = record
-            append(record)
-            bad += record.status != OK
-            progress.update(note=f"{bad} bad so far")
+def _check_listed(check: Callable[[str], dict[str, Any]], prefix: str, path: str) -> dict[str, Any]:
+    return check(os.path.join(prefix, path))
 
 
 def _write_clean(
     raw: RawList, target: Path, records: dict[str, Record], kept: Collection[str]
 ) -> dict[str, Any]:
     """Write a list's rows whose videos are good; return their counts."""
-    rows = [
-        row for row, path in zip(raw.rows, raw.paths, strict=True)
-        if records[path].status in kept
-    ]
+    rows = [row for row, path in zip(raw.rows, raw.paths, strict=True)
+            if records[path].status in kept]
     with replacing(target) as file:
         file.writelines(f"{row}\n" for row in rows)
-    return {
-        "source": str(raw.source), "rows": len(raw.rows), "clean": str(target), "kept": len(rows)
-    }
+    return {"source": str(raw.source), "rows": len(raw.rows), "clean": str(target),
+            "kept": len(rows)}
 
 
 def _complete_folders(raw: Sequence[RawList], targets: Sequence[Path]) -> None:
@@ -320,13 +274,14 @@ def _copy_file(source: Path, target: Path) -> None:
 
 def _summarise(records: Collection[Record], **run: Any) -> dict[str, Any]:
     statuses = Counter(record.status for record in records)
-    codecs = Counter(record.codec for record in records if record.codec)
+    contents = [record.content for record in records]
+    codecs = Counter(content["codec"] for content in contents if content.get("codec"))
     return {
         "videos": len(records),
         "status": {status: statuses[status] for status in STATUSES},
         "codec": dict(codecs.most_common()),
-        "frames": sum(record.frames or 0 for record in records),
-        "hours": round(sum(record.duration or 0 for record in records) / 3600, 3),
+        "frames": sum(content.get("frames") or 0 for content in contents),
+        "hours": round(sum(content.get("duration") or 0 for content in contents) / 3600, 3),
         "bytes": sum(record.size_bytes or 0 for record in records),
         **run,
     }

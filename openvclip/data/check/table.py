@@ -12,8 +12,7 @@ import os
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
-from operator import attrgetter
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,104 +24,79 @@ from openvclip.utils.text import guard_row, read_cell
 
 MISSING = "missing"
 STATUSES = (OK, DAMAGED, UNREADABLE, MISSING, CRASHED, TIMEOUT)
-FINISHED, RUNNING = "videos.csv", "videos.partial.csv"
+# The columns in their order, and how each is read.
+COLUMNS: dict[str, Callable[[str], Any]] = {
+    "path": read_cell, "status": read_cell, "codec": read_cell, "pixel_format": read_cell,
+    "fps": float, "frames": int, "frames_declared": int, "width": int, "height": int,
+    "duration": float, "rotation": int, "size_bytes": int, "mtime_ns": int, "reason": read_cell,
+}
 
 
 @dataclass(frozen=True)
 class Record:
-    """A row; None means unknown.
+    """A row of the table.
 
     Attributes:
         path: as listed, without the prefix.
         status: one of ``STATUSES``; empty while the file is still to be decoded.
-        frames: number decoded.
-        frames_declared: number that the container declares.
-        duration: seconds that the container declares.
-        rotation: degrees by which a player would turn the frames; loading does not.
         reason: what is wrong with the file.
+        size_bytes: size of the file; None if there is none to decode.
+        mtime_ns: time of its last change.
+        content: the other columns, as far as they are known: what decoding it showed.
     """
 
     path: str
     status: str = ""
-    codec: str = ""
-    pixel_format: str = ""
-    fps: float | None = None
-    frames: int | None = None
-    frames_declared: int | None = None
-    width: int | None = None
-    height: int | None = None
-    duration: float | None = None
-    rotation: int | None = None
+    reason: str = ""
     size_bytes: int | None = None
     mtime_ns: int | None = None
-    reason: str = ""
+    content: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of_file(cls, path: str, prefix: str) -> Record:
         """Look a file up; it gets a status only if there is nothing to decode."""
         try:
-            status = os.stat(os.path.join(prefix, path))
+            found = os.stat(os.path.join(prefix, path))
         except (FileNotFoundError, NotADirectoryError):
-            return cls(path, MISSING, reason="no such file")
+            return cls(path, MISSING, "no such file")
         except (OSError, ValueError) as error:
-            return cls(path, UNREADABLE, reason=getattr(error, "strerror", None) or str(error))
-        if not stat.S_ISREG(status.st_mode):
-            return cls(path, UNREADABLE, reason="is a folder, a pipe or a device, not a file")
-        record = cls(path, size_bytes=status.st_size, mtime_ns=status.st_mtime_ns)
-        if not status.st_size:
-            return replace(record, status=UNREADABLE, reason="the file is empty")
-        return record
+            return cls(path, UNREADABLE, getattr(error, "strerror", None) or str(error))
+        if not stat.S_ISREG(found.st_mode):
+            return cls(path, UNREADABLE, "is a folder, a pipe or a device, not a file")
+        status, reason = ("", "") if found.st_size else (UNREADABLE, "the file is empty")
+        return cls(path, status, reason, found.st_size, found.st_mtime_ns)
 
     @classmethod
     def of_row(cls, row: Sequence[str]) -> Record:
-        """Read a row of the file.
+        """Read a row of the file; a ValueError says that it is not such a row."""
+        cells = {name: read(text)
+                 for (name, read), text in zip(COLUMNS.items(), row, strict=True) if text}
+        if cells.get("status") not in STATUSES or "path" not in cells:
+            raise ValueError(f"no path, or the unknown status {cells.get('status')!r}")
+        own = {column.name: cells.pop(column.name) for column in fields(cls)
+               if column.name in cells}
+        return cls(**own, content=cells)
 
-        Raises:
-            ValueError: it is not such a row.
-        """
-        values: dict[str, Any] = {
-            name: read(text) for (name, read), text in zip(_READERS.items(), row, strict=True)
-        }
-        if values["status"] not in STATUSES:
-            raise ValueError(f"unknown status {values['status']!r}")
-        return cls(**values)
+    def with_result(self, status: str, reason: str = "", **content: Any) -> Record:
+        """Return the record after decoding, with what ``check_video`` returned."""
+        return replace(self, status=status, reason=reason, content=content)
 
-    def is_same_file(self, other: Record) -> bool:
-        """Whether size and modification time, taken at different times, are the same."""
-        return (self.size_bytes, self.mtime_ns) == (other.size_bytes, other.mtime_ns)
-
-
-def _reader(kind: Any) -> Callable[[str], str | int | float | None]:
-    if kind == "str":
-        return read_cell
-    number = float if kind.startswith("float") else int
-    return lambda text: number(text) if text else None
-
-
-_READERS = {column.name: _reader(column.type) for column in fields(Record)}
-_COLUMNS = tuple(_READERS)
-_values: Callable[[Record], tuple] = attrgetter(*_COLUMNS)
-
-
-def _row(record: Record) -> list:
-    return guard_row(_values(record))
+    def to_row(self) -> list[Any]:
+        """Return the cells of its row; those that are unknown are None."""
+        return guard_row(map({**vars(self), **self.content}.get, COLUMNS))
 
 
 class VideoTable:
     """The records of an output folder, on disk."""
 
     def __init__(self, folder: str | Path) -> None:
-        self.finished = Path(folder) / FINISHED
-        self.running = Path(folder) / RUNNING
+        self.finished = Path(folder) / "videos.csv"
+        self.running = Path(folder) / "videos.partial.csv"
 
     def load(self) -> dict[str, Record]:
         """Return the records of decoded files by path, from a finished or a killed run."""
-        records = {}
-        for source in (self.finished, self.running):
-            for record in _read(source):
-                if record.size_bytes:
-                    records[record.path] = record
-        return records
+        return {record.path: record for source in (self.finished, self.running)
+                for record in _read(source) if record.size_bytes}
 
     @contextmanager
     def appending(self, known: Iterable[Record]) -> Iterator[Callable[[Record], None]]:
@@ -130,10 +104,8 @@ class VideoTable:
         _write(self.running, known)
         self.finished.unlink(missing_ok=True)
         with open_append(self.running) as file:
-            writer = _writer(file)
-
             def append(record: Record) -> None:
-                writer.writerow(_row(record))
+                csv.writer(file, lineterminator="\n").writerow(record.to_row())
                 file.flush()
 
             yield append
@@ -147,15 +119,11 @@ class VideoTable:
             self.running.unlink(missing_ok=True)
 
 
-def _writer(file):
-    return csv.writer(file, lineterminator="\n")
-
-
 def _write(path: Path, records: Iterable[Record]) -> None:
     with replacing(path) as file:
-        writer = _writer(file)
-        writer.writerow(_COLUMNS)
-        writer.writerows(map(_row, records))
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows(map(Record.to_row, records))
 
 
 def _read(path: Path) -> Iterator[Record]:
@@ -168,7 +136,7 @@ def _read(path: Path) -> Iterator[Record]:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
     # The piece after the last newline is empty, or a row that was not written to its end.
     head, *lines = text.split("\n")[:-1] or [""]
-    if head != ",".join(_COLUMNS):
+    if head != ",".join(COLUMNS):
         return
     for line in lines:
         try:

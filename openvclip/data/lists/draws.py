@@ -38,12 +38,11 @@ class Draw:
 
 def parse_draw(content: Any) -> Draw | None:
     """Return the draw in ``content``, as stored in its file or a result; None: it is not one."""
-    kinds = {"kind": str, "dataset": str, "shots": int, "seed": int}
     if not isinstance(content, dict) or content.get("kind") not in KINDS:
         return None
-    if any(type(content.get(name)) is not kind for name, kind in kinds.items()):
-        return None
-    return Draw(**{name: content[name] for name in kinds})
+    types = {"kind": str, "dataset": str, "shots": int, "seed": int}
+    fits = all(type(content.get(name)) is kind for name, kind in types.items())
+    return Draw(**{name: content[name] for name in types}) if fits else None
 
 
 def read_draw(folder: str | Path) -> Draw | None:

@@ -13,8 +13,7 @@ import numpy as np
 
 from openvclip.utils.errors import ConfigError, DataError
 from openvclip.utils.files import read_json_text, read_table
-from openvclip.utils.json_text import parse_json
-from openvclip.utils.numbers import read_whole
+from openvclip.utils.json_text import parse_json, read_whole
 
 
 @dataclass(frozen=True)
@@ -89,8 +88,7 @@ def _names_in_order(pairs: list, where: str, hint: str) -> tuple[str, ...]:
             raise DataError(f"{where}: the key {shorten(key)} is not an index; {hint}")
         if not isinstance(name, str) or not name.strip() or not is_text(name):
             raise DataError(
-                f"{where}: class {key} has the name {shorten(name)}, not a text; {hint}"
-            )
+                f"{where}: class {key} has the name {shorten(name)}, not a text; {hint}")
         if int(key) in names:
             raise DataError(f"{where}: the index {int(key)} appears twice")
         names[int(key)] = name
@@ -137,26 +135,15 @@ class VideoList:
 
 
 def read_list(
-    csv: str | Path,
-    *,
-    separator: str = " ",
-    prefix: str = "",
-    num_classes: int,
+    csv: str | Path, *, separator: str = " ", prefix: str = "", num_classes: int,
     multi_label: bool = False,
 ) -> VideoList:
     """Read a list of ``path<separator>label`` rows; the last separator of a row counts.
 
-    Paths may therefore contain the separator. With ``multi_label`` the label column holds
-    integers joined by ``;`` (or by ``,`` if the separator is not a comma).
-
-    Args:
-        csv: the list.
-        separator: text between path and label (``DATA.PATH_LABEL_SEPARATOR``).
-        prefix: folder that the paths are relative to (``DATA.PATH_PREFIX``). With a prefix a row
-            must stay under it, by its name (links are followed); without one, paths are taken
-            literally.
-        num_classes: labels must be smaller.
-        multi_label: whether a row may have several labels.
+    Paths may therefore contain the separator (``DATA.PATH_LABEL_SEPARATOR``). With ``multi_label``
+    the label column holds integers joined by ``;`` (or by ``,`` if the separator is not a comma).
+    Labels must be smaller than ``num_classes``. With a ``prefix`` (``DATA.PATH_PREFIX``) a row must
+    stay under it, by its name (links are followed); without one, paths are taken literally.
 
     Raises:
         DataError: the file is missing or empty, or a row cannot be used (named by line).

@@ -22,12 +22,8 @@ def hash_videos(paths: Iterable[str], prefix: str = "") -> np.ndarray:
     """Hash the names by which videos are known.
 
     A video has two: its whole path, and its path under the prefix after the prefix's last folder,
-    which stays when a dataset is moved or mounted elsewhere.
-
-    Args:
-        paths: the videos' paths, with the prefix, as in
-            :class:`openvclip.data.lists.labels.VideoList`.
-        prefix: DATA.PATH_PREFIX.
+    which stays when a dataset is moved or mounted elsewhere. ``paths`` include DATA.PATH_PREFIX,
+    ``prefix``.
 
     Returns:
         int64, sorted and unique.
@@ -36,13 +32,7 @@ def hash_videos(paths: Iterable[str], prefix: str = "") -> np.ndarray:
 
 
 def find_shared(paths: Sequence[str], known: np.ndarray, prefix: str = "") -> list[int]:
-    """Return the rows whose video is among those that ``known`` was made from.
-
-    Args:
-        paths: the videos' paths, with the prefix.
-        known: what :func:`hash_videos` returned for the other list.
-        prefix: DATA.PATH_PREFIX of ``paths``.
-    """
+    """Return the rows whose video is among those that :func:`hash_videos` made ``known`` from."""
     return np.flatnonzero(np.isin(_hash_rows(paths, prefix), known).any(axis=1)).tolist()
 
 

@@ -68,10 +68,8 @@ def _video_protocols(
                          full if number in full_has else union))
     for draw, rows in enumerate(half_rows):
         folder = f"zs_label_db/{stem}_half_test/{draw}"
-        protocols.append(
-            Protocol(f"{stem}_half{draw}", dataset, "half", folder,
-                     f"{folder}/{stem}-index2cls.json", half, rows, full)
-        )
+        protocols.append(Protocol(f"{stem}_half{draw}", dataset, "half", folder,
+                                  f"{folder}/{stem}-index2cls.json", half, rows, full))
     return protocols
 
 

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,11 +37,11 @@ Entry = tuple[str, Any, Any]
 
 @dataclass(frozen=True)
 class RetrievalList:
-    """Videos and their captions.
+    """Videos and their captions, in the order of the list.
 
     Attributes:
-        videos: file of each of the V videos, with the prefix, in the order of the list.
-        captions: the N texts, in the order of the list.
+        videos: file of each of the V videos, with the prefix.
+        captions: the N texts.
         owner: int64 (N,), the video that each caption describes.
         source: the file that the list came from.
         split: the split that was used; "" if the file names none.
@@ -62,16 +63,14 @@ class RetrievalList:
 
     def count_shared(self) -> int:
         """Number of distinct texts that describe several videos, which no model can tell apart."""
-        owners: dict[str, set[int]] = {}
-        for text, video in zip(self.captions, self.owner.tolist(), strict=True):
-            owners.setdefault(text, set()).add(video)
-        return sum(len(videos) > 1 for videos in owners.values())
+        pairs = set(zip(self.captions, self.owner.tolist(), strict=True))
+        return sum(videos > 1 for videos in Counter(text for text, _ in pairs).values())
 
     def digest(self) -> str:
         """Return the SHA-256 of the pairs, with videos by file name."""
         names = [os.path.basename(path) for path in self.videos]
-        pairs = [[names[v], text] for v, text in zip(self.owner.tolist(), self.captions,
-                                                     strict=True)]
+        pairs = [[names[v], text]
+                 for v, text in zip(self.owner.tolist(), self.captions, strict=True)]
         return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
 
 
@@ -80,12 +79,9 @@ def read_retrieval_list(
 ) -> RetrievalList:
     """Read a list of videos and captions, in any form of ``docs/retrieval.md``.
 
-    Nothing is dropped: a pair that appears twice counts twice, as in published numbers.
-
-    Args:
-        path: the list.
-        prefix: folder of the videos (``DATA.PATH_PREFIX``), out of which none may lead.
-        split: the split to use from a list whose videos name theirs; "" uses all.
+    Nothing is dropped: a pair that appears twice counts twice, as in published numbers. No video
+    may lead out of ``prefix``. Of a list whose videos name their split, ``split`` is used; "" uses
+    all.
 
     Raises:
         DataError: the file is missing or of no known form, an entry has no video or no text, or a
@@ -93,41 +89,42 @@ def read_retrieval_list(
     """
     entries, taken = _read(Path(path), split)
     find = _video_finder(prefix)
+    files: dict[str, str] = {}  # of each name, in the order of the list
     numbers: dict[str, int] = {}
-    videos: list[str] = []
     captions: list[str] = []
     owner: list[int] = []
     missing: list[tuple[str, str]] = []
     for where, name, said in entries:
         name = _check_video(name, where)
-        if name not in numbers:
-            numbers[name] = len(videos)
+        if name not in files:
             file = find(name, where)
             if file is None:
                 missing.append((where, name))
-            videos.append(file or name)
-        for text in _check_captions(said, name, where):
-            captions.append(text)
-            owner.append(numbers[name])
+            numbers[name], files[name] = len(files), file or name
+        texts = _check_captions(said, name, where)
+        captions += texts
+        owner += [numbers[name]] * len(texts)
     if missing:
-        _fail_missing(missing, len(videos), prefix)
+        _fail_missing(missing, len(files), prefix)
     if not captions:
         raise DataError(f"the list {path} is empty; {FORMS}")
-    _check_twice(videos, numbers, path)
-    return RetrievalList(videos, captions, np.array(owner, dtype=np.int64), str(path), taken)
+    first: dict[str, str] = {}
+    for name, file in files.items():  # A video under two names would compete with itself.
+        if (other := first.setdefault(file, name)) != name:
+            raise DataError(f"the list {path} calls one video {other!r} and {name!r} (both are "
+                            f"{file}); call it by one name")
+    return RetrievalList(list(files.values()), captions, np.array(owner, dtype=np.int64),
+                         str(path), taken)
 
 
 def _read(path: Path, split: str) -> tuple[Iterable[Entry], str]:
     """Return the entries of a list and the split that they belong to."""
-    readers: dict[str, Callable[[Path, str], Iterable[Entry]]] = {
-        ".csv": _csv_entries, ".jsonl": _jsonl_entries,
-    }
+    readers = {".csv": _csv_entries, ".jsonl": _jsonl_entries}
     ending = path.suffix.lower()
     if ending not in (*readers, ".json"):
         raise DataError(f"the list {path} ends in {ending!r}; {FORMS}")
     try:
-        read = read_table if ending in readers else read_json_text
-        text = read(path, "utf-8-sig")
+        text = (read_table if ending in readers else read_json_text)(path, "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"cannot read the list {path}: {error}; set TEST.RETRIEVAL_FILE to a list of videos "
@@ -210,8 +207,7 @@ def _sentence_entries(path: Path, content: dict, split: str) -> tuple[list[Entry
         raise DataError(f"{path} has no videos of the split {split!r} (TEST.RETRIEVAL_SPLIT), only "
                         f"of {', '.join(sorted(known))}; set it to one of these, or to '' for all")
     entries: dict[str, list[Entry]] = {
-        name: [] for name, own in splits.items() if not taken or own == taken
-    }
+        name: [] for name, own in splits.items() if not taken or own == taken}
     for number, row in enumerate(content["sentences"], 1):
         where = f"{path}, sentence {number}"
         name = _check_video(row.get("video_id"), where)
@@ -271,18 +267,6 @@ def _fail_missing(missing: list[tuple[str, str]], videos: int, prefix: str) -> N
         f"{', '.join(ENDINGS)} added; {len(missing)} of the list's {videos} videos are "
         "missing: get them, or remove them from the list (the numbers are then of another list)"
     )
-
-
-def _check_twice(videos: list[str], numbers: dict[str, int], path: str | Path) -> None:
-    """Raise if two names in the list lead to the same file, which would compete with itself."""
-    if len(set(videos)) == len(videos):
-        return
-    names: dict[str, str] = {}
-    for name, number in numbers.items():
-        other = names.setdefault(videos[number], name)
-        if other != name:
-            raise DataError(f"the list {path} calls one video {other!r} and {name!r} (both are "
-                            f"{videos[number]}); call it by one name")
 
 
 def build_retrieval_list(cfg) -> RetrievalList:

@@ -58,7 +58,11 @@ def plan_folders(
             raise ConfigError(f"--val-share is for a tree without splits, but {videos} has "
                               f"{', '.join(splits.values())}")
         rows = {split: reader.by_folder(folder) for split, folder in splits.items()}
-        preparation.unplaced.extend(_outside_splits(tree, splits))
+        tops = Counter(path.partition("/")[0] for path in tree.paths)
+        preparation.unplaced.extend(
+            f"{top}: {count:,} videos outside of {', '.join(splits.values())}"
+            for top, count in tops.items() if top not in splits.values()
+        )
         if "test" not in rows and "val" in rows:
             rows["test"] = rows["val"]
             preparation.notes.append("no test folder: test.csv is the validation set")
@@ -95,16 +99,14 @@ def _find_splits(tree: VideoTree, layout: str) -> dict[str, str]:
         top, _, rest = path.partition("/")
         if rest:
             tops[top] = min(tops.get(top, 2), 1 + rest.count("/"))
-    candidates: dict[str, list[str]] = {}
+    splits: dict[str, str] = {}
     for split, names in SPLIT_FOLDERS.items():
         folders = [top for top, depth in tops.items() if top.lower() in names and depth > 1]
-        if folders:
-            candidates[split] = folders
-    for split, folders in candidates.items():
         if len(folders) > 1:
             raise DataError(f"{tree.root} has {' and '.join(folders)} for the {split} split; "
                             "leave only one of them, or give --layout classes")
-    splits = {split: folders[0] for split, folders in candidates.items()}
+        if folders:
+            splits[split] = folders[0]
     others = sorted(tops.keys() - set(splits.values()))
     if splits and others and layout == "auto":
         raise DataError(
@@ -114,12 +116,6 @@ def _find_splits(tree: VideoTree, layout: str) -> dict[str, str]:
     if not splits and layout == "splits":
         raise DataError(f"{tree.root} has no train, val or test with class folders in it")
     return splits
-
-
-def _outside_splits(tree: VideoTree, splits: dict[str, str]) -> list[str]:
-    tops = Counter(path.partition("/")[0] for path in tree.paths)
-    return [f"{top}: {count:,} videos outside of {', '.join(splits.values())}"
-            for top, count in tops.items() if top not in splits.values()]
 
 
 def _space_of(tree: VideoTree, splits: bool) -> LabelSpace:

@@ -9,7 +9,7 @@ from pathlib import Path
 from openvclip.data.lists.labels import LabelSpace
 from openvclip.data.lists.protocols import PROTOCOLS
 from openvclip.data.prepare.names import ClassIndex
-from openvclip.data.prepare.official import read_rows
+from openvclip.data.prepare.official import list_annotations, read_rows
 from openvclip.data.prepare.official_splits import OfficialSplits, plan_official_splits
 from openvclip.data.prepare.plan import Preparation, Row
 from openvclip.data.prepare.preparer import DatasetPreparer
@@ -58,14 +58,7 @@ def _find_files(annotations: Path, space: LabelSpace) -> dict[int, dict[int, tup
     """Return the class folder and the file for each label of each split."""
     index = ClassIndex(space)
     splits: dict[int, dict[int, tuple[str, Path]]] = {}
-    try:
-        paths = sorted(annotations.iterdir())
-    except OSError as error:
-        raise DataError(
-            f"cannot read the folder of annotations {annotations}: {error.strerror}; "
-            "set --annotations"
-        ) from error
-    for path in paths:
+    for path in list_annotations(annotations):
         match = FILE_NAME.fullmatch(path.name)
         if match is None or path.name.startswith("."):
             continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from openvclip.data.lists.labels import LabelSpace
 from openvclip.data.lists.protocols import PROTOCOLS
@@ -124,11 +125,10 @@ def _annotated(
             f"{len(clips['test']):,} annotated videos of the test set: left out, as test.csv is "
             "the validation set"
         )
-    kept = {name: folder for name, folder in folders.items() if clips[name]}
     for name in folders:
-        if name not in kept:
+        if not clips[name]:
             preparation.notes.append(f"no {name} rows in the annotations: {name}.csv not written")
-    return kept
+    return {name: folder for name, folder in folders.items() if clips[name]}
 
 
 def _relabel(rows: Sequence[Row], space: LabelSpace, other: LabelSpace) -> list[Row]:
@@ -145,24 +145,16 @@ class Kinetics400(DatasetPreparer):
 
     help = "class folders in train/ and val/, or official csv files"
     official = "official csv files, or the folder of them; without, the class folders count"
+    splits: ClassVar[dict[str, str]] = {"train": "training", "val": "validation"}
 
     def add_options(self, parser: ArgumentParser) -> None:
         """Add the files and the folders of the splits."""
         super().add_options(parser)
-        self.add_annotations(parser)
-        parser.add_argument("--train-folder", metavar="NAME",
-                            help="folder of the training videos, if several exist")
-        self.add_val_folder(parser)
-
-    def add_annotations(self, parser: ArgumentParser) -> None:
-        """Add ``--annotations``."""
         parser.add_argument("--annotations", type=Path, nargs="+", default=[], metavar="FILE",
                             help=self.official)
-
-    def add_val_folder(self, parser: ArgumentParser) -> None:
-        """Add ``--val-folder``."""
-        parser.add_argument("--val-folder", metavar="NAME",
-                            help="folder of the validation videos, if several exist")
+        for split, videos in self.splits.items():
+            parser.add_argument(f"--{split}-folder", metavar="NAME",
+                                help=f"folder of the {videos} videos, if several exist")
 
     def plan_lists(self, args: Namespace) -> Preparation:
         """Plan the lists, see :func:`plan_kinetics400`."""
@@ -175,12 +167,7 @@ class Kinetics600(Kinetics400):
 
     help = "the classes that Kinetics-400 lacks, of the validation set"
     official = "official csv of the validation set; without, the class folders count"
-
-    def add_options(self, parser: ArgumentParser) -> None:
-        """Add the files and the folder of the split."""
-        DatasetPreparer.add_options(self, parser)
-        self.add_annotations(parser)
-        self.add_val_folder(parser)
+    splits: ClassVar[dict[str, str]] = {"val": "validation"}
 
     def plan_lists(self, args: Namespace) -> Preparation:
         """Plan the lists, see :func:`plan_kinetics600`."""

@@ -46,14 +46,23 @@ def read_json(path: Path, object_hook: Callable[[dict], Any] | None = None) -> A
         raise DataError(f"{path} is not JSON: {error}") from error
 
 
-def find_annotation(folder: Path, names: Iterable[str]) -> Path | None:
-    """Return the first of some file names that a folder has, ignoring letter case."""
+def list_annotations(folder: Path) -> list[Path]:
+    """Return the files of a folder, sorted.
+
+    Raises:
+        DataError: it cannot be read.
+    """
     try:
-        there = {path.name.lower(): path for path in sorted(folder.iterdir())}
+        return sorted(folder.iterdir())
     except OSError as error:
         raise DataError(
             f"cannot read the folder of annotations {folder}: {error.strerror}; set --annotations"
         ) from error
+
+
+def find_annotation(folder: Path, names: Iterable[str]) -> Path | None:
+    """Return the first of some file names that a folder has, ignoring letter case."""
+    there = {path.name.lower(): path for path in list_annotations(folder)}
     return next((there[name.lower()] for name in names if name.lower() in there), None)
 
 

@@ -40,9 +40,7 @@ def plan_ssv2(videos: Path, annotations: Path, root: Path) -> Preparation:
     rows = {name: _find_videos(tree, listed, known, preparation)
             for name, listed in entries.items()}
     preparation.folder = root / protocol.folder
-    lists = preparation.add_lists(
-        preparation.folder, {**rows, "test": rows["val"]}, space
-    )
+    lists = preparation.add_lists(preparation.folder, {**rows, "test": rows["val"]}, space)
     preparation.counted.append([lists[0], lists[2]])
     _leave_out_test(tree, annotations, known, preparation)
     preparation.add_extra(tree, known)

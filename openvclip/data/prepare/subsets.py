@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import random
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -40,17 +41,13 @@ def plan_few_shot(
         ConfigError: a number of shots is not above 0.
         DataError: a list is missing or malformed, the two share videos, or a class has too few.
     """
-    space, train, test = _read_source(source, label_map, shots)
     preparation = Preparation(f"few-shot lists of {source}")
-    _note_empty(train, space, preparation)
+    space, train, test = _read_source(source, label_map, shots, preparation)
     for count in sorted(set(shots)):
+        folder = output / f"shots_{count}"
         rows = draw_shots(train, space, count, seed, allow_fewer=allow_fewer)
-        lists = preparation.add_lists(
-            output / f"shots_{count}", {"train": rows, "val": test, "test": test}, space
-        )
-        preparation.add_draw(
-            output / f"shots_{count}", Draw("few-shot", _name(source), count, seed)
-        )
+        lists = preparation.add_lists(folder, {"train": rows, "val": test, "test": test}, space)
+        preparation.add_draw(folder, Draw("few-shot", _name(source), count, seed))
         if count == max(shots):
             preparation.counted.append([lists[0], lists[2]])
     return preparation
@@ -64,22 +61,10 @@ def plan_base_to_novel(
 
     Base classes are the half with most training videos, with ties going to the smaller label;
     with an odd number the larger half. Both halves are renumbered in the original order.
-
-    Args:
-        source: folder with ``train.csv`` and ``test.csv``.
-        label_map: their ``index2cls.json``.
-        output: folder to write below.
-        shots: training videos per base class.
-        seed: seed of their draw, which is that of the few-shot lists.
-        allow_fewer: take all videos of a class that has fewer.
-
-    Raises:
-        ConfigError: the number of shots is not above 0.
-        DataError: a list is missing or malformed, the two share videos, or a class has too few.
+    Arguments, errors and the draw of ``shots`` per base class: as :func:`plan_few_shot`.
     """
-    space, train, test = _read_source(source, label_map, [shots])
     preparation = Preparation(f"base-to-novel lists of {source}")
-    _note_empty(train, space, preparation)
+    space, train, test = _read_source(source, label_map, [shots], preparation)
     groups = group_by_label(train)
     ranked = sorted(range(len(space)), key=lambda label: (-len(groups.get(label, ())), label))
     half = (len(space) + 1) // 2
@@ -130,7 +115,7 @@ def draw_shots(
 
 
 def _read_source(
-    source: Path, label_map: Path, shots: Sequence[int]
+    source: Path, label_map: Path, shots: Sequence[int], preparation: Preparation
 ) -> tuple[LabelSpace, list[Row], list[Row]]:
     if not shots or min(shots) < 1:
         raise ConfigError(f"--shots is {' '.join(map(str, shots)) or 'empty'}; give 1 or more")
@@ -141,6 +126,11 @@ def _read_source(
     )
     train, test = (list(zip(x.paths, np.asarray(x.labels).tolist(), strict=True)) for x in lists)
     _require_disjoint(train, test, source)
+    empty = sorted(set(range(len(space))) - {label for _, label in train})
+    if empty:
+        preparation.notes.append(
+            f"{len(empty)} classes have no training videos, the first {space.names[empty[0]]!r}"
+        )
     return space, train, test
 
 
@@ -163,19 +153,16 @@ def _name(source: Path) -> str:
     return protocol.name if protocol else source.resolve().name
 
 
-def _note_empty(rows: Sequence[Row], space: LabelSpace, preparation: Preparation) -> None:
-    empty = sorted(set(range(len(space))) - {label for _, label in rows})
-    if empty:
-        preparation.notes.append(
-            f"{len(empty)} classes have no training videos, the first {space.names[empty[0]]!r}"
-        )
-
-
 class FewShot(Preparer):
     """Some training videos per class."""
 
     help = "K training videos per class, from a dataset that has its lists"
     output = "folder to write shots_K/ to"
+    shots: ClassVar[dict[str, Any]] = {
+        "nargs": "+", "default": [2, 4, 8, 16],
+        "help": "training videos per class (default: 2 4 8 16)",
+    }
+    planner: ClassVar[Callable[..., Preparation]] = staticmethod(plan_few_shot)
 
     def add_options(self, parser: ArgumentParser) -> None:
         """Add the source, the output and the draw."""
@@ -184,20 +171,15 @@ class FewShot(Preparer):
             help="folder with the dataset's train.csv and test.csv")
         add("--map", required=True, type=Path, metavar="FILE", help="its index2cls.json")
         add("--output", required=True, type=Path, metavar="DIR", help=self.output)
-        self.add_shots(parser)
+        add("--shots", type=int, metavar="K", **self.shots)
         add("--seed", type=int, default=1, help="seed of the draw (default: 1)")
         add("--allow-fewer", action="store_true",
             help="take all videos of a class that has fewer")
 
-    def add_shots(self, parser: ArgumentParser) -> None:
-        """Add ``--shots``, of which there may be several."""
-        parser.add_argument("--shots", type=int, nargs="+", metavar="K", default=[2, 4, 8, 16],
-                            help="training videos per class (default: 2 4 8 16)")
-
     def plan(self, args: Namespace) -> Preparation:
-        """Plan the lists, see :func:`plan_few_shot`."""
-        return plan_few_shot(args.source, args.map, args.output, shots=args.shots, seed=args.seed,
-                             allow_fewer=args.allow_fewer)
+        """Plan the lists, see :func:`plan_few_shot` and :func:`plan_base_to_novel`."""
+        return self.planner(args.source, args.map, args.output, shots=args.shots, seed=args.seed,
+                            allow_fewer=args.allow_fewer)
 
 
 class BaseToNovel(FewShot):
@@ -205,13 +187,7 @@ class BaseToNovel(FewShot):
 
     help = "half of the classes to train on, the others to test on"
     output = "folder to write base/ and novel/ to"
-
-    def add_shots(self, parser: ArgumentParser) -> None:
-        """Add ``--shots``, one number."""
-        parser.add_argument("--shots", type=int, metavar="K", default=16,
-                            help="training videos per class (default: 16)")
-
-    def plan(self, args: Namespace) -> Preparation:
-        """Plan the lists, see :func:`plan_base_to_novel`."""
-        return plan_base_to_novel(args.source, args.map, args.output, shots=args.shots,
-                                  seed=args.seed, allow_fewer=args.allow_fewer)
+    shots: ClassVar[dict[str, Any]] = {
+        "default": 16, "help": "training videos per class (default: 16)",
+    }
+    planner: ClassVar[Callable[..., Preparation]] = staticmethod(plan_base_to_novel)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 from openvclip.data.prepare.plan import Preparation
@@ -13,17 +12,9 @@ from openvclip.utils.files import read_bytes, replacing
 MISSING, EXTRA = "missing_files.txt", "extra_files.txt"
 
 
-@dataclass(frozen=True)
-class Written:
-    """Files that were written or removed, and how many were already up to date."""
-
-    files: list[Path]
-    unchanged: int
-
-
 def write_preparation(
     preparation: Preparation, *, overwrite: bool = False, strict: bool = False
-) -> Written:
+) -> tuple[int, int]:
     """Write lists, label maps and the lists of missing and extra files.
 
     Existing files with the same content are left alone.
@@ -32,6 +23,9 @@ def write_preparation(
         preparation: what to write.
         overwrite: replace lists that differ.
         strict: treat missing files, and files that cannot be placed, as an error.
+
+    Returns:
+        How many files were written or removed, and how many were already up to date.
 
     Raises:
         DataError: different lists exist, a file cannot be written, or ``strict`` finds problems;
@@ -51,9 +45,8 @@ def write_preparation(
     files = preparation.files | _reports(preparation)
     changed = [path for path, text in files.items() if _differs(path, text)]
     _write_all({path: files[path] for path in changed})
-    return Written(changed, sum(text is not None for text in files.values()) - sum(
-        files[path] is not None for path in changed
-    ))
+    unchanged = sum(text is not None and path not in changed for path, text in files.items())
+    return len(changed), unchanged
 
 
 def _require_complete(preparation: Preparation) -> None:

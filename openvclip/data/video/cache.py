@@ -61,16 +61,17 @@ class _Source:
     mtime_ns: int
 
     @classmethod
-    def of(cls, path: str) -> _Source:
-        status = os.stat(path)
+    def of(cls, path: str) -> _Source | None:
+        try:
+            status = os.stat(path)
+        except OSError:
+            return None
         return cls(os.path.abspath(path), status.st_size, status.st_mtime_ns)
 
     def is_stale(self) -> bool:
         """Whether the file was changed or deleted (not whether its disk is missing)."""
-        try:
-            return _Source.of(self.path) != self
-        except OSError:
-            return os.path.isdir(os.path.dirname(self.path))
+        now = _Source.of(self.path)
+        return now != self if now else os.path.isdir(os.path.dirname(self.path))
 
 
 class FrameCache:
@@ -96,11 +97,8 @@ class FrameCache:
     def get(self, path: str) -> dict[str, np.ndarray] | None:
         """Return the arrays of a video, or None if it has no entry."""
         self._missed = None
-        if not self._reads:
-            return None
-        try:
-            source = _Source.of(path)
-        except OSError:
+        source = _Source.of(path) if self._reads else None
+        if source is None:
             return None
         key = self._key(source)
         try:
@@ -124,11 +122,8 @@ class FrameCache:
         The file must be the same as at the ``get`` before: what was decoded of another is not
         kept.
         """
-        if not self._writes:
-            return False
-        try:
-            source = _Source.of(path)
-        except OSError:
+        source = _Source.of(path) if self._writes else None
+        if source is None:
             return False
         missed, self._missed = self._missed, None
         if missed is not None and missed.path == source.path and missed != source:
@@ -233,23 +228,14 @@ def _pack(key: str, source: _Source, arrays: dict[str, np.ndarray]) -> list[byte
 
 
 def _load(file: io.BufferedReader, key: str, most: int) -> dict[str, np.ndarray]:
-    """Read an entry; the arrays share one piece of memory and can be written to.
-
-    Raises:
-        _Damaged: it is not as it was written.
-    """
+    """Read an entry; the arrays share one piece of memory and can be written to."""
     size = os.fstat(file.fileno()).st_size
     if size > most:
         raise _Damaged("is larger than all of the cache may be")
     raw = np.empty(size + ALIGNMENT, np.uint8)
     raw = raw[-raw.ctypes.data % ALIGNMENT:][:size]
-    done = 0
-    while done < size:
-        count = file.readinto(memoryview(raw)[done:])
-        if not count:
-            raise _Damaged("is cut off")
-        done += count
-    if size < PREFIX.size:
+    # A buffered reader stops short of ``size`` bytes only at the end of the file.
+    if file.readinto(memoryview(raw)) < size or size < PREFIX.size:
         raise _Damaged("is cut off")
     magic, checksum, header_size, promised = PREFIX.unpack(raw[: PREFIX.size])
     if magic != MAGIC or promised != size or PREFIX.size + header_size > size:
@@ -277,16 +263,11 @@ def _write_all(descriptor: int, part: bytes | np.ndarray) -> None:
 
 
 class _Ledger:
-    """The file ``total``, open and locked.
-
-    Attributes:
-        total: bytes of all entries, those being written too. What is added is counted before it
-            is there and what is removed afterwards, so that a killed process leaves it too high,
-            never too low.
-        runs: which runs did something that is done once a run.
-    """
+    """The file ``total``, open and locked."""
 
     def __init__(self, descriptor: int, folder: str) -> None:
+        # ``total``: bytes of all entries, those being written too. What is added is counted before
+        # it is there and what is removed afterwards: a killed process leaves it never too low.
         self._descriptor = descriptor
         raw = os.pread(descriptor, LEDGER_BYTES, 0)
         text, _, checksum = raw.rstrip(b"\n").rpartition(b" ")

@@ -117,14 +117,8 @@ def square_crop(
 
 
 def jitter_crop(
-    height: int,
-    width: int,
-    *,
-    scales: Sequence[int],
-    size: int,
-    rng: Draws,
-    inverse: bool = False,
-    flip: bool = True,
+    height: int, width: int, *,
+    scales: Sequence[int], size: int, rng: Draws, inverse: bool = False, flip: bool = True,
     mode: str = SHORTEST,
 ) -> Crop:
     """Draw a scale, a place and a flip, in this order.
@@ -158,14 +152,8 @@ def jitter_crop(
 
 
 def relative_crop(
-    height: int,
-    width: int,
-    *,
-    area: Sequence[float],
-    aspect: Sequence[float],
-    size: int,
-    rng: Draws,
-    flip: bool = True,
+    height: int, width: int, *,
+    area: Sequence[float], aspect: Sequence[float], size: int, rng: Draws, flip: bool = True,
 ) -> Crop:
     """Draw a random resized crop: a part of the frame, stretched to the square.
 
@@ -195,9 +183,7 @@ def relative_crop(
     return Crop(region, (size, size), 0, 0, size, bool(mirrored))
 
 
-def _central_region(
-    height: int, width: int, aspect: Sequence[float]
-) -> tuple[int, int, int, int]:
+def _central_region(height: int, width: int, aspect: Sequence[float]) -> tuple[int, int, int, int]:
     h, w = height, width
     if width / height < min(aspect):
         h = min(round(width / min(aspect)), height)

@@ -2,7 +2,7 @@
 
 A whole frame of 8192 x 4320 pixels takes 106 MB; the pixels that a crop of 224 reads take 0.6.
 Each class is a ``keep`` for :func:`openvclip.data.video.video_io.read_clips`: it is given the
-frames of one video, and then makes the ``Cut`` from what was kept.
+frames of one video, and then makes a ``Cut`` of what was kept for each crop.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ import torch
 
 from openvclip.data.augment.clip import ClipAugment
 from openvclip.data.video.crops import Crop
-from openvclip.data.video.resample import cut
-from openvclip.data.video.transport import Cut
+from openvclip.data.video.resample import Cut, cut
 
 ClipOrders = Sequence[tuple[int, Sequence[int]]]
 # Frames with more pixels are reduced if whole ones are needed, as for augmentation, which
@@ -25,15 +24,17 @@ LARGE = 4096 * 2304
 REDUCED = 1280 * 720
 
 
-def cut_frame(image: np.ndarray, crop: Crop) -> np.ndarray:
-    """Copy the pixels of a frame that a crop reads: uint8 (H, W, 3) to (h, w, 3)."""
-    return cut(image[None], crop)[0].copy()
+def _cut_all(image: np.ndarray, crops: Sequence[Crop]) -> list[np.ndarray]:
+    """Copy the pixels of a frame (H, W, 3) that each crop reads."""
+    return [cut(image[None], crop)[0].copy() for crop in crops]
 
 
-def join(kept: Sequence[Sequence[np.ndarray]], number: int, crop: Crop, clips: ClipOrders) -> Cut:
-    """Return the cut for crop ``number`` from what was kept of each frame."""
-    orders = tuple((clip, tuple(order)) for clip, order in clips)
-    return Cut(crop, orders, np.stack([parts[number] for parts in kept]))
+def _join(
+    kept: Sequence[Sequence[np.ndarray]], crops: Sequence[Crop], clips: Sequence[ClipOrders]
+) -> list[Cut]:
+    """Join what was kept of each frame to one cut per crop."""
+    return [Cut(crop, tuple((clip, tuple(order)) for clip, order in shown), np.stack(parts))
+            for crop, shown, parts in zip(crops, clips, zip(*kept, strict=True), strict=True)]
 
 
 class FixedCuts:
@@ -56,11 +57,11 @@ class FixedCuts:
         height, width, _ = image.shape
         if self.size != (height, width):
             self.size, self.crops = (height, width), self.choose(height, width)
-        return [cut_frame(image, crop) for crop in self.crops]
+        return _cut_all(image, self.crops)
 
     def cuts(self, kept: Sequence[list[np.ndarray]], clips: Sequence[ClipOrders]) -> list[Cut]:
         """Return the cut for each crop; ``clips`` are the (number, order) of those that show it."""
-        return [join(kept, number, crop, clips[number]) for number, crop in enumerate(self.crops)]
+        return _join(kept, self.crops, clips)
 
 
 class DrawnCuts:
@@ -86,17 +87,17 @@ class DrawnCuts:
         self.crops: list[Crop] = []
 
     def __call__(self, image: np.ndarray) -> list[np.ndarray]:
-        height, width, _ = image.shape
         if self.augment is not None:
             return [whole_frame(image)]
         if not self.crops:
+            height, width, _ = image.shape
             self.crops = [self.draw(height, width, rng) for rng in self.generators]
-        return [cut_frame(image, crop) for crop in self.crops]
+        return _cut_all(image, self.crops)
 
     def cuts(self, kept: Sequence[list[np.ndarray]], order: Sequence[int]) -> list[Cut]:
         """Return the cut for each clip; all show the frames in ``order``."""
         if self.augment is None:
-            return [join(kept, clip, crop, [(clip, order)]) for clip, crop in enumerate(self.crops)]
+            return _join(kept, self.crops, [[(clip, order)] for clip in range(len(self.crops))])
         frames = torch.from_numpy(np.stack([image for (image,) in kept]))
         cuts = []
         for clip, rng in enumerate(self.generators):

@@ -1,11 +1,13 @@
-"""Cutting crops out of uint8 frames, and resizing and normalising them, by one exact method.
+"""Clips as cut pixels: cutting crops out of uint8 frames, and carrying and finishing the cuts.
 
 Bilinear resizing without antialiasing reads two source rows and two source columns for each pixel
 of the result. So a crop needs no resize of whole frames: ``cut`` keeps the uint8 rows and columns
-that it reads, the least that still gives the exact result, and ``resample`` makes the normalised
-crop from them, on the CPU frame by frame (a frame's intermediate images stay in the cache) or on a
-GPU all together. The results equal those of ``torch.nn.functional.interpolate`` with
-``align_corners=False`` on whole float frames, up to rounding in the last bit.
+that it reads, the least that still gives the exact result. They are a third of the bytes of the
+finished float clip or less, so that a clip travels from the worker that decoded it as a ``Cut``.
+Where it arrives, ``resample`` makes the normalised crop, on the CPU frame by frame (a frame's
+intermediate images stay in the cache) or on a GPU all together. The results equal those of
+``torch.nn.functional.interpolate`` with ``align_corners=False`` on whole float frames, up to
+rounding in the last bit.
 
 Published code normalises whole float frames, then resizes and crops. Normalising is affine and
 each pixel of the resize is a weighted mean, so the two commute. The results agree to 1e-5.
@@ -16,6 +18,7 @@ The filters of open_clip's own preprocessing are Pillow's, with antialiasing, an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,6 +30,9 @@ from PIL import Image
 from openvclip.data.video.crops import ANTIALIASED, BICUBIC, BILINEAR, Crop
 
 PILLOW = {ANTIALIASED: Image.Resampling.BILINEAR, BICUBIC: Image.Resampling.BICUBIC}
+
+# Numbers of clips, and the frames that each shows.
+ClipOrders = tuple[tuple[int, tuple[int, ...]], ...]
 
 
 @dataclass(frozen=True)
@@ -215,14 +221,8 @@ def resample(
             out[clip, :, position, across, along] = result
 
 
-def resample_on(
-    parts: torch.Tensor, crop: Crop, normalisation: Normalisation
-) -> torch.Tensor:
-    """As :func:`resample`, on the device of ``parts`` and for all frames together.
-
-    Returns:
-        float32 (3, U, size, size).
-    """
+def resample_on(parts: torch.Tensor, crop: Crop, normalisation: Normalisation) -> torch.Tensor:
+    """As :func:`resample`, on the device of ``parts``, to float32 (3, U, size, size)."""
     rows, columns = crop_taps(crop)
     device = parts.device
 
@@ -249,3 +249,118 @@ def resample_on(
     across, along = crop.inside()
     whole[:, :, across, along] = result
     return whole
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One crop of a video's frames, and the clips that show them.
+
+    Attributes:
+        crop: what was cut out.
+        clips: for each clip its number and the T frames (indices in ``pixels``) that it shows.
+        pixels: uint8 (U, h, w, 3).
+    """
+
+    crop: Crop
+    clips: ClipOrders
+    pixels: np.ndarray
+
+    @classmethod
+    def of(
+        cls, frames: np.ndarray, crop: Crop, clips: Sequence[tuple[int, Sequence[int]]]
+    ) -> Cut:
+        """Cut ``crop`` out of uint8 frames (U, H, W, 3)."""
+        return cls(crop, tuple((number, tuple(order)) for number, order in clips),
+                   cut(frames, crop))
+
+    def slots(self) -> list[list[tuple[int, int]]]:
+        """For each of the U frames the (clip, position) pairs that show it."""
+        slots: list[list[tuple[int, int]]] = [[] for _ in range(len(self.pixels))]
+        for number, order in self.clips:
+            for position, frame in enumerate(order):
+                slots[frame].append((number, position))
+        return slots
+
+
+class PackedClips:
+    """Clips that are still to be finished.
+
+    Args:
+        cuts: the crops; their clips' numbers count from 0 over all of them.
+        num_frames: frames of a clip (T).
+        size: side of the finished clip.
+        normalisation: how pixels are normalised.
+    """
+
+    def __init__(
+        self, cuts: Sequence[Cut], *, num_frames: int, size: int, normalisation: Normalisation
+    ) -> None:
+        self.cuts = tuple(cuts)
+        self.num_frames, self.size, self.normalisation = num_frames, size, normalisation
+
+    def __len__(self) -> int:
+        return sum(len(part.clips) for part in self.cuts)
+
+    def finish(self) -> torch.Tensor:
+        """Resize and normalise on the CPU: float32 (clips, 3, T, size, size)."""
+        out = torch.empty(len(self), 3, self.num_frames, self.size, self.size)
+        for part in self.cuts:
+            resample(part.pixels, part.crop, self.normalisation, part.slots(), out.numpy())
+        return out
+
+
+class PackedBatch:
+    """The clips of several videos in one buffer: one block of shared memory, one copy to a GPU.
+
+    Args:
+        items: at least one; their clips are stored in sequence.
+    """
+
+    def __init__(self, items: Sequence[PackedClips]) -> None:
+        self.num_frames, self.size = items[0].num_frames, items[0].size
+        self.normalisation = items[0].normalisation
+        parts = [part for item in items for part in item.cuts]
+        self.buffer = torch.empty(sum(part.pixels.size for part in parts), dtype=torch.uint8)
+        np.concatenate([part.pixels.reshape(-1) for part in parts], out=self.buffer.numpy())
+        self._places: list[tuple[Crop, ClipOrders, tuple[int, ...]]] = []
+        self._count = 0
+        for item in items:
+            for part in item.cuts:
+                clips = tuple((self._count + clip, order) for clip, order in part.clips)
+                self._places.append((part.crop, clips, part.pixels.shape))
+            self._count += len(item)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def pin_memory(self) -> PackedBatch:
+        """Page-lock the buffer; the loader's pinning thread calls this."""
+        self.buffer = self.buffer.pin_memory()
+        return self
+
+    def split(self, buffer: torch.Tensor) -> list[tuple[Crop, ClipOrders, torch.Tensor]]:
+        """Return each cut's crop, clips and pixels, uint8 (U, h, w, 3), in a copy of the buffer."""
+        parts = buffer.split([math.prod(shape) for _, _, shape in self._places])
+        return [(crop, clips, part.view(shape))
+                for (crop, clips, shape), part in zip(self._places, parts, strict=True)]
+
+    def finish(self, device: torch.device | str = "cpu") -> torch.Tensor:
+        """Resize and normalise on ``device``: float32 (clips, 3, T, size, size)."""
+        parts = self.split(self.buffer.to(device, non_blocking=True))
+        if torch.device(device).type == "cpu":
+            cuts = [Cut(crop, clips, part.numpy()) for crop, clips, part in parts]
+            return PackedClips(cuts, num_frames=self.num_frames, size=self.size,
+                               normalisation=self.normalisation).finish()
+        out = torch.empty(len(self), 3, self.num_frames, self.size, self.size, device=device)
+        for crop, clips, part in parts:
+            planes = resample_on(part, crop, self.normalisation)
+            for number, order in clips:
+                out[number] = planes[:, list(order)]
+        return out
+
+
+def finish_video(video: torch.Tensor | PackedBatch, device: torch.device | str) -> torch.Tensor:
+    """Bring a batch's ``video`` to ``device``, resized and normalised."""
+    if isinstance(video, PackedBatch):
+        return video.finish(device)
+    return video.to(device, non_blocking=True)

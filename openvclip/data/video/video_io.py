@@ -69,12 +69,8 @@ class Clips:
 
 
 def read_clips(
-    path: str,
-    requests: Sequence[ClipRequest],
-    sampling: Sampling,
-    *,
-    multi_thread: bool = False,
-    keep: Keep | None = None,
+    path: str, requests: Sequence[ClipRequest], sampling: Sampling, *,
+    multi_thread: bool = False, keep: Keep | None = None,
 ) -> Clips:
     """Read the frames of all ``requests`` from a video.
 
@@ -98,14 +94,7 @@ def read_clips(
 
 
 class _Frame:
-    """A decoded frame, or what was kept of it.
-
-    Attributes:
-        raw: as the decoder gave it; None once it is converted.
-        size: width and height.
-        part: what was kept.
-        waits: a clip may take it.
-    """
+    """A decoded frame (``raw``; None once it is converted), or what was kept of it (``part``)."""
 
     __slots__ = ("part", "raw", "size", "waits")
 
@@ -113,16 +102,11 @@ class _Frame:
         self.raw: av.VideoFrame | None = raw
         self.size = (raw.width, raw.height)
         self.part: Any = None
-        self.waits = False
+        self.waits = False  # whether a clip may take it
 
 
 class _Converter:
-    """Converts frames that clips take: all at the end, or earlier if they take much memory.
-
-    Args:
-        reader: names the file in errors.
-        keep: see :func:`read_clips`.
-    """
+    """Converts frames that clips take: all at the end, or earlier if they take much memory."""
 
     def __init__(self, reader: VideoReader, keep: Keep | None) -> None:
         self.reader, self.keep = reader, keep
@@ -213,10 +197,7 @@ class _Kept:
 
 
 def _read_windows(
-    path: str,
-    requests: Sequence[ClipRequest],
-    sampling: Sampling,
-    multi_thread: bool,
+    path: str, requests: Sequence[ClipRequest], sampling: Sampling, multi_thread: bool,
     keep: Keep | None,
 ) -> Clips | None:
     """Read clips in the published two stages; None if frames must be counted instead."""
@@ -300,10 +281,7 @@ def _clips_of(
 
 
 def _read_counted(
-    path: str,
-    requests: Sequence[ClipRequest],
-    sampling: Sampling,
-    multi_thread: bool,
+    path: str, requests: Sequence[ClipRequest], sampling: Sampling, multi_thread: bool,
     keep: Keep | None,
 ) -> Clips:
     """Read clips by counting frames: those that the packets declare, else those that decode."""

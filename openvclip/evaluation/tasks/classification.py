@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from openvclip.data.lists.draws import read_draw
 from openvclip.data.lists.labels import build_label_space
@@ -18,37 +16,33 @@ from openvclip.models.video_clip import VideoCLIP
 from openvclip.report.run.details import build_details
 from openvclip.report.run.page import write_report
 from openvclip.report.run.predictions_file import save_predictions
-from openvclip.report.run.results import name_top1, write_per_class
 from openvclip.report.summary.sweeps import write_test_sweep
-from openvclip.report.writers import TensorboardWriter, build_tensorboard
+from openvclip.report.writers import (
+    TensorboardWriter,
+    build_tensorboard,
+    name_top1,
+    write_per_class,
+)
 from openvclip.utils.logging import get_logger
 
 logger = get_logger(__name__)
 
 
+@dataclass(eq=False)
 class Classification(Task):
     """Scores the classes of each video; accuracies, or mean average precision for several labels.
 
     Args:
-        class_names: names of the C classes.
-        method: how a video's clips are joined, ``sum`` or ``max``.
+        class_names, method: see :class:`Task`.
         multi_label: labels are 0/1 vectors (N, C).
         facts: what the results say about list, label set and sentences.
-        writer: TensorBoard, or None.
     """
 
-    def __init__(
-        self,
-        class_names: Sequence[str],
-        *,
-        method: str = "sum",
-        multi_label: bool = False,
-        facts: dict[str, Any] | None = None,
-        writer: TensorboardWriter | None = None,
-    ) -> None:
-        self.class_names: Sequence[str] = class_names
-        self.method, self.multi_label = method, multi_label
-        self.facts, self.writer = facts or {}, writer
+    class_names: Sequence[str]
+    method: str = "sum"
+    multi_label: bool = False
+    facts: dict[str, Any] = field(default_factory=dict)
+    writer: TensorboardWriter | None = None
 
     @classmethod
     def build(cls, cfg: Any) -> Classification:
@@ -85,6 +79,7 @@ class Classification(Task):
         """Write the picture of the sweep, accuracies per class, predictions and the report."""
         dataset, folder = setup.loader.dataset, setup.output_dir
         labels = dataset.label_tensor()
+        clips = setup.num_clips if self.method == "sum" else 1  # in a score
         pairs = {ratio: (one.scores, one.complete) for ratio, one in predictions.items()}
         write_test_sweep(folder, results)
         if not self.multi_label:
@@ -97,19 +92,6 @@ class Classification(Task):
                 logger.info("wrote %s", path)
             if self.writer is not None and not self.multi_label:
                 tag = f"Test/ratio_{ratio:g}" if setup.ratios else "Test"
-                self._write_events(self.writer, tag, setup, scores, labels, done)
+                self.writer.add_predictions(tag, scores, labels, done, 0, dataset, clips)
         write_report(folder / "report.html", lambda: build_details(
-            results, self.class_names, labels, list(pairs.values()), dataset,
-            self._clips_in_score(setup),
-        ))
-
-    def _write_events(
-        self, writer: TensorboardWriter, tag: str, setup: Setup, scores: Tensor, labels: Tensor,
-        done: Tensor,
-    ) -> None:
-        writer.add_predictions(tag, scores[done], labels[done], 0)
-        writer.add_wrong_predictions(
-            tag, setup.loader.dataset, scores, labels, done, 0, self._clips_in_score(setup))
-
-    def _clips_in_score(self, setup: Setup) -> int:
-        return setup.num_clips if self.method == "sum" else 1
+            results, self.class_names, labels, list(pairs.values()), dataset, clips))

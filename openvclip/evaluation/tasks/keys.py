@@ -6,8 +6,12 @@ from collections.abc import Iterator
 
 from fvcore.common.config import CfgNode
 
-from openvclip.config.idle import RESULT, Pair, equals, trains, under
-from openvclip.config.keys import declare
+from openvclip.config.defaults import under
+from openvclip.config.extensions import declare
+from openvclip.config.idle import RESULT, Pair, equals, trains
+
+# Tasks that need a label map: it is read before torch is loaded. An extension adds its own.
+WITH_CLASSES = {"classification"}
 
 
 def check_retrieval(cfg: CfgNode) -> Iterator[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,8 +37,8 @@ class TokenizedTexts:
     """Texts as token ids, each distinct one once.
 
     Args:
-        texts: N texts; longer ones are cut off after ``context_length`` tokens.
-        context_length: most tokens of a text, including start and end tokens.
+        texts: N texts.
+        context_length: most tokens of a text, with start and end tokens; longer ones are cut off.
         tokenizer: of the text tower.
     """
 
@@ -96,9 +95,23 @@ class Retrieval(Task):
     def prepare(self, model: VideoCLIP) -> dict[str, Any]:
         """Tokenize the captions, and describe the list."""
         length = min(self.context_length, model.model.context_length)
-        self.captions = TokenizedTexts(self.pairs.captions, length, model.model.tokenizer)
-        return {"task": "retrieval", "list": self.pairs.source,
-                "captions": describe_pairs(self.pairs, self.captions)}
+        pairs = self.pairs
+        self.captions = TokenizedTexts(pairs.captions, length, model.model.tokenizer)
+        facts = {
+            "count": len(pairs.captions),
+            "sha256": pairs.digest(),
+            "split": pairs.split,
+            "repeated": pairs.count_repeated(),
+            "shared": pairs.count_shared(),
+            "truncated": self.captions.truncated,
+        }
+        logger.info(
+            "%s%s: %d videos, %d captions; %d pairs repeated, %d captions shared by several "
+            "videos, %d cut off", pairs.source, f", split {pairs.split}" if pairs.split else "",
+            len(pairs.videos),
+            *(facts[name] for name in ("count", "repeated", "shared", "truncated")),
+        )
+        return {"task": "retrieval", "list": pairs.source, "captions": facts}
 
     def outputs(self, model: VideoCLIP) -> tuple[Callable[[Tensor], Tensor], int]:
         """Embeddings of videos."""
@@ -129,7 +142,13 @@ class Retrieval(Task):
         done = predictions.complete
         videos = F.normalize(predictions.scores, dim=-1)
         if setup.save_path is not None:
-            self._save(setup.name_saved(ratio), videos, texts, done)
+            path = setup.name_saved(ratio)
+            # By the file, not its name: torch.save puts a name into what it writes.
+            with replacing_file(path) as temporary, open(temporary, "wb") as file:
+                torch.save({"videos": videos, "texts": texts, "owner": self.owner,
+                            "complete": done, "paths": self.pairs.videos,
+                            "captions": self.pairs.captions}, file)
+            logger.info("wrote %s", path)
         device = setup.device
         ranks = compute_ranks(videos.to(device), texts.to(device), self.owner.to(device),
                               done.to(device))
@@ -167,13 +186,6 @@ class Retrieval(Task):
             ],
         }
 
-    def _save(self, path: Path, videos: Tensor, texts: Tensor, done: Tensor) -> None:
-        # By the file, not its name: torch.save puts a name into what it writes.
-        with replacing_file(path) as temporary, open(temporary, "wb") as file:
-            torch.save({"videos": videos, "texts": texts, "owner": self.owner, "complete": done,
-                        "paths": self.pairs.videos, "captions": self.pairs.captions}, file)
-        logger.info("wrote %s", path)
-
     def write(
         self, setup: Setup, results: dict[str, Any], predictions: Mapping[float, Predictions]
     ) -> None:
@@ -185,21 +197,3 @@ class Retrieval(Task):
             lambda: build_retrieval_details(results, self.pairs.videos, setup.loader.dataset),
             kind="retrieval",
         )
-
-
-def describe_pairs(pairs: RetrievalList, captions: TokenizedTexts) -> dict[str, Any]:
-    """What the results say about the list; the log says what its reader should know."""
-    facts = {
-        "count": len(pairs.captions),
-        "sha256": pairs.digest(),
-        "split": pairs.split,
-        "repeated": pairs.count_repeated(),
-        "shared": pairs.count_shared(),
-        "truncated": captions.truncated,
-    }
-    logger.info(
-        "%s%s: %d videos, %d captions; %d pairs repeated, %d captions shared by several videos, "
-        "%d cut off", pairs.source, f", split {pairs.split}" if pairs.split else "",
-        len(pairs.videos), *(facts[name] for name in ("count", "repeated", "shared", "truncated")),
-    )
-    return facts

@@ -15,7 +15,7 @@ from openvclip.data.lists.labels import VideoList
 from openvclip.data.loader import Loader
 from openvclip.interpolation import Weights
 from openvclip.models.video_clip import VideoCLIP
-from openvclip.report.run.results import name_predictions
+from openvclip.report.run.predictions_file import name_predictions
 
 
 @dataclass
@@ -40,7 +40,6 @@ class Setup:
     Attributes:
         model: the weights already loaded.
         loader: test batches, see :func:`openvclip.data.loader.build_loader`.
-        device: where the model is.
         output_dir: where ``results.json``, ``report.html`` and other files go.
         num_clips: clips (views x crops) per video.
         weights: the model's, which patching mixes.

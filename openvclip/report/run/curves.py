@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,15 @@ logger = get_logger(__name__)
 
 STATS = "json_stats.jsonl"
 PICTURE = "curves.png"
+# Lines of iterations since the line before, of a whole epoch, of a validation.
 KINDS = ("train_iter", "train_epoch", "val_epoch")
 
 
-@dataclass
 class Curves:
     """Statistics of a run, each kind by the epochs that were done when they were logged."""
 
-    # over the iterations since the line before
-    train_iter: dict[float, dict[str, Any]] = field(default_factory=dict)
-    train_epoch: dict[float, dict[str, Any]] = field(default_factory=dict)  # over the whole epoch
-    val_epoch: dict[float, dict[str, Any]] = field(default_factory=dict)  # of a validation
+    def __init__(self) -> None:
+        self.rows: dict[str, dict[float, dict[str, Any]]] = {kind: {} for kind in KINDS}
 
     def add(self, stats: dict[str, Any]) -> None:
         """Add a line; a training line removes what a killed run had logged after it."""
@@ -37,14 +34,14 @@ class Curves:
         if kind == "train_iter":
             done, iterations = map(int, stats["iter"].split("/"))
             place += done / iterations - 1
-            for rows in (self.train_iter, self.train_epoch, self.val_epoch):
+            for rows in self.rows.values():
                 while rows and next(reversed(rows)) >= place:
                     rows.popitem()
-        getattr(self, kind)[place] = stats
+        self.rows[kind][place] = stats
 
     def points(self, kind: str, name: str) -> tuple[list[float], list[float]]:
         """Epochs and values of one statistic, where it is a number."""
-        rows = sorted(getattr(self, kind).items())
+        rows = sorted(self.rows[kind].items())
         points = [(x, s[name]) for x, s in rows if isinstance(s.get(name), int | float)]
         return [x for x, _ in points], [y for _, y in points]
 
@@ -71,7 +68,7 @@ def write_curves(output_dir: str | Path) -> Path | None:
         curves = read_curves(iterate_lines(Path(output_dir) / STATS, errors="replace"))
     except OSError:
         return None
-    if not curves.train_iter and not curves.train_epoch:
+    if not curves.rows["train_iter"] and not curves.rows["train_epoch"]:
         return None
     from openvclip.report.plots import draw_training, save_or_warn  # matplotlib takes a second
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from openvclip.metrics.classification import (
@@ -17,11 +21,16 @@ from openvclip.metrics.classification import (
     rank_mistakes,
 )
 from openvclip.report.checks import count_trained, say_trained
-from openvclip.report.run.thumbnails import make_thumbnails
+from openvclip.utils.logging import get_logger
+
+logger = get_logger(__name__)
 
 MISTAKES = 12  # Shown for each patching ratio.
 MAX_DECODED = 60  # Videos decoded for pictures, however many ratios there are.
 MAX_FAILED = 200  # Listed; results.json has all of them.
+FRAME = (192, 108)  # Width and height, in pixels, that a picture's frames are shrunk to fit in.
+GAP = 2  # Pixels between them.
+QUALITY = 72
 
 Scored = tuple[Tensor, Tensor]  # scores (N, C), and whether each video was evaluated, bool (N,)
 
@@ -89,8 +98,8 @@ def describe_run(results: Mapping[str, Any], failures: str) -> dict[str, Any]:
         "date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M UTC%z"),
         "videos": results["videos"],
         "failed": {"count": len(failed), "shown": failed[:MAX_FAILED], "effect": failures},
-        "protocol": describe_protocol(results),
-        "loaded": describe_loaded(results),
+        "protocol": _describe_protocol(results),
+        "loaded": _describe_loaded(results),
     }
 
 
@@ -121,20 +130,50 @@ def _list_mistakes(
 
 
 def make_pictures(rows: Iterable[int], dataset: Any) -> dict[str, str]:
-    """Return row -> picture of the first :data:`MAX_DECODED` different rows, see
-    :func:`build_details`; those that cannot be read are left out."""
+    """Return row -> picture of the first :data:`MAX_DECODED` different rows of a list.
+
+    One that cannot be read is left out with a warning. For ``dataset`` see :func:`build_details`.
+    """
     if dataset is None:
         return {}
-    made = make_thumbnails(list(dict.fromkeys(rows))[:MAX_DECODED], dataset.frames)
-    return {str(row): picture for row, picture in made.items()}
+    made, reasons = {}, []
+    for row in list(dict.fromkeys(rows))[:MAX_DECODED]:
+        try:
+            made[str(row)] = make_thumbnail(dataset.frames(row))
+        # A report must not fail for a picture, whatever a decoder or a disk raises.
+        except Exception as error:
+            reasons.append(f"{type(error).__name__}: {error}")
+    if reasons:
+        logger.warning("no picture of %d of the videos that the report shows; the first: %s",
+                       len(reasons), reasons[0])
+    return made
+
+
+def make_thumbnail(frames: np.ndarray) -> str:
+    """Return the first, middle and last of frames (T, H, W, 3) in a row, a JPEG as a data URI."""
+    cells = [Image.fromarray(frames[i]) for i in sorted({0, len(frames) // 2, len(frames) - 1})]
+    for cell in cells:
+        cell.thumbnail(FRAME)
+    width, height = cells[0].size
+    step = width + GAP
+    strip = Image.new("RGB", (step * len(cells) - GAP, height))
+    for place, cell in enumerate(cells):
+        strip.paste(cell, (place * step, 0))
+    file = io.BytesIO()
+    strip.save(file, "JPEG", quality=QUALITY, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def say_ratio(row: Mapping[str, Any]) -> str:
+    """Say at which patching ratio a row of results was tested; "": not patched."""
+    ratio = row.get("patching_ratio")
+    return "" if ratio is None else f" at patching ratio {ratio:g}"
 
 
 def _say_headline(row: Mapping[str, Any], several: bool) -> str:
-    ratio = row.get("patching_ratio")
-    where = "" if ratio is None else f" at patching ratio {ratio:g}"
     if several:
-        return f"mean average precision {row['map_decoded']:.2f}%{where}"
-    return f"top-1 {row['top1']:.2f}%, top-5 {row['top5']:.2f}%{where}"
+        return f"mean average precision {row['map_decoded']:.2f}%{say_ratio(row)}"
+    return f"top-1 {row['top1']:.2f}%, top-5 {row['top5']:.2f}%{say_ratio(row)}"
 
 
 def _say_weights(results: Mapping[str, Any]) -> str:
@@ -165,33 +204,39 @@ def _say_protocol(results: Mapping[str, Any]) -> str:
     return line + "".join(texts)
 
 
-def describe_protocol(results: Mapping[str, Any]) -> list[list[str]]:
+# What the report lists of a test besides its numbers: key of the results -> names and values.
+PROTOCOL = {
+    "list": {"list": "{}"},
+    "videos": {"videos": "{}"},
+    "frames": {"frames per clip": "{}"},
+    "sampling_rate": {"sampling rate": "{}"},
+    "views": {"temporal views": "{}"},
+    "crops": {"spatial crops": "{}"},
+    "ensemble": {"ensemble over clips": "{}"},
+    "captions": {"captions": "{[count]}", "split": "{[split]}", "pairs repeated": "{[repeated]}",
+                 "captions of several videos": "{[shared]}", "captions cut off": "{[truncated]}",
+                 "SHA-256 of the pairs": "{[sha256]}"},
+    "prompts": {"prompts": "{[count]} templates", "SHA-256 of the prompts": "{[sha256]}"},
+    "label_set": {"classes": "{0[classes]}, {0[file]}", "SHA-256 of the class names": "{[sha256]}"},
+}
+MACHINE = {
+    "arch": "architecture", "temporal_modeling": "temporal modelling", "seed": "seed",
+    "config_sha256": "SHA-256 of the config", "precision": "precision", "device": "device",
+    "seconds": "seconds taken",
+}
+
+
+def _describe_protocol(results: Mapping[str, Any]) -> list[list[str]]:
     """Return (name, value) of everything besides the weights that an accuracy depends on."""
-    names = {
-        "list": "list", "videos": "videos", "frames": "frames per clip",
-        "sampling_rate": "sampling rate", "views": "temporal views", "crops": "spatial crops",
-        "ensemble": "ensemble over clips",
-    }
-    lines = [[name, str(results[key])] for key, name in names.items() if key in results]
-    prompts, classes = results.get("prompts"), results.get("label_set")
     captions = results.get("captions")
     if captions:
-        lines += [["captions", str(captions["count"])],
-                  ["split", captions["split"] or "none: the whole list"],
-                  ["pairs repeated", str(captions["repeated"])],
-                  ["captions of several videos", str(captions["shared"])],
-                  ["captions cut off", str(captions["truncated"])],
-                  ["SHA-256 of the pairs", captions["sha256"]]]
-    if prompts:
-        lines += [["prompts", f"{prompts['count']} templates"],
-                  ["SHA-256 of the prompts", prompts["sha256"]]]
-    if classes:
-        lines += [["classes", f"{classes['classes']}, {classes['file']}"],
-                  ["SHA-256 of the class names", classes["sha256"]]]
-    return lines
+        captions = {**captions, "split": captions["split"] or "none: the whole list"}
+    content = {**results, "captions": captions}
+    return [[name, value.format(content[key])] for key, lines in PROTOCOL.items()
+            if content.get(key) not in (None, {}) for name, value in lines.items()]
 
 
-def describe_loaded(results: Mapping[str, Any]) -> list[list[str]]:
+def _describe_loaded(results: Mapping[str, Any]) -> list[list[str]]:
     """Return (name, value) of the weights, the model and the machine."""
     lines = []
     for key, name, place in (("clip", "CLIP", "source"), ("checkpoint", "checkpoint", "file")):
@@ -200,10 +245,6 @@ def describe_loaded(results: Mapping[str, Any]) -> list[list[str]]:
                       [f"SHA-256 of the {name}", results[key]["sha256"] or "not a file here"]]
         elif key in results:
             lines.append([name, "none: the untouched CLIP"])
-    names = {"arch": "architecture", "temporal_modeling": "temporal modelling", "seed": "seed",
-             "config_sha256": "SHA-256 of the config", "precision": "precision", "device": "device",
-             "seconds": "seconds taken"}
-    lines += [[name, str(results[key])] for key, name in names.items() if key in results]
-    versions = results.get("versions", {})
+    lines += [[name, str(results[key])] for key, name in MACHINE.items() if key in results]
     return lines + [[f"version of {name}", json.dumps(version).strip('"')]
-                    for name, version in versions.items()]
+                    for name, version in results.get("versions", {}).items()]

@@ -15,7 +15,7 @@ import pickletools
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -38,6 +38,12 @@ REFUSED = frozenset({"INST", "OBJ", "EXT1", "EXT2", "EXT4", "PERSID", "NEWOBJ", 
                      "NEXT_BUFFER", "READONLY_BUFFER"})
 # A number in decimal digits takes time that grows with their square.
 LONGEST_NUMBER = 32
+
+
+def name_predictions(path: str | Path, ratio: float | None, several: bool) -> Path:
+    """Return the file of one ratio's predictions: ``path``, or if ``several`` one per ratio."""
+    path = Path(path)
+    return path.with_name(f"{path.stem}_ratio{ratio:.2f}{path.suffix}") if several else path
 
 
 def save_predictions(path: str | Path, scores: Tensor, labels: Tensor) -> None:
@@ -71,7 +77,9 @@ def load_predictions(path: str | Path) -> tuple[Tensor, Tensor]:
         raise DataError(f"there are no predictions {path}: it is missing, or not a file")
     try:
         content = _read_zip(path) if zipfile.is_zipfile(path) else _read_pickle(path)
-        scores, labels = map(_as_tensor, _pair(content))
+        if not isinstance(content, list | tuple) or len(content) != 2:
+            raise ValueError(f"it holds a {type(content).__name__}, not [scores, labels]")
+        scores, labels = map(_as_tensor, content)
     except Exception as error:  # a damaged file leads to nearly any exception
         raise DataError(f"cannot read the predictions {path}: {first_line(error)}") from error
     if scores.ndim != 2 or labels.ndim not in (1, 2) or len(labels) != len(scores):
@@ -82,12 +90,6 @@ def load_predictions(path: str | Path) -> tuple[Tensor, Tensor]:
     if not scores.is_floating_point():
         raise DataError(f"{path} holds scores of type {scores.dtype}; they must be floating-point")
     return scores, labels
-
-
-def _pair(content: Any) -> tuple[Any, Any]:
-    if not isinstance(content, list | tuple) or len(content) != 2:
-        raise ValueError(f"it holds a {type(content).__name__}, not [scores, labels]")
-    return content[0], content[1]
 
 
 def _as_tensor(value: Any) -> Tensor:
@@ -162,10 +164,6 @@ def _array(data: bytes, kind: _Kind, shape: Any, order: Literal["C", "F"]) -> _A
     return result
 
 
-def _rebuild_array(*_: Any) -> _Array:
-    return _Array()
-
-
 def _encode(text: str, encoding: str = "latin1", *_: Any) -> bytes:
     return text.encode("latin1" if encoding == "latin1" else "ascii")
 
@@ -180,7 +178,9 @@ def _rebuild_tensor(storage: Tensor, offset: int, size: Any, stride: Any, *_: An
 def _load_storage(data: bytes) -> Tensor:
     """Read what torch writes of a tensor's memory inside a pickle: its format before zip files."""
     file = io.BytesIO(data)
-    _check_streams(file)
+    for _ in range(5):  # pickles, before any is read
+        _check_operations(file)
+    file.seek(0)
     for _ in range(3):  # a magic number, a version, the machine's properties
         _Reader(file).load()
     dtype, count = _Reader(file).load()
@@ -190,13 +190,6 @@ def _load_storage(data: bytes) -> Tensor:
     if len(values) != count * dtype.itemsize:
         raise ValueError(f"{len(values)} bytes of a tensor that has {count} entries of {dtype}")
     return torch.frombuffer(values, dtype=dtype) if values else torch.empty(0, dtype=dtype)
-
-
-def _check_streams(file: BinaryIO) -> None:
-    """:func:`_check_operations` of each of the five pickles that a storage is written as."""
-    for _ in range(5):
-        _check_operations(file)
-    file.seek(0)
 
 
 def _dict(*pairs: Any) -> dict:
@@ -211,7 +204,7 @@ ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Kind,
     ("_codecs", "encode"): _encode,
-    **{(f"numpy.{core}.multiarray", "_reconstruct"): _rebuild_array for core in ("core", "_core")},
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): _Array for core in ("core", "_core")},
     **{(f"numpy.{core}.numeric", "_frombuffer"): _array for core in ("core", "_core")},
 }
 

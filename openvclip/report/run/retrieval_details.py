@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from openvclip.report.retrieval_numbers import COLUMNS, TITLES
-from openvclip.report.run.details import MISTAKES, describe_run, make_pictures
+from openvclip.report.run.details import MISTAKES, describe_run, make_pictures, say_ratio
 
 # A query's own video and, text to video, the one that came first: these have pictures.
 PICTURED = {"text_to_video": ("video", "first"), "video_to_text": ("video",)}
@@ -60,7 +60,5 @@ def _list_pictured(examples: Mapping[str, Sequence[Mapping[str, Any]]]) -> Itera
 
 
 def _say_headline(row: Mapping[str, Any]) -> str:
-    ratio = row["patching_ratio"]
-    where = "" if ratio is None else f" at patching ratio {ratio:g}"
     return (f"text to video R@1 {row['t2v_r1']:.2f}%, video to text R@1 {row['v2t_r1']:.2f}%"
-            f"{where}")
+            f"{say_ratio(row)}")

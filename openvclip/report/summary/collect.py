@@ -11,9 +11,8 @@ from openvclip.report.checks import SetupCheck
 from openvclip.report.summary.columns import COLUMN_OF, Column, select_columns
 from openvclip.report.summary.notes import Note, collect_notes
 from openvclip.report.summary.published import Published, select_published
-from openvclip.report.summary.results import list_results
 from openvclip.report.summary.retrieval import RetrievalRow, group_retrieval, is_retrieval
-from openvclip.report.summary.rows import ModelRow, backbone_place, group_rows
+from openvclip.report.summary.rows import ModelRow, group_rows, list_results
 from openvclip.report.summary.runs import BACKBONES, RESULTS, find_runs
 from openvclip.report.summary.sections import Section, group_sections
 from openvclip.report.summary.sweeps import Sweeps, collect_sweeps
@@ -37,13 +36,6 @@ class Summary:
         """Whether to show the zero-shot table: not where all results are in other tables."""
         return bool(self.rows) or not (self.sections or self.retrieval)
 
-    @property
-    def backbones(self) -> list[str]:
-        """All backbones in order; those with published numbers only come last."""
-        ours = {row.backbone for row in self.rows}
-        known = ours | {row.backbone for row in self.published}
-        return sorted(known, key=lambda name: (name not in ours, backbone_place(name)))
-
 
 def summarize(
     folders: Sequence[str | Path],
@@ -52,7 +44,7 @@ def summarize(
     protocols: Sequence[str] | None = None,
     trained: Sequence[str] | None = None,
 ) -> Summary:
-    """Gather the tests under ``folders`` into the table.
+    """Gather the tests under ``folders`` into the tables.
 
     Args:
         folders: where tests wrote their results.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,9 @@ from openvclip.report.summary.collect import Summary
 from openvclip.report.summary.columns import Column
 from openvclip.report.summary.formats import format_html, format_markdown
 from openvclip.report.summary.published import Published
-from openvclip.report.summary.results import Result
 from openvclip.report.summary.retrieval import RetrievalRow
-from openvclip.report.summary.rows import ModelRow
-from openvclip.report.summary.sections import MethodRow, Section
+from openvclip.report.summary.rows import ModelRow, Result
+from openvclip.report.summary.sections import Section
 from openvclip.report.summary.sweeps import save_sweeps
 from openvclip.utils.errors import DataError
 from openvclip.utils.files import explain_refusal, replacing
@@ -36,25 +35,24 @@ def build_csv(summary: Summary) -> Lines:
     lines: Lines = [header]
     rows: list[ModelRow | Published] = [*summary.rows, *summary.published]
     for row in rows:
-        if isinstance(row, ModelRow):
-            facts = row.facts
-            line = [row.backbone, row.label, "ours", (facts["checkpoint"] or {}).get("file"),
-                    facts["temporal_modeling"], facts["patching_ratio"], facts["prompt_set"]]
-        else:
-            line = [row.backbone, row.method, f"published: {row.source}", *[None] * 4]
+        facts = row.facts if isinstance(row, ModelRow) else {}
+        source = f"published: {row.source}" if isinstance(row, Published) else "ours"
+        line = [row.backbone, row.label, source, (facts.get("checkpoint") or {}).get("file"),
+                *map(facts.get, ("temporal_modeling", "patching_ratio", "prompt_set"))]
         for column in summary.columns:
-            line += _list_numbers(row, column)
-        lines.append(["" if value is None else value for value in line])
-    return lines
+            numbers = _say_numbers(row.number(column.key) or (None, None))
+            lists = len(row.cells.get(column.key, ())) if isinstance(row, ModelRow) else 0
+            line += [*numbers, lists or None] if column.several else numbers[:1]
+        lines.append(line)
+    return _blank(lines)
 
 
-def _list_numbers(row: ModelRow | Published, column: Column) -> list[Any]:
-    number = row.number(column.key) if isinstance(row, ModelRow) else row.numbers.get(column.key)
-    values = [None if value is None else f"{value:.2f}" for value in number or (None, None)]
-    if not column.several:
-        return values[:1]
-    lists = len(row.cells[column.key]) if isinstance(row, ModelRow) and number else None
-    return [*values, lists]
+def _say_numbers(numbers: Iterable[float | None]) -> list[str | None]:
+    return [None if number is None else f"{number:.2f}" for number in numbers]
+
+
+def _blank(lines: Lines) -> Lines:
+    return [["" if value is None else value for value in line] for line in lines]
 
 
 def build_sections_csv(sections: Sequence[Section]) -> Lines:
@@ -62,16 +60,13 @@ def build_sections_csv(sections: Sequence[Section]) -> Lines:
     lines: Lines = [["table", "dataset", "backbone", "method", "tested_with", "measure", "mean",
                      "std", "seeds"]]
     for section in sections:
-        for line in section.lines:
-            for column, heading in section.columns.items():
-                number = line.number(column)
-                if number is not None:
-                    lines.append([
-                        section.key, line.dataset, line.backbone, line.method, line.setup, heading,
-                        *("" if value is None else f"{value:.2f}" for value in number),
-                        len(line.seeds_of(column)),
-                    ])
-    return lines
+        lines += [
+            [section.key, line.dataset, line.backbone, line.method, line.setup, heading,
+             *_say_numbers(number), len(line.seeds_of(column))]
+            for line in section.lines for column, heading in section.columns.items()
+            if (number := line.number(column))
+        ]
+    return _blank(lines)
 
 
 def build_retrieval_csv(rows: Sequence[RetrievalRow]) -> Lines:
@@ -79,15 +74,13 @@ def build_retrieval_csv(rows: Sequence[RetrievalRow]) -> Lines:
     lines: Lines = [["list", "split", "videos", "texts", "failed", "backbone", "method",
                      "checkpoint", "temporal_modeling", "patching_ratio", *name_numbers()]]
     for line in rows:
-        run, facts = line.result.run, line.row.facts
-        about = run.about("captions")
-        lines.append(["" if value is None else value for value in (
+        run, facts, about = line.result.run, line.row.facts, line.result.run.about("captions")
+        lines.append([
             run.content["list"], about.get("split"), run.content["videos"], about.get("count"),
             run.failed, line.row.backbone, line.row.label, run.about("checkpoint").get("file"),
-            facts["temporal_modeling"], facts["patching_ratio"],
-            *(f"{number:.2f}" for number in line.numbers),
-        )])
-    return lines
+            facts["temporal_modeling"], facts["patching_ratio"], *_say_numbers(line.numbers),
+        ])
+    return _blank(lines)
 
 
 # ---- JSON: every number that the tables were made from -----------------------------------------
@@ -104,7 +97,7 @@ def build_json(summary: Summary) -> dict[str, Any]:
         ],
         "rows": [_describe_row(row, summary.columns) for row in summary.rows],
         "published": [
-            {"backbone": row.backbone, "method": row.method, "source": row.source,
+            {"backbone": row.backbone, "method": row.label, "source": row.source,
              "numbers": {k: {"mean": m, "std": s} for k, (m, s) in row.numbers.items()}}
             for row in summary.published
         ],
@@ -153,23 +146,19 @@ def _describe_section(section: Section) -> dict[str, Any]:
             {
                 "dataset": line.dataset, "protocol": line.protocol, "backbone": line.backbone,
                 "method": line.method, "tested_with": line.setup,
-                "cells": {column: cell for column in section.columns
-                          if (cell := _describe_cell(line, column))},
+                "cells": {
+                    key: {
+                        "mean": cell.mean, "std": cell.std, "marks": cell.marks,
+                        "seeds": line.seeds_of(key),
+                        "results": {seed: {"value": r.value, "folder": str(r.run.folder)}
+                                    for seed, r in cell.results.items()},
+                    }
+                    for key, heading in section.columns.items()
+                    if (cell := line.cell(Column(key, heading)))
+                },
             }
             for line in section.lines
         ],
-    }
-
-
-def _describe_cell(line: MethodRow, column: str) -> dict[str, Any] | None:
-    number = line.number(column)
-    return number and {
-        "mean": number[0], "std": number[1], "marks": line.marks(column),
-        "seeds": line.seeds_of(column),
-        "results": {
-            seed: {"value": result.value, "folder": str(result.run.folder)}
-            for seed, result in line.cells.get(column, {}).items()
-        },
     }
 
 
@@ -188,14 +177,9 @@ def _describe_retrieval(line: RetrievalRow) -> dict[str, Any]:
 def save_summary(summary: Summary, folder: str | Path, *, page: bool = False) -> list[Path]:
     """Write ``summary.md``, ``summary.csv`` and ``summary.json`` into ``folder``.
 
-    If something was tested at several patching ratios, also writes ``accuracy_vs_ratio.png``. The
-    numbers of few-shot, base-to-novel and supervised tables go to ``summary_protocols.csv``, those
-    of retrieval to ``retrieval.csv``.
-
-    Args:
-        summary: the tables.
-        folder: where the files go.
-        page: also write ``summary.html``.
+    With ``page`` also ``summary.html``; if something was tested at several patching ratios,
+    ``accuracy_vs_ratio.png``. The numbers of few-shot, base-to-novel and supervised tables go to
+    ``summary_protocols.csv``, those of retrieval to ``retrieval.csv``.
 
     Returns:
         The files.

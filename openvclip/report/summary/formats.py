@@ -12,7 +12,7 @@ from tabulate import DataRow, TableFormat, tabulate
 
 from openvclip.report.summary.collect import Summary
 from openvclip.report.summary.columns import Column
-from openvclip.report.summary.notes import HEADINGS, Note
+from openvclip.report.summary.notes import HEADINGS
 from openvclip.report.summary.sweeps import PICTURE
 from openvclip.report.summary.tables import Table, list_tables
 from openvclip.utils.text import clean
@@ -106,14 +106,12 @@ def _wrap_all(texts: Sequence[str], width: int) -> str:
 def _notes_by_heading(summary: Summary) -> Iterator[tuple[str, list[str]]]:
     """Yield each heading that has notes, with their texts."""
     for kind, notes in groupby(summary.notes, key=lambda note: note.kind):
-        yield HEADINGS[kind], [_say_note(summary, note) for note in notes]
-
-
-def _say_note(summary: Summary, note: Note) -> str:
-    if not note.rows:
-        return clean(note.text)
-    every = len(summary.rows) > 1 and len(note.rows) == len(summary.rows)
-    return clean(("all rows" if every else "; ".join(note.rows)) + f": {note.text}")
+        texts = []
+        for note in notes:
+            every = len(note.rows) == len(summary.rows) > 1
+            of = "all rows: " if every else f"{'; '.join(note.rows)}: " if note.rows else ""
+            texts.append(clean(of + note.text))
+        yield HEADINGS[kind], texts
 
 
 # ---- Files -------------------------------------------------------------------------------------

@@ -9,10 +9,9 @@ from openvclip.data.lists.draws import parse_draw
 from openvclip.data.lists.protocols import PROTOCOLS, Protocol, find_sources
 from openvclip.report.checks import MARKS, SetupCheck, count_trained, say_trained
 from openvclip.report.summary.columns import COLUMN_OF, Column, name_protocols
-from openvclip.report.summary.results import Result
-from openvclip.report.summary.rows import ModelRow
+from openvclip.report.summary.rows import ModelRow, Result
 from openvclip.report.summary.runs import Problem, Run
-from openvclip.report.summary.sections import SHOTS, MethodRow, Section, find_draw, find_section
+from openvclip.report.summary.sections import SHOTS, MethodRow, Section, find_section
 
 # Kind of note -> its heading, in the order in which they follow the table.
 HEADINGS = {
@@ -58,7 +57,7 @@ def collect_notes(
         sections: the tables over seeds.
         runs: all tests found.
         problems: folders of tests without results.
-        columns: the zero-shot table's columns.
+        columns: of the zero-shot table.
         check: what the results were compared with.
     """
     about: dict[tuple[str, str], dict[str, None]] = {}  # kind and text -> rows
@@ -77,9 +76,8 @@ def collect_notes(
         others += [(kind, f"{line.name}: {text}") for kind, text in of_line]
     others += [("other", text) for run in runs if (text := _outside(run))]
     about |= {said: about.get(said, {}) for said in others}
-    order = list(HEADINGS)
-    notes = [Note(kind, text, tuple(names)) for (kind, text), names in about.items()]
-    return sorted(notes, key=lambda note: order.index(note.kind))
+    return [Note(kind, text, tuple(names)) for heading in HEADINGS
+            for (kind, text), names in about.items() if kind == heading]
 
 
 def _notes_of_row(row: ModelRow, columns: Sequence[Column]) -> Said:
@@ -93,7 +91,10 @@ def _notes_of_row(row: ModelRow, columns: Sequence[Column]) -> Said:
             of = len(column.protocols)
             yield "partial", (f"{column.title}: {of - len(lacking)} of {of}; "
                               f"missing: {', '.join(lacking)}")
-    for kind, say in (("failed", _say_failed), ("rows", _say_rows), ("seen", _say_seen)):
+    for kind, say in (
+        ("failed", _say_failed), ("rows", _say_rows),
+        ("seen", lambda run: say_trained(run.content)),
+    ):
         marked = [f"{name}: {say(result.run)}" for name, result in results.items()
                   if MARKS[kind] in result.marks]
         if marked:
@@ -129,10 +130,6 @@ def _say_replaced(shown: Result, left_out: Result, why: str = "newer") -> str:
 
 def _say_failed(run: Run) -> str:
     return f"{run.failed:,} of {run.content['videos']:,}"
-
-
-def _say_seen(run: Run) -> str:
-    return say_trained(run.content)
 
 
 def _say_rows(run: Run) -> str:
@@ -180,9 +177,8 @@ def _notes_of_tests(line: MethodRow) -> Said:
         if run.failed:
             yield "failed", f"{folder}: {_say_failed(run)}"
         if count_trained(run.content):
-            yield "seen", f"{folder}: {_say_seen(run)}"
-        training = _say_training(run)
-        if training:
+            yield "seen", f"{folder}: {say_trained(run.content)}"
+        if training := _say_training(run):
             yield "training", f"{folder}: {training}"
     for shown, left_out in line.replaced:
         # The untouched CLIP is tested on each seed's lists; only other numbers are worth a note.
@@ -192,13 +188,13 @@ def _notes_of_tests(line: MethodRow) -> Said:
 
 def _say_training(run: Run) -> str:
     """Point out weights that were not trained on the draw that the test belongs to."""
-    if run.weights is None or parse_draw(run.content.get("draw")) is None:
+    wanted = run.draw
+    if run.weights is None or wanted is None:
         return ""
     file, trained = run.about("checkpoint").get("file"), run.about("trained_on")
     if not isinstance(run.content.get("trained_on"), dict):
         return f"what {file} was trained on is not known: no config.yaml of a training next to it"
-    draw, wanted = parse_draw(trained.get("draw")), find_draw(run)
-    assert wanted is not None  # there is one, see above
+    draw = parse_draw(trained.get("draw"))
     if draw is None or (draw.dataset, draw.shots, draw.seed) != (
             wanted.dataset, wanted.shots, wanted.seed) or (
             (draw.kind == "few-shot") != (wanted.kind == "few-shot")):

@@ -22,9 +22,13 @@ class Published:
     """One method's numbers."""
 
     backbone: str  # CLIP's image tower, such as B/16
-    method: str
+    label: str  # the method
     source: str  # where the numbers stand
     numbers: dict[str, Number]  # column of the table -> top-1 accuracy in percent
+
+    def number(self, column: str) -> Number | None:
+        """Return mean and deviation in a column; None: there is no number."""
+        return self.numbers.get(column)
 
 
 # UCF-101 full, its splits, HMDB-51 full, its splits, Kinetics-600's splits.

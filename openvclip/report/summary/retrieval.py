@@ -9,8 +9,7 @@ from pathlib import Path
 
 from openvclip.report.checks import MARKS, count_trained, say_trained
 from openvclip.report.retrieval_numbers import name_numbers
-from openvclip.report.summary.results import Result
-from openvclip.report.summary.rows import ModelRow, sort_and_label
+from openvclip.report.summary.rows import ModelRow, Result, sort_and_label
 from openvclip.report.summary.runs import Run
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from openvclip.config.stored import CONFIG, find_output_dir, has_trained, read_config
+from openvclip.data.lists.draws import Draw, parse_draw
 from openvclip.data.lists.labels import find_digest
 from openvclip.data.lists.protocols import Protocol, find_protocol
 from openvclip.report.retrieval_numbers import name_numbers
@@ -68,6 +69,19 @@ class Run:
         if digest and tested.get("sha256"):
             return digest == tested["sha256"]
         return Path(label_map).name == Path(str(tested.get("file"))).name
+
+    @cached_property
+    def draw(self) -> Draw | None:
+        """The draw that the weights were trained on, else that of the tested list; None: no draw.
+
+        Lists of several shots and seeds have the same test videos, so that the list does not tell.
+        """
+        own = parse_draw(self.content.get("draw"))
+        trained = parse_draw(self.about("trained_on").get("draw"))
+        if own is None or trained is None or trained.dataset != own.dataset:
+            return own
+        fits = trained.kind == ("few-shot" if own.kind == "few-shot" else "base")
+        return Draw(own.kind, own.dataset, trained.shots, trained.seed) if fits else own
 
     def about(self, name: str) -> dict[str, Any]:
         """Return what the results say of their ``clip``, ``trained_on`` ...; {}: nothing."""

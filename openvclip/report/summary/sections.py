@@ -7,13 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from openvclip.data.lists.draws import Draw, parse_draw
+from openvclip.data.lists.draws import parse_draw
 from openvclip.data.lists.protocols import PROTOCOLS
 from openvclip.report.checks import name_prompts
 from openvclip.report.summary.columns import DATASETS
 from openvclip.report.summary.published import PUBLISHED_PROMPTS_SHA256, Number
-from openvclip.report.summary.results import CLIP, Result, Row, compute_spread
-from openvclip.report.summary.rows import backbone_place
+from openvclip.report.summary.rows import (
+    CLIP,
+    Result,
+    Row,
+    backbone_place,
+    compute_spread,
+    tell_apart,
+)
 from openvclip.report.summary.runs import Run
 from openvclip.report.summary.sweeps import name_folder, name_lists
 
@@ -35,15 +41,19 @@ SECTIONS = {
 class MethodRow(Row):
     """One method on one dataset."""
 
-    method: str  # checkpoint, ratio, and what else differs from the usual
     dataset: str  # as shown
     setup: str  # how it was tested, as shown
     protocol: str  # name of the dataset's lists
 
     @property
+    def method(self) -> str:
+        """Checkpoint, ratio, and what else differs from the usual."""
+        return self.label
+
+    @property
     def name(self) -> str:
         """Its name in the notes."""
-        return f"{self.dataset}, {self.backbone} {self.method} ({self.setup})"
+        return f"{self.dataset}, {self.backbone} {self.label} ({self.setup})"
 
     @property
     def seeds(self) -> list[str]:
@@ -119,25 +129,22 @@ def group_sections(results: Sequence[Result], shown: set[str] | None = None) -> 
     places = [(key, result) for result in results if (key := find_section(result.run))]
     own = name_lists(result.run.content["list"] for key, result in places if key == "own")
     # A novel test's seed is that of the base test of the same weights, which comes first for it.
-    places.sort(key=lambda place: _is_novel(place[1]))
+    places.sort(key=lambda place: place[1].run.draw is not None
+                and place[1].run.draw.kind == "novel")
     lines: dict[str, dict[tuple, MethodRow]] = {key: {} for key in SECTIONS}
     for key, result in places:
         identity, line = _make_line(key, result, own)
         if shown is None or line.protocol in shown:
-            line = lines[key].setdefault(identity, line)
-            _add(key, line, result)
+            _add(lines[key].setdefault(identity, line), result)
     sections = []
     for key, of_section in lines.items():
-        if of_section:
-            _tell_apart(of_section)
-            ordered = sorted(of_section.values(), key=_place)
-            sections.append(Section(key, _columns(key, ordered), ordered))
+        rows = list(of_section.values())
+        tell_apart(rows, (details for _, details in of_section))
+        rows.sort(key=lambda row: (row.dataset, backbone_place(row.backbone),
+                                   not row.method.startswith(CLIP), row.method, row.setup))
+        if rows:
+            sections.append(Section(key, _columns(key, rows), rows))
     return sections
-
-
-def _is_novel(result: Result) -> bool:
-    draw = parse_draw(result.run.content.get("draw"))
-    return draw is not None and draw.kind == "novel"
 
 
 def find_section(run: Run) -> str | None:
@@ -145,55 +152,39 @@ def find_section(run: Run) -> str | None:
 
     A list of no known protocol, of other classes than those trained on, is an own test set.
     """
-    content = run.content
-    if any("top1" not in scores for scores in content["results"]):
+    if any("top1" not in scores for scores in run.content["results"]):
         return None
-    draw = parse_draw(content.get("draw"))
-    if draw is not None:
-        return "few_shot" if draw.kind == "few-shot" else "base_to_novel"
+    if run.draw is not None:
+        return "few_shot" if run.draw.kind == "few-shot" else "base_to_novel"
     if run.trained_classes and parse_draw(run.about("trained_on").get("draw")) is None:
         return "supervised"
     return "own" if run.protocol is None else None
 
 
-def find_draw(run: Run) -> Draw | None:
-    """Return the draw that the tested weights were trained on, else that of the tested list.
-
-    Lists of several shots and seeds have the same test videos, so that the list does not tell.
-    """
-    own = parse_draw(run.content.get("draw"))
-    trained = parse_draw(run.about("trained_on").get("draw"))
-    if own is None or trained is None or trained.dataset != own.dataset:
-        return own
-    fits = trained.kind == ("few-shot" if own.kind == "few-shot" else "base")
-    return Draw(own.kind, own.dataset, trained.shots, trained.seed) if fits else own
-
-
 def _make_line(key: str, result: Result, own: dict[str, str]) -> tuple[tuple, MethodRow]:
-    """Return what identifies a result's line within its table, and the line."""
-    run, draw = result.run, find_draw(result.run)
-    content = run.content
-    if key == "supervised":
+    """Return a result's line, and what identifies it within its table, what may not show last."""
+    run, content = result.run, result.run.content
+    shots = weights = ""
+    if run.draw is not None:
+        dataset = run.draw.dataset
+        if key == "base_to_novel" and run.weights:
+            shots = f", {run.draw.shots} shots"
+    elif key == "supervised":
         dataset = run.protocol.name if run.protocol else name_folder(content["list"])
     else:
-        dataset = own[content["list"]] if key == "own" or draw is None else draw.dataset
-    setup = f"{content.get('views')} x {content.get('crops')} views, {content.get('frames')} frames"
-    shots = f", {draw.shots} shots" if draw and key == "base_to_novel" and run.weights else ""
-    line = MethodRow(result, _name_method(result), name_dataset(dataset) + shots, setup, dataset)
-    weights = ""
-    if key == "own":
-        checkpoint = run.about("checkpoint")
+        dataset, checkpoint = own[content["list"]], run.about("checkpoint")
         folder = Path(str(checkpoint.get("file", ""))).parent.name
         weights = f"{folder} {str(checkpoint.get('sha256'))[:8]}"
+    setup = f"{content.get('views')} x {content.get('crops')} views, {content.get('frames')} frames"
+    line = MethodRow(result, name_dataset(dataset) + shots, setup, dataset)
+    line.label = _name_method(result)
     _, clip, _, temporal, _ = result.model
-    return (line.backbone, line.dataset, setup, line.method, temporal, f"CLIP {str(clip)[:8]}",
-            weights), line
+    return (line.name, (temporal, f"CLIP {str(clip)[:8]}", weights)), line
 
 
-def _add(key: str, line: MethodRow, result: Result) -> None:
+def _add(line: MethodRow, result: Result) -> None:
     """Put a result's accuracies into the cells of its line."""
-    run = result.run
-    draw, trained = find_draw(run), run.about("trained_on")
+    run, draw, trained = result.run, result.run.draw, result.run.about("trained_on")
     if run.weights is None:
         seed = CLIP
     elif draw is None:
@@ -201,10 +192,11 @@ def _add(key: str, line: MethodRow, result: Result) -> None:
     else:
         other = trained.get("seed") not in (None, draw.seed)
         seed = f"{draw.seed}/{trained['seed']}" if other else str(draw.seed)
-    columns = {"top1": "top1", "top5": "top5"}
-    if draw is not None and key == "few_shot":
+    if draw is None:
+        columns = {"top1": "top1", "top5": "top5"}
+    elif draw.kind == "few-shot":
         columns = {str(draw.shots if run.weights else 0): "top1"}
-    elif draw is not None and key == "base_to_novel":
+    else:
         columns = {draw.kind: "top1"}
         if draw.kind == "novel":
             known = [*line.cells.get("base", {}).items(), *line.cells.get("novel", {}).items()]
@@ -219,7 +211,7 @@ def _name_method(result: Result) -> str:
     run, trained, texts = result.run, result.run.about("trained_on"), result.run.about("prompts")
     method = CLIP
     if run.weights is not None:
-        method = Path(str(run.about("checkpoint").get("file"))).name
+        method = result.method
         if trained.get("interpolated") is False:
             method += ", plain"
         if trained.get("captions"):
@@ -233,18 +225,6 @@ def _name_method(result: Result) -> str:
     return method
 
 
-def _tell_apart(lines: dict[tuple, MethodRow]) -> None:
-    """Add temporal type, CLIP and weights to the names of lines that would have the same."""
-    by_name: dict[str, list[tuple[MethodRow, tuple]]] = {}
-    for identity, line in lines.items():
-        by_name.setdefault(line.name, []).append((line, identity[-3:]))
-    for group in by_name.values():
-        for place in range(3):
-            if len({rest[place] for _, rest in group}) > 1:
-                for line, rest in group:
-                    line.method += f", {rest[place]}"
-
-
 def _columns(key: str, lines: Sequence[MethodRow]) -> dict[str, str]:
     if key in ("supervised", "own"):
         return {"top1": "top-1", "top5": "top-5"}
@@ -252,11 +232,6 @@ def _columns(key: str, lines: Sequence[MethodRow]) -> dict[str, str]:
         return {"base": "base", "novel": "novel", "hm": "HM"}
     tested = {int(shots) for line in lines for shots in line.cells}
     return {str(shots): f"K = {shots}" for shots in sorted(tested | set(SHOTS))}
-
-
-def _place(line: MethodRow) -> tuple:
-    return line.dataset, backbone_place(line.backbone), not line.method.startswith(CLIP), (
-        line.method), line.setup
 
 
 def name_dataset(name: str) -> str:

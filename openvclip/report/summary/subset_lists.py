@@ -38,6 +38,7 @@ class Match(NamedTuple):
     ``rows`` are those of its videos in the tested list, ``columns`` those of its classes.
     """
 
+    protocol: Protocol
     source: Path
     label_map: Path
     space: LabelSpace
@@ -46,11 +47,19 @@ class Match(NamedTuple):
     columns: list[int]
 
 
-def index_rows(videos: VideoList, names: Sequence[str]) -> dict[tuple[str, str], int]:
-    """Return (path as listed, class name) -> row."""
+def list_keys(videos: VideoList, names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return each row's (path as listed, class name)."""
     labels = np.asarray(videos.labels).tolist()
-    keys = zip(videos.paths, (names[label] for label in labels), strict=True)
-    return {key: row for row, key in enumerate(keys)}
+    return list(zip(videos.paths, (names[label] for label in labels), strict=True))
+
+
+def read_tested(
+    protocol: Protocol, names: tuple[str, ...], source: Path, about: str
+) -> tuple[VideoList, TestedList]:
+    """Read the list of a protocol that was tested, or is going to be, with these classes."""
+    videos = read_list(source, separator=SEPARATOR, num_classes=len(names))
+    rows = {key: row for row, key in enumerate(list_keys(videos, names))}
+    return videos, TestedList(protocol, names, rows, about)
 
 
 def list_subsets(full: Protocol, names: Sequence[str]) -> list[Protocol]:
@@ -94,8 +103,7 @@ def match_list(tested: TestedList, protocol: Protocol, root: str | Path) -> Matc
             f"of {tested.about} ({len(missing)} such classes)"
         )
     videos = read_list(source, separator=SEPARATOR, num_classes=len(space))
-    keys = [(path, space.names[label])
-            for path, label in zip(videos.paths, videos.labels, strict=True)]
+    keys = list_keys(videos, space.names)
     foreign = list(dict.fromkeys(key for key in keys if key not in tested.rows))
     if foreign:
         path, name = foreign[0]
@@ -103,7 +111,7 @@ def match_list(tested: TestedList, protocol: Protocol, root: str | Path) -> Matc
             f"{source}: {path!r} of the class {name!r} is not in {tested.about} "
             f"({len(foreign):,} of {len(set(keys)):,} videos are not); test {protocol.name} itself"
         )
-    return Match(source, label_map, space, torch.from_numpy(videos.labels),
+    return Match(protocol, source, label_map, space, torch.from_numpy(videos.labels),
                  [tested.rows[key] for key in keys], [column[name] for name in space.names])
 
 
@@ -140,8 +148,7 @@ def compare_lists(name: str, root: str | Path) -> list[Protocol]:
     protocols = [p for p in list_subsets(full, ["all"]) if has_list(p, root)]
     names = LabelSpace.from_json(Path(root) / full.label_map).names
     source = _list_path(full, root)
-    videos = read_list(source, separator=SEPARATOR, num_classes=len(names))
-    tested = TestedList(full, names, index_rows(videos, names), f"the list {source}")
+    _, tested = read_tested(full, names, source, f"the list {source}")
     problems = {}
     for protocol in protocols:
         try:

@@ -15,23 +15,21 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from openvclip.data.lists.labels import LabelSpace, read_list
+from openvclip.data.lists.labels import LabelSpace
 from openvclip.data.lists.protocols import Protocol, find_protocol
 from openvclip.metrics.classification import compute_scores
-from openvclip.report.run.predictions_file import load_predictions
-from openvclip.report.run.results import name_predictions, name_top1, write_per_class
+from openvclip.report.run.predictions_file import load_predictions, name_predictions
 from openvclip.report.summary.runs import RESULTS, find_arch, read_results
 from openvclip.report.summary.subset_lists import (
-    SEPARATOR,
     Match,
     TestedList,
     has_list,
-    index_rows,
     list_subsets,
     match_list,
+    read_tested,
     refuse_problems,
 )
-from openvclip.report.writers import write_json
+from openvclip.report.writers import name_top1, write_json, write_per_class
 from openvclip.utils.errors import DataError
 from openvclip.utils.logging import get_logger
 
@@ -61,7 +59,6 @@ class FullRun(NamedTuple):
 class Subset(NamedTuple):
     """What was derived for one protocol: its results, and what its table of classes is made of."""
 
-    protocol: Protocol
     results: dict[str, Any]
     match: Match
     scores: list[Tensor]
@@ -92,7 +89,8 @@ def load_full_run(
         )
     names = _find_label_space(content, protocol, root).names
     source = _find_list(content, protocol, root)
-    videos = read_list(source, separator=SEPARATOR, num_classes=len(names))
+    about = f"the list of {protocol.name} that {path} was made with"
+    videos, tested = read_tested(protocol, names, source, about)
     if len(videos) != content["videos"]:
         raise DataError(
             f"{source} has {len(videos)} rows, but {path} was made with {content['videos']}: the "
@@ -107,9 +105,7 @@ def load_full_run(
         for row in content["results"]
     ]
     content.setdefault("arch", find_arch(folder, content))
-    about = f"the list of {protocol.name} that {path} was made with"
-    return FullRun(path, content, TestedList(protocol, names, index_rows(videos, names), about),
-                   scores, done)
+    return FullRun(path, content, tested, scores, done)
 
 
 def _find_label_space(content: dict[str, Any], protocol: Protocol, root: Path) -> LabelSpace:
@@ -201,7 +197,7 @@ def derive_subset(full: FullRun, protocol: Protocol, root: str | Path) -> Subset
         places = [place for place, row in enumerate(match.rows) if row in known]
         results["tested_on_training"] = {"videos": len(places), "rows": places}
     results["seconds"] = round(time.monotonic() - started, 1)
-    return Subset(protocol, results, match, scores, done)
+    return Subset(results, match, scores, done)
 
 
 def derive_all(
@@ -245,7 +241,7 @@ def derive_all(
             if protocol.name in names:
                 raise
             problems[protocol.name] = str(error)
-    written = [_write(subset, Path(output) / subset.protocol.name) for subset in subsets]
+    written = [_write(subset, Path(output) / subset.match.protocol.name) for subset in subsets]
     refuse_problems(problems, f"cannot be derived from {full.path}")
     return written
 
@@ -256,7 +252,7 @@ def _may_write(subset: Subset, output: Path) -> bool:
     Raises:
         DataError: such results are there, of another model or setup.
     """
-    path = output / subset.protocol.name / RESULTS
+    path = output / subset.match.protocol.name / RESULTS
     if not path.is_file():
         return True
     old = read_results(path)

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from openvclip.report.summary.columns import COLUMN_OF, Column
-from openvclip.report.summary.results import Result
-from openvclip.report.summary.rows import ModelRow, label_rows
+from openvclip.report.summary.rows import ModelRow, Result, label_rows
 from openvclip.utils.errors import ConfigError
 
 PICTURE = "accuracy_vs_ratio.png"
@@ -29,37 +28,29 @@ class Sweeps:
 
 
 def write_test_sweep(output_dir: str | Path, results: dict[str, Any]) -> Path | None:
-    """Draw ``accuracy_vs_ratio.png`` of one test; None if it was at only one ratio.
-
-    Args:
-        output_dir: where the picture goes.
-        results: the content of ``results.json``.
-    """
+    """Draw ``accuracy_vs_ratio.png`` of one test's results; None if it was at only one ratio."""
     name = "top1" if "top1" in results["results"][0] else "map_decoded"
     points = {row["patching_ratio"]: row[name] for row in results["results"]}
     if len(points) < 2:
         return None
-    from openvclip.report.plots import draw_ratio_sweep, save_or_warn
-
     run = Path(str((results.get("checkpoint") or {}).get("file", "CLIP"))).name
     curves = {run: {name_lists([results["list"]])[results["list"]]: points}}
-    kinds = {run: find_kind(results)}
-    metric = "top-1 accuracy (%)" if name == "top1" else "mean average precision (%)"
-    return save_or_warn(
-        Path(output_dir) / PICTURE, lambda: draw_ratio_sweep(
-            curves, kinds=kinds, metric=metric, title=run)
-    )
+    return save_sweeps(
+        Sweeps(curves, [], [], {run: find_kind(results)}), output_dir,
+        "top-1 accuracy (%)" if name == "top1" else "mean average precision (%)")
 
 
-def save_sweeps(sweeps: Sweeps, folder: str | Path) -> Path | None:
-    """Draw all sweeps into ``folder``; return None if there are none."""
+def save_sweeps(
+    sweeps: Sweeps, folder: str | Path, metric: str = "top-1 accuracy (%)"
+) -> Path | None:
+    """Draw all sweeps into ``folder``; return None if there are none, or after a warning."""
     if not sweeps.curves:
         return None
     from openvclip.report.plots import draw_ratio_sweep, save_or_warn
 
     return save_or_warn(Path(folder) / PICTURE, lambda: draw_ratio_sweep(
         sweeps.curves, trained=sweeps.trained, zero_shot=sweeps.zero_shot, kinds=sweeps.kinds,
-        title=next(iter(sweeps.curves)) if len(sweeps.curves) == 1 else "",
+        metric=metric, title=next(iter(sweeps.curves)) if len(sweeps.curves) == 1 else "",
     ))
 
 

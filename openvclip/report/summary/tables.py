@@ -10,8 +10,8 @@ from openvclip.report.retrieval_numbers import COLUMNS, DIRECTIONS, TITLES
 from openvclip.report.summary.collect import Summary
 from openvclip.report.summary.columns import Column
 from openvclip.report.summary.published import Number
-from openvclip.report.summary.results import CLIP, Row
 from openvclip.report.summary.retrieval import RetrievalRow, collect_retrieval_notes
+from openvclip.report.summary.rows import CLIP, Row, backbone_place
 from openvclip.report.summary.sections import Section
 from openvclip.utils.text import clean
 
@@ -98,8 +98,11 @@ def _say_cells(row: Row, columns: Sequence[Column]) -> list[str]:
 
 def _tabulate_zero_shot(summary: Summary) -> Table:
     sources = list(dict.fromkeys(row.source for row in summary.published))
+    ours, published = ({row.backbone for row in rows} for rows in (summary.rows, summary.published))
+    # Those with published numbers only come last.
+    backbones = sorted(ours | published, key=lambda name: (name not in ours, backbone_place(name)))
     rows = []
-    for backbone in summary.backbones:
+    for backbone in backbones:
         name = "unknown backbone" if backbone == "?" else backbone
         rows += [
             TableRow((name, row.label, "ours"), [shorten(row.label)], name,
@@ -107,14 +110,13 @@ def _tabulate_zero_shot(summary: Summary) -> Table:
             for row in summary.rows if row.backbone == backbone
         ]
         rows += [
-            TableRow((name, row.method, f"published: {row.source}"),
-                     [f"{row.method} [{sources.index(row.source) + 1}]"],
+            TableRow((name, row.label, f"published: {row.source}"),
+                     [f"{row.label} [{sources.index(row.source) + 1}]"],
                      f"{backbone}, published by others",
-                     [say_number(row.numbers.get(column.key)) for column in summary.columns])
+                     [say_number(row.number(column.key)) for column in summary.columns])
             for row in summary.published if row.backbone == backbone
         ]
-    published = {row.backbone for row in summary.published}
-    others = [name for name in summary.backbones if name not in published and name != "?"]
+    others = [name for name in backbones if name not in published and name != "?"]
     return Table(
         "Zero-shot top-1 accuracy (%)", ("backbone", "method", "source"), [""],
         summary.columns, rows,

@@ -28,10 +28,6 @@ class CachedGradients:
 
     The loss needs all embeddings together, so they are computed once without a gradient, and once
     more part by part with one (Gao et al. 2021, arXiv 2101.06983).
-
-    Args:
-        outputs: what the model returned for each part.
-        compute: the loss.
     """
 
     def __init__(
@@ -65,9 +61,7 @@ class CaptionContrast(Objective):
 
     A batch in parts runs forward twice, see :class:`CachedGradients`.
 
-    Args:
-        weight: factor of the loss.
-        loss: ``contrastive``, or ``sigmoid`` for models that have a ``logit_bias``.
+    The loss is ``contrastive``, or ``sigmoid`` for models that have a ``logit_bias``.
     """
 
     name = "caption"

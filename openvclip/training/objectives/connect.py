@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -36,6 +37,7 @@ def build_interpolator(
     return interpolator
 
 
+@dataclass(eq=False, kw_only=True)
 class Connect(Objective):
     """Adds the gradient at mixed weights: ``g = g_current + loss_ratio * g_mixed``.
 
@@ -45,8 +47,7 @@ class Connect(Objective):
     Args:
         model: the model that trains.
         interpolator: mixes the parameters that train with the original CLIP.
-        low: lower end of the range of r.
-        high: upper end of the range of r.
+        low, high: range of r.
         loss_ratio: weight of the loss at the mixed weights.
         seed: the run's seed, for drawing r.
         chain_rule: multiply the mixed gradient by (1 - r).
@@ -57,30 +58,21 @@ class Connect(Objective):
 
     name = "connect"
 
-    def __init__(
-        self,
-        model: nn.Module,
-        interpolator: WeightInterpolator,
-        *,
-        low: float,
-        high: float,
-        loss_ratio: float,
-        seed: int,
-        chain_rule: bool = False,
-        rank: int | None = None,
-        original_classifier: Tensor | None = None,
-    ) -> None:
-        self.model = unwrap(model)
-        self.interpolator = interpolator
-        self.low, self.high = low, high
-        self.loss_ratio = loss_ratio
-        self.seed = seed
-        self.chain_rule = chain_rule
-        self.rank = rank
-        self.original_classifier = original_classifier
-        self.weights: Weights = interpolator
-        if original_classifier is not None:
-            self.weights = WeightsAndClassifier(interpolator, self.model, self._mix_classifier)
+    model: nn.Module
+    interpolator: WeightInterpolator
+    low: float
+    high: float
+    loss_ratio: float
+    seed: int
+    chain_rule: bool = False
+    rank: int | None = None
+    original_classifier: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        self.weights: Weights = self.interpolator
+        if self.original_classifier is not None:
+            self.weights = WeightsAndClassifier(
+                self.interpolator, unwrap(self.model), self._mix_classifier)
 
     @classmethod
     def build(cls, cfg: Any, model: nn.Module) -> Connect:
@@ -92,8 +84,8 @@ class Connect(Objective):
             train.LINEAR_CONNECT_LOSS_RATIO,
         )
         return cls(
-            model,
-            build_interpolator(cfg, model),
+            model=model,
+            interpolator=build_interpolator(cfg, model),
             low=train.LINEAR_CONNECT_SAMPLE_L,
             high=train.LINEAR_CONNECT_SAMPLE_R,
             loss_ratio=train.LINEAR_CONNECT_LOSS_RATIO,
@@ -110,11 +102,8 @@ class Connect(Objective):
         yield Pass("connect", weight, self.weights.at(ratio), ratio)
 
     def _mix_classifier(self, ratio: float) -> Tensor:
-        """Mix the class embeddings, if the text tower trains.
-
-        Computing them by the mixed tower would take a pass over all sentences at every step; the
-        two agree to first order in what training changed.
-        """
+        # Computing them by the mixed tower would take a pass over all sentences at every step; the
+        # two agree to first order in what training changed.
         assert self.original_classifier is not None  # else it is not asked for
-        mixture = torch.lerp(self.model.classifier, self.original_classifier, ratio)
+        mixture = torch.lerp(unwrap(self.model).classifier, self.original_classifier, ratio)
         return F.normalize(mixture, dim=-1)

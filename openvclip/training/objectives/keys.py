@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from fvcore.common.config import CfgNode
 
-from openvclip.config.defaults import flatten
-from openvclip.config.idle import RESULT, is_on, under
-from openvclip.config.keys import declare
+from openvclip.config.defaults import flatten, under
+from openvclip.config.extensions import declare
+from openvclip.config.idle import RESULT, is_on
 
 # Objectives that keys of their own switch on.
 SWITCHES = {"connect": "TRAIN.LINEAR_CONNECT_CLIMB", "caption": "TRAIN.CAPTION.ENABLE"}

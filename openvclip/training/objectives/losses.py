@@ -70,11 +70,7 @@ def build_loss(cfg) -> Loss:
 
 
 class ClassificationLoss(Objective):
-    """The loss of the logits against the labels.
-
-    Args:
-        compute: maps logits and labels to a scalar, a mean over the videos.
-    """
+    """The loss of the logits against the labels: ``compute``, a mean over the videos."""
 
     def __init__(self, compute: Loss) -> None:
         self.compute = compute

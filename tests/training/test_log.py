@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from openvclip.training.meters import Mean
+from openvclip.training.log import Mean
 
 
 def test_mean_weighs_and_its_window_starts_anew():
