@@ -9,6 +9,7 @@ from typing import NoReturn
 from openvclip.checkpoints import files as ckpt
 from openvclip.checkpoints.loading import load_original_clip
 from openvclip.checkpoints.training_config import VIDEOS
+from openvclip.clip.towers import TOWER
 from openvclip.clip.weights import check_tensors, drop_raw_model, find_not_finite
 from openvclip.interpolation import StateDict
 from openvclip.interpolation.merging.mean import PlainMean
@@ -63,8 +64,8 @@ def average_checkpoints(
 ) -> Path:
     """Merge the checkpoints ``start`` .. ``end`` and write them as ``{"model_state": ...}``.
 
-    The file also has the config and the names of the training videos of the last one, if that has
-    them.
+    The file also has the config, the towers' description and the names of the training videos of
+    the last one, if that has them.
 
     Args:
         source: as for :func:`find_checkpoints`.
@@ -107,8 +108,8 @@ def average_checkpoints(
     if broken:
         _refuse_not_finite(zip(names, sources, strict=True), broken)
     last = ckpt.load_file(paths[end], verify=False) if paths else {}
-    # How, and on what, the weights were trained, for loading the file alone.
-    kept = {key: last[key] for key in ("cfg", VIDEOS) if last.get(key) is not None}
+    # Of what towers, how and on what the weights were trained, for loading the file alone.
+    kept = {key: last[key] for key in ("cfg", VIDEOS, TOWER) if last.get(key) is not None}
     ckpt.save_file(output, {"model_state": merged, **kept})
     logger.info("wrote the %s of %d checkpoints (%d..%d) to %s", method.result,
                 len(names), start, end, output)

@@ -55,6 +55,7 @@ def build_runner(cfg, output_dir: str | Path) -> Runner:
         log_period=cfg.LOG_PERIOD,
     )
     facts = {**task.prepare(model),
-             **build_facts(cfg, checkpoint, device, loader.dataset.videos.paths)}
+             **build_facts(cfg, checkpoint, device, loader.dataset.videos.paths,
+                           getattr(model.model, "tower", None))}
     key = build_resume_key(cfg, facts, loader, ratios) if cfg.TEST.RESUME else None
     return Runner(task, setup, facts, key)

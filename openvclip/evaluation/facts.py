@@ -12,6 +12,7 @@ import torch
 from openvclip import __version__
 from openvclip.checkpoints.loading import build_dtype, name_dtype
 from openvclip.checkpoints.training_config import find_overlap, find_training
+from openvclip.clip.towers import TowerSpec
 from openvclip.config.defaults import flatten
 from openvclip.data.loader import Loader
 from openvclip.models.build import build_clip_source
@@ -28,16 +29,19 @@ NO_CAUSE = ("config_sha256", "draw", "trained_on", "tested_on_training")
 
 
 def build_facts(
-    cfg, checkpoint: str | None, device: torch.device, paths: Sequence[str]
+    cfg, checkpoint: str | None, device: torch.device, paths: Sequence[str],
+    tower: TowerSpec | None = None,
 ) -> dict[str, Any]:
     """Return what is needed for comparing results: weights, sampling, versions.
 
-    ``paths`` are those of the tested videos, to determine which of them were trained on.
+    ``paths`` are those of the tested videos, to determine which of them were trained on; ``tower``
+    says how the model computes, which its weights do not tell.
     """
     source = build_clip_source(cfg)
     return {
         "arch": cfg.MODEL.ARCH,
         "clip": {"source": str(source), "sha256": compute_file_hash(source)},
+        "tower": tower and {"name": tower.label, "family": tower.family, "sha256": tower.digest()},
         "checkpoint": checkpoint
         and {"file": checkpoint, "sha256": compute_file_hash(checkpoint)},
         "trained_on": find_training(checkpoint),
@@ -76,9 +80,12 @@ def build_resume_key(
             del keys[name]
     if cfg.MODEL.BACKBONE != "clip":  # which logs of versions without the key stand for
         keys["MODEL.BACKBONE"] = cfg.MODEL.BACKBONE
+    causes = {name: value for name, value in facts.items() if name not in NO_CAUSE}
+    if not causes["tower"] or causes["tower"]["family"] == "clip":  # whose weights tell all
+        del causes["tower"]
     rows = "\n".join(loader.dataset.videos.paths)
     return {
-        "facts": {name: value for name, value in facts.items() if name not in NO_CAUSE},
+        "facts": causes,
         "keys": keys,
         "compiled": cfg.MODEL.COMPILE,
         "rows": hashlib.sha256(rows.encode("utf-8", "surrogateescape")).hexdigest(),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from openvclip.checkpoints import files as ckpt
 from openvclip.checkpoints.loading import unwrap
 from openvclip.checkpoints.training_config import VIDEOS
+from openvclip.clip.towers import TOWER
 from openvclip.clip.weights import find_state_dict
 from openvclip.config.extensions import parse_stored
 from openvclip.models.backbone import Backbone
@@ -250,6 +251,9 @@ class Trainer:
             "skipped_steps": int(self.skipped_steps),
             "cfg": self.output.config,
         }
+        tower = getattr(unwrap(self.model).model, "tower", None)
+        if tower is not None:  # heads and activations, which weights do not tell
+            content[TOWER] = tower.to_dict()
         if self.output.train_videos is not None:
             content[VIDEOS] = self.output.train_videos
         if self.embed_classes is not None:  # that of the epoch's beginning, for resuming within it

@@ -13,11 +13,13 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
+from unittest.mock import ANY
 
 import pytest
 import torch
 from conftest_integration import CLASSES, INTERPOLATED, options
 
+from openvclip.clip.towers import describe_tower
 from openvclip.config import load_cfg
 from openvclip.report.run.curves import read_curves
 from openvclip.report.run.predictions_file import load_predictions
@@ -191,6 +193,13 @@ def test_kill_resume_average_patch_test(tiny, tool, tmp_path, empty_cfg, repo):
     rows = json.loads((tested / "results.json").read_text())["results"]
     assert [row["patching_ratio"] for row in rows] == [0.0, 0.3, 1.0]
     assert (tested / "accuracy_vs_ratio.png").is_file()
+
+    # Weights do not tell heads and activation: every file says which towers they are of.
+    towers = [torch.load(path, weights_only=True)["tower"] for path in (last, averaged)]
+    assert towers[0] == towers[1] and towers[0]["config"]["quick_gelu"] is True
+    assert towers[0] == {**describe_tower(tiny / "clip.pt").to_dict(), "source": ANY}
+    assert json.loads((tested / "results.json").read_text())["tower"]["sha256"] == (
+        describe_tower(tiny / "clip.pt").digest())
 
     # One ratio alone gives the same predictions as the sweep, and ratio 1 is CLIP itself.
     single, raw = tmp_path / "single", tmp_path / "raw"
