@@ -20,8 +20,9 @@ from openvclip import __version__
 from openvclip.checkpoints.loading import check_finite, load_patched, name_dtype, read_weights
 from openvclip.checkpoints.training_config import find_training_config
 from openvclip.clip.open_clip_names import find_name
+from openvclip.clip.towers import TOWER, TowerSpec, describe_tower
 from openvclip.interpolation import StateDict
-from openvclip.models.backbone import CLIP
+from openvclip.models.backbone import CLIP, Backbone
 from openvclip.models.build import ARCH_SIZES
 from openvclip.models.temporal import is_adapter
 from openvclip.models.text import TEMPLATES, class_embeddings
@@ -49,7 +50,7 @@ class Export:
         classifier: (classes, embed_dim) embeddings of ``labels``, each of length 1, or None.
     """
 
-    model: CLIP
+    model: Backbone
     facts: dict[str, str]
     labels: tuple[str, ...] = ()
     classifier: torch.Tensor | None = None
@@ -67,7 +68,8 @@ def export_model(
         output: folder to write to.
         name: beginning of the file names.
         layout: ``openai`` writes ``NAME.safetensors``, ``open_clip`` writes ``NAME-open_clip.pt``
-            and the model's config ``NAME-open_clip.json``, ``both`` all three. With ``labels``
+            and the model's config ``NAME-open_clip.json``, ``both`` all three, or for towers that
+            OpenAI's names do not fit, open_clip's two. With ``labels``
             there is also ``NAME-classifier.safetensors``.
         dtype: ``fp32``, or ``fp16`` as OpenAI's archives are (LayerNorm stays in fp32).
         overwrite: replace existing files.
@@ -84,6 +86,7 @@ def export_model(
     if not name or Path(name).name != name:
         raise ConfigError(f"--name is {name!r}; give the beginning of a file name, and the folder "
                           "by --output")
+    layout = choose_layout(layout, describe_tower(clip))
     paths = plan_files(Path(output), name, layout, classifier=bool(labels))
     existing = [path for path in paths.values() if path.exists()]
     if existing and not overwrite:
@@ -127,11 +130,7 @@ def load_export(
     if checkpoint is not None:
         check_exportable(checkpoint)
     model = load_patched(clip, checkpoint, patching_ratio).model.requires_grad_(False)
-    assert isinstance(model, CLIP)  # what it builds by default
-    config = model.config
-    sizes = (config.patch_size, config.vision_width, config.image_size)
-    arch = next((name for name, known in ARCH_SIZES.items() if known == sizes), "auto")
-    facts = {"openvclip": __version__, "arch": arch}
+    facts = {"openvclip": __version__, "arch": name_arch(model)}
     for name, path in (("clip", clip), ("checkpoint", checkpoint)):
         if path is not None:
             digest = compute_file_hash(path)
@@ -143,6 +142,29 @@ def load_export(
     if labels:
         export.classifier = class_embeddings(model, labels, context_length=model.context_length)
     return export
+
+
+def choose_layout(layout: str, tower: TowerSpec) -> str:
+    """Return the layout in which a tower can be written.
+
+    Raises:
+        ConfigError: OpenAI's is asked for, whose names do not say how other towers compute.
+    """
+    if tower.family == "clip":
+        return layout
+    if layout == "openai":
+        raise ConfigError(f"--format is openai, but {tower.label} is not built like OpenAI's ViT, "
+                          "which that format stands for; give --format open_clip")
+    return "open_clip"
+
+
+def name_arch(model: Backbone) -> str:
+    """Return the MODEL.ARCH of these sizes, or ``auto``."""
+    if not isinstance(model, CLIP):
+        return "auto"
+    config = model.config
+    sizes = (config.patch_size, config.vision_width, config.image_size)
+    return next((name for name, known in ARCH_SIZES.items() if known == sizes), "auto")
 
 
 def check_exportable(path: str | Path) -> None:
@@ -166,7 +188,7 @@ def read_temporal_settings(path: str | Path) -> dict[str, str]:
     if config is None:
         return {}
     backbone = config.section("MODEL").get("BACKBONE", "clip")
-    if backbone != "clip":
+    if backbone not in ("auto", "clip", "open_clip"):
         raise CheckpointError(f"{path} is of the MODEL.BACKBONE {backbone!r}, which neither "
                               "OpenAI's layout nor open_clip can hold; only CLIPs can be exported")
     found = {f"{section}.{name}": str(value) for section in ("MODEL", "DATA")
@@ -190,9 +212,10 @@ def write_export(export: Export, paths: Mapping[str, Path], dtype: str = "fp32")
     facts = {**export.facts, "dtype": dtype}
     writers = {
         "openai": lambda file: save_tensors(state, file, facts),
-        "open_clip": lambda file: save_archive({"state_dict": state, "openvclip": facts}, file),
+        "open_clip": lambda file: save_archive(
+            {"state_dict": state, "openvclip": facts, **describe_others(export.model)}, file),
         "config": lambda file: file.write_text(
-            json.dumps(export.model.config.describe(), indent=2) + "\n", encoding="utf-8"),
+            json.dumps(dict(export.model.tower.config), indent=2) + "\n", encoding="utf-8"),
         "classifier": lambda file: save_classifier(export, file),
     }
     try:
@@ -212,12 +235,18 @@ def save_archive(content: Mapping[str, object], output: Path) -> None:
         torch.save(content, file)
 
 
-def cast_weights(model: CLIP, dtype: torch.dtype) -> StateDict:
-    """Return the weights, LayerNorm and the logit scale in fp32, the others in ``dtype``."""
-    state = {
-        name: (tensor if ".ln_" in f".{name}" or name == "logit_scale" else tensor.to(dtype))
-        .contiguous() for name, tensor in model.state_dict().items()
-    }
+def describe_others(model: Backbone) -> dict[str, object]:
+    """Return what is written beside weights that do not tell how their tower computes."""
+    return {} if isinstance(model, CLIP) else {TOWER: model.tower.to_dict()}
+
+
+def cast_weights(model: Backbone, dtype: torch.dtype) -> StateDict:
+    """Return the weights, norms and the logits' scale and bias in fp32, the others in ``dtype``."""
+    kept = {f"{path}.{name}" for path, module in model.named_modules()
+            if "norm" in type(module).__name__.lower() for name, _ in module.named_parameters()}
+    kept |= {"logit_scale", "logit_bias"}
+    state = {name: (tensor if name in kept else tensor.to(dtype)).contiguous()
+             for name, tensor in model.state_dict().items()}
     check_finite(state, f"the model in {name_dtype(dtype)}", "give --dtype fp32")
     return state
 

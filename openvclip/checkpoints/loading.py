@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from openvclip.checkpoints import files as ckpt
+from openvclip.clip.towers import TOWER, TowerSpec, load_tower
 from openvclip.clip.weights import find_not_finite, load_clip, load_state_dict_file
 from openvclip.config.extensions import parse_stored
 from openvclip.config.validate import check_patched, find_ratios
@@ -175,6 +176,7 @@ def load_weights(
     state = read_weights(path)
     if leave_head and state.pop("head", None) is not None:
         logger.warning("%s has a head tuned for its own classes, which is not used", path)
+    check_tower(path, getattr(model.model, "tower", None))
     text = copy_text_tower(model)
     load_model_weights(model, state, str(path))
     changed = text_tower_differs(model, text)
@@ -183,6 +185,20 @@ def load_weights(
     if finite:
         check_finite(dict(model.named_parameters()), str(path))
     return changed
+
+
+def check_tower(path: str | Path, tower: TowerSpec | None) -> None:
+    """Raise a CheckpointError if a checkpoint says that it is of other towers than ``tower``.
+
+    Heads and activations are not in the weights, so that names and shapes may fit nevertheless.
+    """
+    stored = ckpt.read_content(path).get(TOWER)
+    if tower is None or not isinstance(stored, Mapping):
+        return
+    own = TowerSpec.from_dict(stored, str(path))
+    if not own.fits(tower):
+        raise CheckpointError(f"{path} was trained from {own.label}, but the CLIP here is "
+                              f"{tower.label}; set MODEL.CLIP_PATH to the tower of the checkpoint")
 
 
 def check_finite(
@@ -200,7 +216,8 @@ def check_finite(
 
 def load_patched(
     clip: str | Path, checkpoint: str | Path | None, ratio: float | None = None, *,
-    temporal_type: str | None = None, num_frames: int = 8, backbone: str = "clip",
+    temporal_type: str | None = None, num_frames: int = 8, backbone: str = "auto",
+    edges: str = "zeros",
 ) -> VideoCLIP:
     """Load CLIP, or a checkpoint patched with it, as a model without classes.
 
@@ -208,17 +225,17 @@ def load_patched(
         clip: file, or open_clip name, of the original CLIP.
         checkpoint: fine-tuned weights; None: the original CLIP. A tuned head is not used.
         ratio: share of CLIP in the weights, 0 to 1; None: the unpatched checkpoint.
-        temporal_type, num_frames, backbone: see
+        temporal_type, num_frames, backbone, edges: see
             :func:`openvclip.models.temporal.build_temporal_clip`.
 
     Raises:
         CheckpointError: a file is missing, damaged, contains NaN or does not fit.
     """
-    original = load_clip(clip)
-    tower = build_temporal_clip(
+    spec, original = load_tower(clip)
+    towers = build_temporal_clip(
         original, temporal_type=temporal_type, num_frames=num_frames, where=str(clip),
-        backbone=backbone)
-    model = VideoCLIP(tower, num_frames, torch.zeros(0, tower.embed_dim))
+        backbone=backbone, tower=spec, edges=edges)
+    model = VideoCLIP(towers, num_frames, torch.zeros(0, towers.embed_dim))
     if checkpoint is None:
         return model
     load_weights(model, checkpoint, leave_head=True, finite=True)

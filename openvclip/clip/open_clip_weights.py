@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,17 @@ from openvclip.clip.tower_spec import TowerSpec, clean_config
 from openvclip.utils.errors import CheckpointError, first_line
 
 
-def build_open_clip(config: Mapping[str, Any], where: str, device: str = "meta") -> nn.Module:
+def build_open_clip(
+    config: Mapping[str, Any], where: str, device: str = "meta", image_only: bool = False
+) -> nn.Module:
     """Build the model that open_clip builds from a config, without what draws random numbers.
 
     Args:
         config: a model config of open_clip.
         where: what to call it in errors.
         device: ``meta``: parameters without memory, to be assigned; ``cpu``: random values.
+        image_only: with a text tower of the smallest size instead of the config's, which may have
+            to be downloaded.
 
     Raises:
         CheckpointError: it cannot be built, for example because a text tower's config must be
@@ -31,10 +36,13 @@ def build_open_clip(config: Mapping[str, Any], where: str, device: str = "meta")
     from open_clip.coca_model import CoCa
 
     made = clean_config(config)
+    if image_only:
+        made["text_cfg"] = {"width": 64, "heads": 1, "layers": 1}
     custom = made.pop("custom_text", False) or "hf_model_name" in made["text_cfg"]
     if "hf_model_name" in made["text_cfg"]:
         made["text_cfg"]["hf_model_pretrained"] = False
     coca = CoCa if "multimodal_cfg" in made else open_clip.CustomTextCLIP
+    register_small(made["vision_cfg"].get("timm_model_name") or "")
     try:
         with torch.device(device):
             model = (coca if custom else open_clip.CLIP)(**made)
@@ -49,25 +57,64 @@ def build_open_clip(config: Mapping[str, Any], where: str, device: str = "meta")
     return model
 
 
+# How the names of small relatives of timm's models end, see name_small.
+SMALL = re.compile(r"(.+)__(\d+)x(\d+)$")
+
+
+def name_small(name: str, layers: int | None, width: int | None) -> str:
+    """Return the name of a timm model like another one, with other layers and width, for tests."""
+    if layers is None and width is None:
+        return name
+    return f"{name}__{layers or 0}x{width or 0}"
+
+
+def register_small(name: str) -> None:
+    """Let timm build the model of :func:`name_small`, in this process; other names do nothing."""
+    found = SMALL.match(name)
+    if found is None:
+        return
+    import timm
+    from timm.models import register_model
+
+    if timm.is_model(name):
+        return
+    build, layers, width = timm.model_entrypoint(found[1]), int(found[2]), int(found[3])
+
+    def small(pretrained: bool = False, **settings: Any) -> nn.Module:
+        if "convnext" in name:
+            sizes: dict[str, Any] = {"depths": (layers,) * 4, "dims": (width,) * 4}
+        elif "fastvit" in name:
+            stages = 5 if name.startswith(("fastvit_mci3", "fastvit_mci4")) else 4
+            sizes = {"layers": (layers,) * stages, "embed_dims": (width,) * stages}
+        else:
+            sizes = {"depth": layers, "embed_dim": width, "num_heads": max(1, width // 64)}
+        return build(pretrained=False, **{k: v for k, v in sizes.items() if v}, **settings)
+
+    small.__name__ = name
+    small.__module__ = build.__module__
+    register_model(small)
+
+
 def fill_buffers(model: nn.Module, where: str) -> None:
     """Compute the buffers of a model on ``meta`` that no checkpoint contains.
 
     Raises:
         CheckpointError: one of them cannot be computed again.
     """
+    module: Any
     for module in model.modules():
+        buffers: dict[str, Any] = module._buffers
         empty = [name for name in module._non_persistent_buffers_set
-                 if module._buffers.get(name) is not None and module._buffers[name].is_meta]
+                 if buffers.get(name) is not None and buffers[name].is_meta]
         for name in empty:
-            module._buffers[name] = torch.empty_like(module._buffers[name], device="cpu")
-        length = empty and module._buffers[empty[0]].shape[-1]
+            buffers[name] = torch.empty_like(buffers[name], device="cpu")
         if empty == ["attn_mask"]:  # of a causal text tower
-            module._buffers["attn_mask"] = torch.full(
-                (length, length), float("-inf")).triu_(1)
+            buffers["attn_mask"] = torch.full(
+                buffers["attn_mask"].shape, float("-inf")).triu_(1)
         elif empty == ["position_ids"]:
-            module._buffers["position_ids"] = torch.arange(length)[None]
+            buffers["position_ids"] = torch.arange(buffers["position_ids"].shape[-1])[None]
         elif empty == ["token_type_ids"]:
-            module._buffers["token_type_ids"].zero_()
+            buffers["token_type_ids"].zero_()
         elif empty and hasattr(module, "init_non_persistent_buffers"):
             module.init_non_persistent_buffers()
         elif empty:

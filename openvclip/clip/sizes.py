@@ -85,6 +85,14 @@ class CLIPConfig:
             vocab_size=vocab_size,
         )
 
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> CLIPConfig:
+        """Read the sizes from a config of open_clip; the opposite of :meth:`describe`."""
+        vision, text = config["vision_cfg"], config["text_cfg"]
+        return cls(config["embed_dim"], vision["image_size"], vision["patch_size"],
+                   vision["width"], vision["layers"], text["width"], text["layers"],
+                   text["context_length"], text["vocab_size"])
+
     def describe(self) -> dict[str, Any]:
         """Return the config from which open_clip builds a CLIP of these sizes (``NAME.json``)."""
         vision_heads, text_heads = num_heads(self.vision_width), num_heads(self.text_width)

@@ -54,12 +54,13 @@ class Preprocess:
             height, width = (size, size) if isinstance(size, int) else size
             mean, std = (tuple(map(float, settings.get(key) or default)) for key, default in
                          (("mean", OPENAI_MEAN), ("std", OPENAI_STD)))
-            made = cls((int(height), int(width)), mean, std, **known)
-        except (TypeError, ValueError) as error:
+            made = cls((int(height), int(width)), (mean[0], mean[1], mean[2]),
+                       (std[0], std[1], std[2]), **known)
+        except (TypeError, ValueError, IndexError) as error:
             raise CheckpointError(f"{where}: its preprocessing cannot be read "
                                   f"({first_line(error)})") from error
-        if made.interpolation not in INTERPOLATIONS or made.resize_mode not in RESIZE_MODES or (
-                len(made.mean), len(made.std)) != (3, 3):
+        if (made.interpolation not in INTERPOLATIONS or made.resize_mode not in RESIZE_MODES
+                or (len(mean), len(std)) != (3, 3)):
             raise CheckpointError(f"{where}: its preprocessing is not one of open_clip's: {made}")
         return made
 
@@ -115,6 +116,14 @@ class TowerSpec:
         text = json.dumps([clean_config(self.config), sizes], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
+    def fits(self, other: TowerSpec) -> bool:
+        """Whether weights of one can be mixed with those of the other, as far as configs tell.
+
+        Of towers built like OpenAI's the shapes of the weights tell it all.
+        """
+        return (self.family == other.family == "clip"
+                or clean_config(self.config) == clean_config(other.config))
+
     @property
     def label(self) -> str:
         """A short name for messages: ``ViT-B-16-SigLIP2/webli``."""
@@ -143,14 +152,14 @@ def describe_config(
         source, name, tag: see :class:`TowerSpec`.
         quick_gelu: the weights were trained with QuickGELU even if the config does not say so.
     """
-    config = deepcopy(dict(config))
-    vision = config.get("vision_cfg")
-    if not isinstance(vision, dict) or not isinstance(config.get("text_cfg"), dict):
+    made = deepcopy(dict(config))
+    vision = made.get("vision_cfg")
+    if not isinstance(vision, dict) or not isinstance(made.get("text_cfg"), dict):
         raise CheckpointError(f"{source}: its config has no vision_cfg and text_cfg, so it is not "
                               "one of open_clip's models")
     if quick_gelu and "timm_model_name" not in vision:
-        config["quick_gelu"] = True
-    family = "clip" if config.get("quick_gelu") and why_refused(config) is None else "open_clip"
+        made["quick_gelu"] = True
+    family = "clip" if made.get("quick_gelu") and why_refused(made) is None else "open_clip"
     size = vision.get("image_size", 224)
-    return TowerSpec(source, name, tag, family, config,
+    return TowerSpec(source, name, tag, family, made,
                      Preprocess.from_dict(preprocess, size, source))

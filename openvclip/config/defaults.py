@@ -104,7 +104,9 @@ _C.MODEL = CfgNode()
 # vitb32, vitb16, vitl14 or vitl14_336: the CLIP that is used when no path is given. Sizes
 # always come from the weights; auto takes any size.
 _C.MODEL.ARCH = "vitb16"
-_C.MODEL.BACKBONE = "clip"  # Ours. clip, or a family of towers that an extension registers.
+# Ours. auto: the family that MODEL.CLIP_PATH needs, clip (built like OpenAI's ViT) or open_clip
+# (all others); or one that an extension registers.
+_C.MODEL.BACKBONE = "auto"
 _C.MODEL.MODEL_NAME = "TemporalClipVideo"  # TemporalClipVideo, or BasicClipVideo: each frame alone.
 _C.MODEL.NUM_CLASSES = 400  # Must equal the number of names in INDEX_LABEL_MAPPING_FILE.
 # cross_entropy, soft_cross_entropy, bce, bce_logit; ours: sigmoid, a yes or no for each class, for
@@ -113,6 +115,9 @@ _C.MODEL.LOSS_FUNC = "cross_entropy"
 # None, expand_temporal_view, expand_temporal_view_step2, expand_temporal_view_step3,
 # channel_shift, channel_shift_published, cross_frame_attend, stadapt_zeroinit.
 _C.MODEL.TEMPORAL_MODELING_TYPE = None
+# Ours. What lies before the first and after the last frame: zeros, as published, or with clamp that
+# frame again.
+_C.MODEL.TEMPORAL_EDGES = "zeros"
 _C.MODEL.USE_CHECKPOINT = False  # Recompute activations in backward: less memory, more time.
 # Ours. Compile the blocks of the image tower with torch.compile; the first batches take longer.
 _C.MODEL.COMPILE = False

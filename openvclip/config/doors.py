@@ -9,7 +9,9 @@ from __future__ import annotations
 from openvclip.utils.registry import Registry
 
 BACKBONES = Registry("MODEL.BACKBONE", {
+    "auto": "openvclip.models.backbone.backbone:Backbone",  # the one that MODEL.CLIP_PATH needs
     "clip": "openvclip.models.backbone.clip:CLIP",
+    "open_clip": "openvclip.models.backbone.open_clip:OpenCLIP",
 })
 
 TEMPORAL = Registry("MODEL.TEMPORAL_MODELING_TYPE", {

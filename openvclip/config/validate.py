@@ -32,6 +32,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "AUG.INTERPOLATION": ("bicubic", "bilinear", "nearest"),
     "MODEL.ARCH": ("vitb32", "vitb16", "vitl14", "vitl14_336", "auto"),
     "MODEL.MODEL_NAME": ("TemporalClipVideo", "BasicClipVideo"),
+    "MODEL.TEMPORAL_EDGES": ("zeros", "clamp"),
     "MODEL.LOSS_FUNC": ("cross_entropy", "soft_cross_entropy", "bce", "bce_logit", "sigmoid"),
     "TRAIN.AMP_DTYPE": ("auto", "bfloat16", "float16"),
     "TEST.NUM_SPATIAL_CROPS": (1, 3),
@@ -229,6 +230,9 @@ def _model(cfg: CfgNode) -> Iterator[str]:
     if cfg.MODEL.MODEL_NAME == "BasicClipVideo" and kind is not None:
         yield (f"MODEL.TEMPORAL_MODELING_TYPE is {kind!r}; BasicClipVideo sees single frames: set "
                "it to None, or MODEL.MODEL_NAME to TemporalClipVideo")
+    if kind is None and cfg.MODEL.TEMPORAL_EDGES != "zeros":
+        yield (f"MODEL.TEMPORAL_EDGES is {cfg.MODEL.TEMPORAL_EDGES!r}, but has no effect without a "
+               "MODEL.TEMPORAL_MODELING_TYPE; set it to zeros")
 
 
 def _texts(cfg: CfgNode) -> Iterator[str]:

@@ -78,8 +78,11 @@ def build_resume_key(
     for name, usual in NEW_KEYS.items():  # logs of versions without the key stand for the default
         if keys[name] == usual:
             del keys[name]
-    if cfg.MODEL.BACKBONE != "clip":  # which logs of versions without the key stand for
+    # Logs of versions without these keys stand for the usual values.
+    if cfg.MODEL.BACKBONE not in ("clip", "auto"):
         keys["MODEL.BACKBONE"] = cfg.MODEL.BACKBONE
+    if cfg.MODEL.TEMPORAL_EDGES != "zeros":
+        keys["MODEL.TEMPORAL_EDGES"] = cfg.MODEL.TEMPORAL_EDGES
     causes = {name: value for name, value in facts.items() if name not in NO_CAUSE}
     if not causes["tower"] or causes["tower"]["family"] == "clip":  # whose weights tell all
         del causes["tower"]

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from openvclip.clip.weights import ARCH_FILES, check_keys, default_clip_path, load_clip
+from openvclip.clip.towers import load_tower
+from openvclip.clip.weights import ARCH_FILES, check_keys, default_clip_path
 from openvclip.config.validate import CHOICES
 from openvclip.models.backbone import CLIP, Backbone
 from openvclip.models.temporal import build_temporal_clip, is_adapter
@@ -140,13 +141,16 @@ def build_model(cfg: Any, label_names: Sequence[str] | None) -> VideoCLIP:
         check_compiler(_build_device_type(cfg))
     where = build_clip_source(cfg)
     logger.info("reading CLIP from %s", where)
+    tower, state = load_tower(where)
     clip = build_temporal_clip(
-        load_clip(where),
+        state,
         temporal_type=temporal_type,
         num_frames=cfg.DATA.NUM_FRAMES,
         use_checkpoint=cfg.MODEL.USE_CHECKPOINT,
         where=where,
         backbone=cfg.MODEL.BACKBONE,
+        tower=tower,
+        edges=cfg.MODEL.TEMPORAL_EDGES,
     )
     check_arch(cfg.MODEL.ARCH, clip, where)
     check_crops(build_crops(cfg), clip.image_size, where)

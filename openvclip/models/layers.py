@@ -93,6 +93,15 @@ def attention(
     return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
 
 
+def attend_heads(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, causal: bool = False
+) -> torch.Tensor:
+    """Attention of queries (N, L, D) to keys and values (N, S, D), whose heads are side by side."""
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    x = attention(q, k, v, causal)  # (N, heads, L, D / heads)
+    return x.transpose(1, 2).flatten(2)
+
+
 class Attention(nn.Module):
     """Multi-head attention with the parameter names and initialisation of torch's own.
 
@@ -117,9 +126,7 @@ class Attention(nn.Module):
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool = False
     ) -> torch.Tensor:
         """Queries (N, L, D) attend to keys and values (N, S, D); returns (N, L, D)."""
-        q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))
-        x = attention(q, k, v, causal)  # (N, heads, L, D / heads)
-        return self.out_proj(x.transpose(1, 2).flatten(2))
+        return self.out_proj(attend_heads(q, k, v, self.heads, causal))
 
     def forward(self, x: torch.Tensor, causal: bool = False) -> torch.Tensor:
         q, k, v = self.project(x).chunk(3, dim=-1)
@@ -129,7 +136,9 @@ class Attention(nn.Module):
 class ResidualAttentionBlock(nn.Module):
     """One pre-norm transformer block: x += attention(ln_1(x)); x += mlp(ln_2(x)).
 
-    The temporal variants override ``mix``, the part in which tokens see each other.
+    The temporal variants override ``mix``, the part in which tokens see each other. They reach the
+    attention through ``heads``, ``project`` and ``join`` only, which the blocks of other towers
+    have as well (openvclip/models/backbone/opened.py).
     """
 
     def __init__(self, width: int, causal: bool = False) -> None:
@@ -141,6 +150,23 @@ class ResidualAttentionBlock(nn.Module):
             c_fc=nn.Linear(width, 4 * width), gelu=QuickGELU(), c_proj=nn.Linear(4 * width, width),
         ))
         self.ln_2 = LayerNorm(width)
+
+    @property
+    def heads(self) -> int:
+        """Heads of the attention."""
+        return self.attn.heads
+
+    def project(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, L, D) -> (N, L, 3·D): the queries, keys and values of a block's input.
+
+        In each the heads are side by side, as they enter the product of queries and keys: after
+        normalisation and rotation, where a tower has these.
+        """
+        return self.attn.project(self.ln_1(x))
+
+    def join(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Add to a block's input ``x`` (N, L, D) what its attention found, ``y`` (N, L, D)."""
+        return x + self.attn.out_proj(y)
 
     def mix(self, x: torch.Tensor) -> torch.Tensor:
         """(N, L, D) -> (N, L, D): the attention half of the block, residual included."""

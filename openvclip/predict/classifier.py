@@ -142,7 +142,8 @@ def load_model(
                                for name, value in given.items() if value is not None}
     options = replace(find_input_spec(checkpoint, config, name), **changes)
     model = load_patched(name, checkpoint, patching_ratio, temporal_type=options.temporal_type,
-                         num_frames=options.num_frames, backbone=options.backbone)
+                         num_frames=options.num_frames, backbone=options.backbone,
+                         edges=options.edges)
     options = follow_tower(options, getattr(model.model, "tower", None))
     return VideoClassifier(model.to(target).eval(), options, views=views, dtype=dtype,
                            batch_size=batch_size, as_tested=as_tested)

@@ -39,6 +39,7 @@ KEYS = {
     "filter": "DATA.INTERPOLATION",
     "fill": "DATA.FILL_COLOR",
     "loss": "MODEL.LOSS_FUNC",
+    "edges": "MODEL.TEMPORAL_EDGES",
 }
 
 
@@ -53,6 +54,7 @@ class InputSpec:
         mean, std, reverse_channels, mode, filter, fill: see
             :class:`openvclip.data.dataset.Pixels`.
         backbone: the family of towers.
+        edges: what lies past the ends of a clip.
         loss: what a classifier was trained with; "": nothing says so.
     """
 
@@ -65,11 +67,12 @@ class InputSpec:
     mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)
     std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
     reverse_channels: bool = False
-    backbone: str = "clip"
+    backbone: str = "auto"
     mode: str = SHORTEST
     filter: str = BILINEAR
     fill: int = 0
     loss: str = ""
+    edges: str = "zeros"
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_frames <= 1024:

@@ -34,7 +34,7 @@ class Backbone(nn.Module):
     tower: TowerSpec
     preprocess: Preprocess
     image_size: int
-    prefix_tokens: int = 1
+    prefix_tokens: int
     embed_dim: int
     context_length: int
     logit_scale: nn.Parameter

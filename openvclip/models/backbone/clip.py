@@ -105,7 +105,7 @@ class CLIP(Backbone):
     ) -> None:
         super().__init__()
         self.config, self.tower = config, describe_sizes(config, "")
-        self.preprocess = self.tower.preprocess
+        self.preprocess, self.prefix_tokens, self.logit_bias = self.tower.preprocess, 1, None
         self.image_size, self.patch_size = config.image_size, config.patch_size
         self.embed_dim, self.context_length = config.embed_dim, config.context_length
         width = config.text_width

@@ -21,7 +21,8 @@ class CrossFrameAttention(TemporalBlock):
         self.message_attn = Attention(width, device="cpu")
 
     def mix(self, x: torch.Tensor) -> torch.Tensor:
-        message = self.message_fc(x[:, 0]).unflatten(0, (-1, self.num_frames))  # (B, T, D)
+        message = self.message_fc(self.summarise(x))
+        message = message.unflatten(0, (-1, self.num_frames))  # (B, T, D)
         message = message + self.message_attn(self.message_ln(message))
         x = torch.cat([x, message.reshape(-1, 1, x.shape[2]).to(x.dtype)], dim=1)
         return super().mix(x)[:, :-1]

@@ -20,6 +20,7 @@ class STAdapter(TemporalBlock):
     """
 
     own_parameters = ("stadapt_down_1", "stadapt_conv3d_1", "stadapt_up_1")
+    has_edges = True
 
     def __init__(self, width: int, num_frames: int) -> None:
         super().__init__(width, num_frames)
@@ -34,7 +35,11 @@ class STAdapter(TemporalBlock):
     def adapt(self, x: torch.Tensor) -> torch.Tensor:
         """(B·T, patches, D) -> (B·T, patches, D): what is added to the patch tokens."""
         x = F.linear(x, self.stadapt_down_1.weight.flatten(1), self.stadapt_down_1.bias)
-        clips = F.pad(x.unflatten(0, (-1, self.num_frames)), (0, 0, 0, 0, 1, 1))
+        clips = x.unflatten(0, (-1, self.num_frames))
+        if self.edges == "clamp":
+            clips = torch.cat([clips[:, :1], clips, clips[:, -1:]], dim=1)
+        else:
+            clips = F.pad(clips, (0, 0, 0, 0, 1, 1))
         before, at, after = self.stadapt_conv3d_1.weight.flatten(1).unbind(1)  # (D / 2,) each
         x = clips[:, :-2] * before + clips[:, 1:-1] * at + clips[:, 2:] * after
         assert self.stadapt_conv3d_1.bias is not None  # as conv makes it
@@ -42,5 +47,5 @@ class STAdapter(TemporalBlock):
         return F.linear(x, self.stadapt_up_1.weight.flatten(1), self.stadapt_up_1.bias)
 
     def mix(self, x: torch.Tensor) -> torch.Tensor:
-        cls, patches = x[:, :1], x[:, 1:]
-        return super().mix(torch.cat([cls, patches + self.adapt(patches).to(x.dtype)], dim=1))
+        prefix, patches = x[:, :self.prefix], x[:, self.prefix:]
+        return super().mix(torch.cat([prefix, patches + self.adapt(patches).to(x.dtype)], dim=1))

@@ -1,0 +1,315 @@
+"""Every family of open_clip's towers, as a small member with random weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from openvclip.clip.open_clip_names import import_open_clip
+from openvclip.clip.open_clip_weights import build_open_clip
+from openvclip.clip.towers import TowerSpec, describe_tower, load_tower
+from openvclip.config.doors import TEMPORAL
+from openvclip.models.backbone import CLIP, build_backbone
+from openvclip.models.backbone.opened import name_class
+from openvclip.models.backbone.survey import survey
+from openvclip.models.temporal import build_temporal_clip, is_adapter
+from openvclip.models.temporal.expanded_view import ExpandedView, FrameWindows
+from openvclip.utils.errors import CheckpointError, ConfigError
+
+TEXT = {"layers": 2, "width": 64, "heads": 1}
+SMALL = {"embed_dim": 64, "vision_cfg": {"layers": 2, "width": 64}, "text_cfg": TEXT}
+# Small ones of other kinds: their widths are those of convolutions before the blocks.
+FAMILIES = {
+    "ViT-B-16": SMALL,
+    "ViT-H-14": {**SMALL, "vision_cfg": {"layers": 2, "width": 80}},
+    "ViT-L-14-CLIPA": SMALL,
+    "ViT-B-16-SigLIP2": SMALL,
+    "PE-Core-B-16": SMALL,
+    "PE-Core-bigG-14-448": SMALL,
+    "EVA01-g-14": SMALL,
+    "EVA02-B-16": SMALL,
+    "EVA02-E-14": SMALL,
+    "MobileCLIP2-L-14": SMALL,
+    "MobileCLIP-B": {**SMALL, "vision_cfg": {"layers": 2}},
+    "ViTamin-S": {**SMALL, "vision_cfg": {"layers": 2}},
+    "coca_ViT-B-32": {**SMALL, "multimodal_cfg": TEXT},
+    # open_clip's own attention, with all that it can do.
+    "ViT-B-32": {**SMALL, "vision_cfg": {
+        "layers": 2, "width": 64, "head_width": 32, "qk_norm": True, "scale_heads": True,
+        "scale_attn_inner": True, "scale_attn": True, "ls_init_value": 0.5}},
+}
+CONVOLUTIONS = {
+    "RN50": {**SMALL, "vision_cfg": {"layers": [1, 1, 1, 1], "width": 32, "image_size": 64}},
+    "convnext_base": {**SMALL, "vision_cfg": {"layers": 1, "width": 32}},
+    "MobileCLIP2-S0": {**SMALL, "vision_cfg": {"layers": 1, "width": 64}},
+}
+VARIANTS = [name for name in TEMPORAL.names() if name]
+
+
+class Alone(ExpandedView):
+    """The expanded view with no neighbours."""
+
+    reach = 0
+
+
+@pytest.fixture(autouse=True)
+def reach_0(monkeypatch):
+    monkeypatch.setitem(TEMPORAL._entries, "alone", Alone)
+
+
+def build(name, temporal_type=None, frames=2, edges="zeros", overrides=None):
+    """A small member whose parameters are all of a size that shows in the features."""
+    torch.manual_seed(0)
+    overrides = overrides or FAMILIES.get(name) or CONVOLUTIONS[name]
+    model = build_backbone(name, temporal_type=temporal_type, num_frames=frames, edges=edges,
+                           overrides=overrides)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    return model.eval()
+
+
+def theirs(model):
+    """open_clip's own model with the same weights."""
+    other = build_open_clip(model.tower.config, "own", "cpu")
+    other.load_state_dict(dict(model.state_dict()))
+    return other.eval()
+
+
+def images_for(model, count):
+    return torch.randn(count, 3, *model.preprocess.size, generator=torch.Generator().manual_seed(2))
+
+
+def encode(other, images):
+    features = other.visual(images)
+    return features[0] if isinstance(features, tuple) else features
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_with_reach_0_features_are_open_clip_s(name):
+    model = build(name, "alone")
+    images = images_for(model, 2)
+    with torch.no_grad():
+        ours, expected = model.encode_image(images), encode(theirs(model), images)
+    assert expected.abs().max() > 1e-2
+    torch.testing.assert_close(ours, expected, atol=1e-6 * float(expected.abs().max()), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolutional_towers_take_frames_alone(name):
+    model = build(name)
+    images = images_for(model, 2)
+    kept = dict(model.state_dict())
+    with torch.no_grad():
+        expected = encode(theirs(model), images)
+        torch.testing.assert_close(model.train().encode_image(images), expected)
+    assert all(torch.equal(kept[name], tensor) for name, tensor in model.state_dict().items())
+    with pytest.raises(ConfigError, match=f"the frames of {name}.* no blocks.*BasicClipVideo"):
+        build(name, "expand_temporal_view")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", ["ViT-B-16", "ViT-B-16-SigLIP2", "PE-Core-B-16", "EVA02-E-14"])
+def test_a_clip_of_equal_frames_is_as_one_frame(name, variant):
+    edges = "clamp" if TEMPORAL.get(variant).has_edges else "zeros"
+    model = build(name, variant, frames=3, edges=edges)
+    alone = build_temporal_clip(model.state_dict(), temporal_type=variant, num_frames=1,
+                                edges=edges, tower=model.tower).eval()
+    frame = images_for(model, 1)
+    with torch.no_grad():
+        one = alone.encode_image(frame)
+        three = model.encode_image(frame.expand(3, -1, -1, -1))
+    torch.testing.assert_close(three, one.expand(3, -1), atol=1e-6 * float(one.abs().max()),
+                               rtol=1e-5)
+    own = {n.split(".")[-2] for n in model.state_dict() if is_adapter(n)}
+    assert own <= {*TEMPORAL.get(variant).own_parameters, "out_proj", "message_attn"}
+
+
+@pytest.mark.parametrize("name", ["ViT-H-14", "ViT-B-16-SigLIP2", "PE-Core-B-16", "EVA02-B-16"])
+def test_clips_do_not_mix_and_all_parameters_train(name):
+    model = build(name, "expand_temporal_view", frames=2)
+    images = images_for(model, 4)
+    together = model.encode_image(images)
+    with torch.no_grad():
+        alone = torch.cat([model.encode_image(half) for half in images.split(2)])
+        other = model.encode_image(images.roll(1, 0))
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
+    assert (together - other.roll(-1, 0)).abs().max() > 1e-4  # they see their neighbours
+    together.square().sum().backward()
+    assert all(p.grad is not None for p in model.visual.parameters() if p.requires_grad)
+
+
+def by_heads(block, x, frames):
+    """The attention of a timm block over frames t-1, t, t+1, head by head, with zeros outside."""
+    attn, h = block.attn, block.norm1(x)
+    q, k, v = attn.qkv(h).view(len(x), -1, 3, attn.num_heads, attn.head_dim).unbind(2)
+    q, k = attn.q_norm(q), attn.k_norm(k)
+    out = torch.zeros_like(q)
+    for t in range(len(x)):
+        for head in range(attn.num_heads):
+            near = (t - 1, t, t + 1)
+            keys, values = (torch.cat([part[i, :, head] if i // frames == t // frames and i >= 0
+                                       else torch.zeros_like(part[0, :, head]) for i in near])
+                            for part in (k, v))
+            scores = q[t, :, head] @ keys.T / attn.head_dim ** 0.5
+            out[t, :, head] = scores.softmax(-1) @ values
+    return x + block.ls1(attn.proj(out.flatten(2)))
+
+
+def test_logits_are_those_of_the_formula_by_head():
+    model = build("ViT-B-16-SigLIP2", "expand_temporal_view", frames=2,
+                  overrides={
+        **SMALL, "embed_dim": 128, "vision_cfg": {"layers": 2, "width": 128}})
+    images, trunk = images_for(model, 4), theirs(model).visual.trunk
+    tokens = torch.randint(1, 1000, (3, model.context_length))
+    with torch.no_grad():
+        x = trunk.norm_pre(trunk._pos_embed(trunk.patch_embed(images)))
+        for block in trunk.blocks:
+            x = by_heads(block, x, 2)
+            x = x + block.ls2(block.mlp(block.norm2(x)))
+        features = trunk.forward_head(trunk.norm(x))
+        texts = F.normalize(theirs(model).encode_text(tokens), dim=-1)
+        expected = F.normalize(features, dim=-1) @ texts.T * model.logit_scale.exp()
+        ours = F.normalize(model.encode_image(images), dim=-1) @ F.normalize(
+            model.encode_text(tokens), dim=-1).T * model.logit_scale.exp()
+    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["ViT-B-16", "ViT-B-16-SigLIP2", "ViT-L-14-CLIPA", "PE-Core-B-16",
+                                  "coca_ViT-B-32", "EVA02-B-16"])
+def test_texts_are_open_clip_s(name):
+    model = build(name)
+    tokens = torch.zeros(3, model.context_length, dtype=torch.int64)
+    for row, length in enumerate((4, 7, 5)):
+        tokens[row, :length] = torch.randint(1, 1000, (length,))
+        tokens[row, length] = model.tower.config["text_cfg"].get("vocab_size", 49408) - 1
+    if name == "coca_ViT-B-32":  # whose class token takes the last place
+        tokens = tokens[:, :-1]
+    other = theirs(model)
+    with torch.no_grad():
+        expected = other.text(tokens) if hasattr(other, "text") else other.encode_text(tokens)
+        expected = expected[0] if isinstance(expected, tuple) else expected
+        torch.testing.assert_close(model.encode_text(tokens), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("causal", ["ViT-B-16", "PE-Core-B-16"])
+def test_positions_after_the_end_of_causal_texts_are_not_computed(causal):
+    model = build(causal)
+    lengths = []
+    text = getattr(model, "text", model)
+    text.transformer.resblocks[0].register_forward_pre_hook(
+        lambda module, args: lengths.append(args[0].shape[1]))
+    tokens = torch.zeros(2, model.context_length, dtype=torch.int64)
+    tokens[:, 5] = 49407
+    model.encode_text(tokens)
+    assert lengths == [6]
+
+
+@pytest.mark.parametrize(("frames", "reach"), [(1, 1), (2, 3), (3, 1), (4, 2)])
+def test_gradients_of_clamped_windows(frames, reach):
+    x = torch.randn(2 * frames, 2, 12, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: FrameWindows.apply(x, frames, 2, reach, True), x)
+    q, keys, _ = FrameWindows.apply(x, frames, 2, reach, True)
+    assert torch.equal(keys[0, 0, :2], x[0, :, 4:6])  # of the first frame, before it begins
+
+
+def test_edges_that_would_have_no_effect_are_refused():
+    for kind in (None, "cross_frame_attend"):
+        with pytest.raises(ConfigError, match="TEMPORAL_EDGES is 'clamp'.* set it to zeros"):
+            build("ViT-B-16", kind, edges="clamp")
+    with pytest.raises(ConfigError, match="TEMPORAL_EDGES is 'clamps'.*nearest: clamp"):
+        build("ViT-B-16", "expand_temporal_view", edges="clamps")
+
+
+# One pair of each kind of tower; ``openvclip backbones --check`` goes through all.
+SAMPLE = {
+    "ViT-B-16/openai": True, "ViT-H-14/laion2b_s32b_b79k": True, "ViT-L-14-CLIPA/datacomp1b": True,
+    "ViT-B-16-SigLIP2/webli": True, "PE-Core-S-16-384/meta": True,
+    "EVA02-B-16/merged2b_s8b_b131k": True, "EVA02-E-14/laion2b_s4b_b115k": True,
+    "MobileCLIP-B/datacompdr": True, "ViTamin-S/datacomp1b": True,
+    "coca_ViT-B-32/laion2b_s13b_b90k": True, "nllb-clip-base/v1": True,
+    "roberta-ViT-B-32/laion2b_s12b_b32k": True, "RN50/openai": False,
+    "convnext_base/laion400m_s13b_b51k": False, "MobileCLIP2-S0/dfndr2b": False,
+}
+
+
+def test_real_sizes_are_built_without_memory():
+    found = {f"{item.tower.label}": item for item in survey(SAMPLE)}
+    assert [item.frames for item in found.values()] == [""] * len(SAMPLE)
+    assert {name: not item.clips for name, item in found.items()} == SAMPLE
+    assert all(p.is_meta for item in found.values() for p in item.model.parameters())
+
+
+# ---- sources -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A small tower in a folder, as open_clip saves it."""
+    return save(build("ViT-B-16-SigLIP2"), tmp_path_factory.mktemp("tower") / "siglip")
+
+
+def save(model, path):
+    import_open_clip()
+    from open_clip.model import set_model_preprocess_cfg
+    from open_clip.push_to_hf_hub import save_for_hf
+
+    class Tokenizer:
+        """Has nothing to save."""
+
+        def save_pretrained(self, folder):
+            """Do nothing."""
+
+    other = theirs(model)
+    set_model_preprocess_cfg(other, vars(model.preprocess))
+    save_for_hf(other, Tokenizer(), dict(model.tower.config), safe_serialization=True,
+                save_directory=str(path))
+    return path
+
+
+def test_a_folder_that_open_clip_saved(folder):
+    spec, state = load_tower(folder)
+    assert spec.family == "open_clip" and spec.name == "siglip"
+    assert state.keys() == theirs(build("ViT-B-16-SigLIP2")).state_dict().keys()
+    assert TowerSpec.from_dict(spec.to_dict(), "again").digest() == spec.digest()
+    assert describe_tower(f"local-dir:{folder}").digest() == spec.digest()
+    model = build_backbone(str(folder), pretrained="", temporal_type="expand_temporal_view")
+    assert name_class(model.visual.trunk.blocks[0]).endswith("ExpandedViewBlock")
+    assert not any(p.requires_grad for p in model.text_parameters().values())
+    assert not model.logit_bias.requires_grad
+
+
+def test_weights_of_another_size_are_refused_in_one_line(folder, tmp_path):
+    other = save(build("ViT-B-16-SigLIP2", overrides={
+        **SMALL, "embed_dim": 128, "vision_cfg": {"layers": 2, "width": 128}}), tmp_path / "wide")
+    (other / "open_clip_config.json").write_text((folder / "open_clip_config.json").read_text())
+    with pytest.raises(CheckpointError, match="of another shape: .*patch_embed") as caught:
+        build_backbone(str(other), pretrained="")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "message"), [
+    ("ViT-B-16-SigLP2", "neither a file nor a model.*nearest.*ViT-B-16-SigLIP2"),
+    ("ViT-B-16-SigLIP2/laion", "no weights 'laion'.*webli"),
+    ("PE-Core-B-16", "could not load PE-Core-B-16/meta .*without a network"),
+    ("hf-hub:nobody/nothing", "the config of hf-hub:nobody/nothing could not be had"),
+])
+def test_sources_that_cannot_be_had(name, message, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    import_open_clip()
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_tower(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_gelu_tower_is_never_computed_with_quick_gelu():
+    model = build("ViT-B-16")
+    assert not isinstance(model, CLIP)
+    with pytest.raises(ConfigError, match="MODEL.BACKBONE is clip, but ViT.*set it to auto"):
+        build_temporal_clip(model.state_dict(), backbone="clip", tower=model.tower, where="ViT")
+    assert isinstance(build_backbone("ViT-B-16-quickgelu", overrides=SMALL), CLIP)
