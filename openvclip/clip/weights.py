@@ -69,10 +69,11 @@ def default_clip_path(arch: str) -> Path:
 
 def is_named(source: str | Path) -> bool:
     """Whether a source is a name of open_clip, the hub's or a folder, and so is not a file."""
-    text, path = str(source), local_weights(source)
-    if text.startswith((open_clip_names.HUB, open_clip_names.LOCAL)) or path.is_dir():
+    text = str(source)
+    if text.startswith((open_clip_names.HUB, open_clip_names.LOCAL)):
         return True
-    return (not path.exists() and path.suffix not in SUFFIXES
+    path = local_weights(source)
+    return path.is_dir() or (not path.exists() and path.suffix not in SUFFIXES
             and not text.startswith(("/", ".", "~")))
 
 

@@ -184,7 +184,7 @@ class OpenCLIP(Backbone):
                 if not name.startswith("text_decoder.")}
 
     @cached_property
-    def tokenizer(self) -> TextTokenizer:  # type: ignore[override]
+    def tokenizer(self) -> TextTokenizer:
         """What the config names; for a folder its files are in it."""
         source = self.tower.source
         folder = source.removeprefix(LOCAL) if is_folder(source) else None
