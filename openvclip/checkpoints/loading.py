@@ -25,9 +25,11 @@ from openvclip.models.build import (
 )
 from openvclip.models.temporal import build_temporal_clip
 from openvclip.models.video_clip import VideoCLIP
+from openvclip.utils import distributed
 from openvclip.utils.errors import CheckpointError
 from openvclip.utils.logging import get_logger
 from openvclip.utils.paths import is_file
+from openvclip.utils.shards import is_sharded, local
 
 logger = get_logger(__name__)
 
@@ -252,8 +254,11 @@ def copy_text_tower(model: VideoCLIP) -> StateDict:
 
 def text_tower_differs(model: VideoCLIP, other: StateDict) -> bool:
     """Whether the text tower differs from what :func:`copy_text_tower` returned."""
-    return any(not torch.equal(p, other[name])
-               for name, p in model.model.text_parameters().items())
+    parameters = model.model.text_parameters()
+    differs = any(not torch.equal(local(p), local(other[name])) for name, p in parameters.items())
+    if any(map(is_sharded, parameters.values())):  # each process saw its part only
+        return any(distributed.all_gather_object(differs))
+    return differs
 
 
 def load_original_clip(source: str | Path) -> StateDict:

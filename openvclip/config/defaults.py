@@ -168,6 +168,9 @@ _C.TRAIN.AMP_DTYPE = "auto"
 # Ours. Compute a process's share of a batch in this many parts, one after another, to save memory.
 # BATCH_SIZE, the gradients and so the learning rate do not change.
 _C.TRAIN.GRAD_ACCUM_STEPS = 1
+# Ours. ddp: every process holds all weights; fsdp: weights, gradients and optimizer states are cut
+# among the processes, for towers that do not fit one GPU; more is sent in every step.
+_C.TRAIN.SHARDING = "ddp"
 _C.TRAIN.CUSTOM_LOAD = False  # Start from the weights in CUSTOM_LOAD_FILE.
 _C.TRAIN.CUSTOM_LOAD_FILE = None  # Weights for CUSTOM_LOAD.
 _C.TRAIN.CLIP_ORI_PATH = None  # The original CLIP that training mixes in.

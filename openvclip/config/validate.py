@@ -35,6 +35,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "MODEL.TEMPORAL_EDGES": ("zeros", "clamp"),
     "MODEL.LOSS_FUNC": ("cross_entropy", "soft_cross_entropy", "bce", "bce_logit", "sigmoid"),
     "TRAIN.AMP_DTYPE": ("auto", "bfloat16", "float16"),
+    "TRAIN.SHARDING": ("ddp", "fsdp"),
     "TEST.NUM_SPATIAL_CROPS": (1, 3),
     "TEST.UPDATE_STATE": (False,),
     "SOLVER.OPTIMIZING_METHOD": ("sgd", "adam", "adamw"),
@@ -264,6 +265,22 @@ def _keep(cfg: CfgNode) -> Iterator[str]:
                "will need: TRAIN.CHECKPOINT_KEEP_RANGE [2,22], or [0,0] if none")
 
 
+def _sharding(cfg: CfgNode) -> Iterator[str]:
+    if cfg.TRAIN.SHARDING != "fsdp":
+        return
+    why = {
+        "MODEL.STATIC_GRAPH": "it is of DistributedDataParallel",
+        "TRAIN.LINEAR_CONNECT_PER_RANK": "the processes' parts must be mixed at one ratio",
+    }
+    flat = flatten(cfg)
+    for key, reason in why.items():
+        if flat[key]:
+            yield f"{key} is True; with TRAIN.SHARDING 'fsdp' it must be False: {reason}"
+    if cfg.TRAIN.MIXED_PRECISION and cfg.TRAIN.AMP_DTYPE == "float16":
+        yield ("TRAIN.AMP_DTYPE is 'float16'; TRAIN.SHARDING 'fsdp' does not scale gradients, as "
+               "fp16 needs: set it to bfloat16")
+
+
 def _schedule(cfg: CfgNode) -> Iterator[str]:
     solver = cfg.SOLVER
     for name, most, counts in (
@@ -297,7 +314,8 @@ def _optimizer(cfg: CfgNode) -> Iterator[str]:
 
 TABLES: tuple[Callable[[dict[str, Any]], Iterator[str]], ...] = (_finite, _choices, _ranges, _sizes)
 RULES: list[Callable[[CfgNode], Iterator[str]]] = [
-    _run, _pixels, _crops, _loss, _model, _texts, _weights, _keep, _schedule, _optimizer,
+    _run, _pixels, _crops, _loss, _model, _texts, _weights, _keep, _sharding, _schedule,
+    _optimizer,
 ]
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from openvclip.evaluation.lines import EvaluationLines
+from openvclip.evaluation.pace import iterate_in_step
 from openvclip.evaluation.resume_log import ResumeLog, ScoredGroup, open_resume_log
 from openvclip.evaluation.tasks.task import Predictions, Setup, Task
 from openvclip.interpolation import Weights
@@ -177,6 +178,7 @@ def predict(
     resume_log: ResumeLog | None = None,
     what: str = "evaluating",
     lines: EvaluationLines | None = None,
+    idle: Tensor | None = None,
 ) -> dict[float, Predictions]:
     """Evaluate every clip once at every share of CLIP in the weights.
 
@@ -194,6 +196,8 @@ def predict(
         resume_log: gets the scores of each group; earlier ones in it count as scored.
         what: name of the work in the progress line.
         lines: gets each batch, with the scores at the first ratio; or None.
+        idle: of a sharded model, what a process computes while only others have videos left, see
+            :func:`openvclip.evaluation.pace.find_idle_input`.
 
     Returns:
         Predictions by ratio, the same in every process.
@@ -211,13 +215,17 @@ def predict(
     progress = Progress(own_videos, what, "videos")
     if lines is not None:
         lines.start(own_videos)
-    for batch in batches:
-        failures.update(batch["bad"])
-        parts = _split(batch, device)
+    split = partial(_split, device=device)
+    for batch, parts, more in iterate_in_step(batches, split, together=idle is not None):
         for ratio, joined in ensembles.items():
             which = what + (f", patching ratio {ratio:g}" if len(ensembles) > 1 else "")
             with weights.at(ratio):
                 _score(forward, parts, joined, autocast, which)
+                for _ in range(more):
+                    compute_outputs(forward, idle, autocast)
+        if batch is None:
+            continue
+        failures.update(batch["bad"])
         if resume_log is not None:
             _note(resume_log, batch, list(ensembles.values()))
         if lines is not None:

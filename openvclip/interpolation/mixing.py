@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from openvclip.utils.errors import CheckpointError
+from openvclip.utils.shards import cut_like, is_sharded, local
 
 StateDict = dict[str, Tensor]
 
@@ -45,8 +46,9 @@ def draw_ratio(low: float, high: float, *, seed: int, step: int, rank: int | Non
 class Weights:
     """Parameters of a model that temporarily hold a mixture with the original CLIP.
 
-    This base class mixes nothing: the model is the same at every ratio. The parameters' own tensors
-    are set aside, not written to, so they are restored bit for bit.
+    This base class mixes nothing: the model is the same at every ratio. The parameters' own values
+    are set aside, so they are restored bit for bit. Of sharded parameters (TRAIN.SHARDING fsdp)
+    each process mixes its own part, so all must use the same ratio.
 
     Attributes:
         names: parameters that change with the ratio.
@@ -62,19 +64,28 @@ class Weights:
 
         Both ends are exact. Memory: the mixture, while it is held.
         """
-        own = [p.data for p in self._parameters]
+        # What is gathered from the parts is read where they lie: those must be written to.
+        own = [local(p.data).clone() if is_sharded(p) else p.data for p in self._parameters]
         mixture = self._mix(ratio)
         try:
             for parameter in self._parameters:
-                parameter.data = mixture.pop(0)  # so that nothing else keeps its memory
+                _put(parameter, mixture.pop(0))  # so that nothing else keeps its memory
             yield
         finally:
             for parameter, tensor in zip(self._parameters, own, strict=True):
-                parameter.data = tensor
+                _put(parameter, tensor)
 
     def _mix(self, ratio: float) -> list[Tensor]:
-        """Return the tensors of the parameters at a ratio."""
-        return [p.data for p in self._parameters]
+        """Return the tensors of the parameters at a ratio, of sharded ones this process's parts."""
+        return [local(p.data) for p in self._parameters]
+
+
+def _put(parameter: torch.nn.Parameter, tensor: Tensor) -> None:
+    """Let a parameter hold a tensor, or this process's part of it."""
+    if is_sharded(parameter):
+        local(parameter.data).copy_(tensor)
+    else:
+        parameter.data = tensor
 
 
 class WeightInterpolator(Weights):
@@ -110,7 +121,8 @@ class WeightInterpolator(Weights):
                     "model was made from (TRAIN.CLIP_ORI_PATH)"
                 )
         super().__init__(shared)
-        anchors = (anchor[name].detach().to(p.device, p.dtype) for name, p in shared.items())
+        anchors = (cut_like(anchor[name].detach().to(p.device, p.dtype), p)
+                   for name, p in shared.items())
         halves = ((tensor, tensor.half()) for tensor in anchors)
         self._anchor = [
             half if torch.equal(half.to(tensor.dtype), tensor) else tensor.clone()
@@ -118,7 +130,7 @@ class WeightInterpolator(Weights):
         ]
 
     def _mix(self, ratio: float) -> list[Tensor]:
-        current = [p.data for p in self._parameters]
+        current = [local(p.data) for p in self._parameters]
         mixture = [torch.empty_like(tensor) for tensor in current]
         torch._foreach_copy_(mixture, self._anchor)
         torch._foreach_lerp_(mixture, current, 1.0 - ratio)
@@ -176,13 +188,14 @@ class WeightPatcher(Weights):
     def __init__(
         self, parameters: Mapping[str, torch.nn.Parameter], clip: Mapping[str, Tensor]
     ) -> None:
-        patch_state_dict(parameters, clip, 0.0)  # refuses mismatches, before any work
-        anchors = {name: clip[name].to(device=p.device, dtype=torch.float32)
+        anchors = {name: cut_like(clip[name].to(device=p.device, dtype=torch.float32), p)
                    for name, p in parameters.items() if name in clip}
+        own = {name: local(p.detach()) for name, p in parameters.items()}
+        patch_state_dict(own, anchors, 0.0)  # refuses mismatches, before any work
         super().__init__({name: parameters[name] for name, tensor in anchors.items()
-                          if not torch.equal(parameters[name].float(), tensor)})
+                          if not torch.equal(own[name].float(), tensor)})
         self._clip = {name: anchors[name] for name in self.names}
-        self._checkpoint = {name: parameters[name].detach().clone() for name in self.names}
+        self._checkpoint = {name: own[name].clone() for name in self.names}
 
     def _mix(self, ratio: float) -> list[Tensor]:
         if not self.names:  # the checkpoint is CLIP
@@ -195,7 +208,7 @@ class WeightPatcher(Weights):
     def set_ratio(self, ratio: float) -> None:
         """Let the model hold ``ratio * clip + (1 - ratio) * checkpoint`` from here on."""
         for parameter, tensor in zip(self._parameters, self._mix(ratio), strict=True):
-            parameter.copy_(tensor)
+            local(parameter.data).copy_(tensor)
 
 
 class WeightsAndClassifier(Weights):

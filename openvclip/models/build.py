@@ -19,6 +19,7 @@ from openvclip.models.video_clip import VideoCLIP
 from openvclip.utils.errors import CheckpointError, ConfigError, first_line
 from openvclip.utils.logging import get_logger
 from openvclip.utils.registry import list_choices
+from openvclip.utils.shards import shard_like
 
 logger = get_logger(__name__)
 
@@ -257,4 +258,5 @@ def load_model_weights(
         where,
         allow_missing=lambda name: name == "head" or (original and is_adapter(name)),
     )
-    model.load_state_dict({**current, **state})
+    cut = {name: shard_like(tensor, current[name]) for name, tensor in state.items()}
+    model.load_state_dict({**current, **cut})

@@ -30,6 +30,7 @@ from openvclip.data.loader import build_loader
 from openvclip.interpolation import Weights
 from openvclip.models.backbone import Backbone
 from openvclip.models.build import build_classifier, build_model
+from openvclip.models.video_clip import VideoCLIP
 from openvclip.report.writers import TensorboardWriter, build_tensorboard
 from openvclip.training.batches import Batches, build_captions
 from openvclip.training.objectives.connect import build_interpolator
@@ -42,6 +43,7 @@ from openvclip.training.optim import (
     build_schedule,
     freeze_parameters,
 )
+from openvclip.training.sharding import build_wrapped
 from openvclip.training.step import PlainStep
 from openvclip.training.train_state import Output
 from openvclip.training.trainer import Trainer
@@ -154,7 +156,7 @@ def build_trainer(cfg) -> Trainer:
     if not has_val:
         logger.warning("no val.csv in %s: training without validation", cfg.DATA.PATH_TO_DATA_DIR)
     val_loader = build_loader(cfg, "val", **here) if has_val or cfg.VAL_MODE else None
-    model = build_model(cfg, labels.names).to(device)
+    model = build_model(cfg, labels.names)
     if batches.captions is not None:
         batches.captions.tokenizer = model.model.tokenizer
     frozen = freeze_parameters(model, cfg)
@@ -213,23 +215,19 @@ def _build_output(cfg, loader: Any, writer: TensorboardWriter | None) -> Output:
 
 
 def _build_updates(
-    cfg, model: nn.Module, device: torch.device
+    cfg, model: VideoCLIP, device: torch.device
 ) -> tuple[PlainStep, torch.optim.Optimizer | None]:
     """Build the step that changes the weights; for ``VAL_MODE`` one that merely holds the model."""
     if cfg.VAL_MODE:
-        return PlainStep(model, build_loss(cfg)), None
-    if distributed.world_size() > 1:
-        model = nn.parallel.DistributedDataParallel(
-            model, device_ids=[device.index] if device.type == "cuda" else None,
-            static_graph=cfg.MODEL.STATIC_GRAPH,
-        )
+        return PlainStep(model.to(device), build_loss(cfg)), None
+    wrapped = build_wrapped(cfg, model, device)
     step = PlainStep(
-        model, build_loss(cfg), autocast=build_autocast(cfg, device, "TRAIN"),
+        wrapped, build_loss(cfg), autocast=build_autocast(cfg, device, "TRAIN"),
         scaler=build_scaler(cfg, device), accumulate=cfg.TRAIN.GRAD_ACCUM_STEPS,
-        caption_ratio=None, objectives=build_objectives(cfg, unwrap(model)),
+        caption_ratio=None, objectives=build_objectives(cfg, model),
     )
     logger.info("making the optimizer, for which torch loads its compiler")
-    return step, build_optimizer(unwrap(model), cfg)
+    return step, build_optimizer(model, cfg)
 
 
 def _check_share(share: int, *, parts: int, in_pairs: bool) -> None:

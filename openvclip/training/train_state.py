@@ -20,6 +20,7 @@ from openvclip.utils.errors import CheckpointError, TrainingError
 from openvclip.utils.files import iterate_lines
 from openvclip.utils.json_text import parse_json
 from openvclip.utils.logging import get_logger
+from openvclip.utils.shards import gather, local, shard_like
 
 logger = get_logger(__name__)
 
@@ -101,8 +102,9 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict, where: str | P
         )
     optimizer.load_state_dict(state)
     # Off the mapped file, which is deleted while this run continues.
-    for values in optimizer.state.values():
-        values.update({k: v.clone() for k, v in values.items() if isinstance(v, torch.Tensor)})
+    for parameter, values in optimizer.state.items():
+        values.update({k: shard_like(v, parameter).clone() for k, v in values.items()
+                       if isinstance(v, torch.Tensor)})
 
 
 def load_objectives(
@@ -132,6 +134,8 @@ def stop_at_nonfinite(
         TrainingError: always, the same in every process.
     """
     own = {
+        "broken": [name for name, p in unwrap(model).named_parameters()
+                   if p.grad is not None and not bool(torch.isfinite(local(p.grad)).all())],
         "rows": rows, "videos": videos, "gradient_norm": norm, "ratio": result.ratio,
         "finite": result.is_finite(), "connect_loss": None,
         **{name: float(loss) for name, loss in result.losses().items()},
@@ -142,12 +146,12 @@ def stop_at_nonfinite(
     name = f"nonfinite_epoch_{epoch + 1:05d}_iter_{iteration + 1:07d}.pth"
     where = output.folder / ckpt.FOLDER / name
     note = f"the weights, losses and rows are in {where}"
+    weights = gather(unwrap(model).state_dict(), keep=distributed.is_main())
     if distributed.is_main():
-        broken = [name for name, p in unwrap(model).named_parameters()
-                  if p.grad is not None and not bool(torch.isfinite(p.grad).all())]
+        broken = list(dict.fromkeys(name for part in parts for name in part.pop("broken")))
         try:
             ckpt.save_file(where, {
-                "model_state": unwrap(model).state_dict(), "processes": parts,
+                "model_state": weights, "processes": parts,
                 "nonfinite_gradients": broken, "epoch": epoch, "iteration": iteration,
                 "cfg": output.config,
             })

@@ -35,6 +35,7 @@ from openvclip.training.train_state import (
 from openvclip.training.validation import Validator
 from openvclip.utils import distributed, live
 from openvclip.utils.logging import get_logger
+from openvclip.utils.shards import gather
 from openvclip.utils.signals import Interrupted, StopSignals
 
 logger = get_logger(__name__)
@@ -185,7 +186,7 @@ class Trainer:
             return float(nn.utils.clip_grad_norm_(parameters, self.clip_norm or math.inf))
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         nn.utils.clip_grad_value_(parameters, self.clip_value)
-        return float(norm)
+        return float(gather(norm))
 
     def _agree(self, *flags: bool) -> list[bool]:
         """Return for each flag whether any process has it set; one exchange, in all processes."""
@@ -243,8 +244,8 @@ class Trainer:
         """Rank 0 writes; all processes must call it, and all raise if it fails."""
         content = {
             **progress,
-            "model_state": unwrap(self.model).state_dict(),
-            "optimizer_state": self._trained_by().state_dict(),
+            "model_state": self._whole(unwrap(self.model).state_dict()),
+            "optimizer_state": self._whole(self._trained_by().state_dict()),
             "scaler_state": self.step.scaler.state_dict(),
             "random_state": ckpt.get_random_state(),
             "bad_rows": self.bad_rows.gather(),
@@ -258,7 +259,8 @@ class Trainer:
             content[VIDEOS] = self.output.train_videos
         if self.embed_classes is not None:  # that of the epoch's beginning, for resuming within it
             content["classifier"] = unwrap(self.model).classifier
-        states = {x.name: state for x in self.step.objectives if (state := x.state_dict())}
+        states = {x.name: self._whole(state) for x in self.step.objectives
+                  if (state := x.state_dict())}
         if states:
             content["objectives"] = states
 
@@ -269,6 +271,11 @@ class Trainer:
 
         distributed.run_together(write)
         logger.info("saved %s", path)
+
+    @staticmethod
+    def _whole(state: Any) -> Any:
+        """Tensors whole, as if nothing had been sharded, in the process that writes them."""
+        return gather(state, keep=distributed.is_main())
 
     def load(self, content: dict, where: str | Path, *, reset_epoch: bool = False) -> None:
         """Resume training from the content of a checkpoint of :meth:`save`.

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from openvclip.evaluation.lines import EvaluationLines
+from openvclip.evaluation.pace import find_idle_input
 from openvclip.evaluation.runner import ViewEnsemble, predict
 from openvclip.evaluation.tasks.task import Predictions
 from openvclip.interpolation import Weights, WeightsAndClassifier
@@ -86,6 +87,7 @@ class Validator:
                 autocast=self.autocast,
                 what=f"validation after epoch {epoch + 1}",
                 lines=self.lines,
+                idle=find_idle_input(model),
             )
         finally:
             model.train(was_training)

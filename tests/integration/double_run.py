@@ -36,7 +36,7 @@ def train(cfg) -> None:
     build.build_model = lambda *args: build_model(*args).double()
     trainer = build.build_trainer(cfg)
     steps, exchanged = [], []
-    if distributed.world_size() > 1:
+    if isinstance(trainer.model, torch.nn.parallel.DistributedDataParallel):
         exchanged = count_exchanges(trainer.model)
     call = trainer.step
 

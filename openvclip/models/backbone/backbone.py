@@ -71,6 +71,10 @@ class Backbone(nn.Module):
     def vision_blocks(self) -> Iterable[nn.Module]:
         """The blocks of the image tower, in order."""
 
+    def text_blocks(self) -> Iterable[nn.Module]:
+        """The blocks of the text tower, in order; none: it is sharded as one (TRAIN.SHARDING)."""
+        return ()
+
     @abstractmethod
     def encode_image(self, images: torch.Tensor) -> torch.Tensor:
         """(N, 3, image_size, image_size) normalised images -> (N, D), not normalised."""

@@ -189,6 +189,10 @@ class CLIP(Backbone):
         """The residual blocks of the image tower."""
         return self.visual.transformer.resblocks
 
+    def text_blocks(self) -> Iterable[nn.Module]:
+        """The residual blocks of the text tower."""
+        return self.transformer.resblocks
+
     def describe(self) -> str:
         """Sizes of both towers."""
         size = self.config
