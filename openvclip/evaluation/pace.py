@@ -10,15 +10,16 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from openvclip.models.video_clip import VideoCLIP
 from openvclip.utils import distributed
 from openvclip.utils.shards import is_sharded
 
 Part = TypeVar("Part")
 
 
-def find_idle_input(model: nn.Module) -> Tensor | None:
+def find_idle_input(model: VideoCLIP) -> Tensor | None:
     """Return a video (1, 3, T, H, W) for a sharded model to pass the time with; else None."""
     if not any(is_sharded(p) for p in model.parameters()):
         return None
@@ -27,24 +28,26 @@ def find_idle_input(model: nn.Module) -> Tensor | None:
 
 
 def iterate_in_step(
-    batches: Iterable[dict], split: Callable[[dict], list[Part]], *, together: bool
-) -> Iterator[tuple[dict | None, list[Part], int]]:
-    """Yield each batch, its parts, and how many more parts another process has at this moment.
+    batches: Iterable[dict], split: Callable[[dict], list[Part]], idle: Tensor | None
+) -> Iterator[tuple[dict | None, list[Part], list[Tensor]]]:
+    """Yield each batch, its parts, and what to compute in addition to keep in step.
 
     Args:
         batches: those of this process.
         split: cuts a batch into the parts that go through the model at once.
-        together: whether processes wait for each other. Those that have none left then get None
-            and no parts until all have none.
+        idle: of :func:`find_idle_input`; None: no process waits for another. A process that has no
+            batches left yields None, and no parts, until none has any.
     """
     remaining = iter(batches)
     while True:
         batch = next(remaining, None)
         parts = [] if batch is None else split(batch)
-        most, anyone = len(parts), batch is not None
-        if together:
-            counts, alive = zip(*distributed.all_gather_object((most, anyone)), strict=True)
-            most, anyone = max(counts), any(alive)
+        idling: list[Tensor] = []
+        anyone = batch is not None
+        if idle is not None:
+            counts, alive = zip(*distributed.all_gather_object((len(parts), anyone)), strict=True)
+            idling = [idle] * (max(counts) - len(parts))
+            anyone = any(alive)
         if not anyone:
             return
-        yield batch, parts, most - len(parts)
+        yield batch, parts, idling

@@ -187,17 +187,15 @@ def predict(
 
     Args:
         forward: maps video (M, 3, T, H, W) to (M, K), by a model in evaluation mode.
-        batches: this process's share of the list; one without ``groups`` is a single group.
+        batches: this process's ``own_videos`` rows; one without ``groups`` is a single group.
         ensemble: makes the object that joins the clips of each video in the list.
         weights: the model's; None: unchanged at every ratio.
         ratios: shares of CLIP. A batch is decoded once and evaluated at each.
-        own_videos: number of rows in ``batches``.
         device, autocast: where the model is, and the maker of its forward passes' context.
         resume_log: gets the scores of each group; earlier ones in it count as scored.
         what: name of the work in the progress line.
         lines: gets each batch, with the scores at the first ratio; or None.
-        idle: of a sharded model, what a process computes while only others have videos left, see
-            :func:`openvclip.evaluation.pace.find_idle_input`.
+        idle: for a sharded model, see :mod:`openvclip.evaluation.pace`.
 
     Returns:
         Predictions by ratio, the same in every process.
@@ -207,22 +205,17 @@ def predict(
     """
     weights = weights or Weights()
     ensembles = {ratio: ensemble() for ratio in ratios}
-    failures: dict[int, str] = {}
-    for record in resume_log.restored if resume_log is not None else ():
-        failures.update(record.failures)
-        for joined, scores in zip(ensembles.values(), record.scores, strict=True):
-            joined.restore(record.rows, scores)
+    failures = _restore(resume_log, list(ensembles.values()))
     progress = Progress(own_videos, what, "videos")
     if lines is not None:
         lines.start(own_videos)
-    split = partial(_split, device=device)
-    for batch, parts, more in iterate_in_step(batches, split, together=idle is not None):
+    for batch, parts, idling in iterate_in_step(batches, partial(_split, device=device), idle):
         for ratio, joined in ensembles.items():
             which = what + (f", patching ratio {ratio:g}" if len(ensembles) > 1 else "")
             with weights.at(ratio):
                 _score(forward, parts, joined, autocast, which)
-                for _ in range(more):
-                    compute_outputs(forward, idle, autocast)
+                for video in idling:
+                    compute_outputs(forward, video, autocast)
         if batch is None:
             continue
         failures.update(batch["bad"])
@@ -232,6 +225,16 @@ def predict(
             lines.batch_done(batch["index"], len(batch["bad"]), ensembles[ratios[0]].scores)
         progress.update(len(set(batch["index"].tolist())) + len(batch["bad"]))
     return {ratio: _gather(joined, failures) for ratio, joined in ensembles.items()}
+
+
+def _restore(resume_log: ResumeLog | None, ensembles: list[ViewEnsemble]) -> dict[int, str]:
+    """Give ensembles the earlier records of a resume log; return row -> reason of its failures."""
+    failures: dict[int, str] = {}
+    for record in resume_log.restored if resume_log is not None else ():
+        failures.update(record.failures)
+        for joined, scores in zip(ensembles, record.scores, strict=True):
+            joined.restore(record.rows, scores)
+    return failures
 
 
 def _split(batch: dict, device: torch.device) -> list[tuple[Tensor, Tensor, Tensor]]:

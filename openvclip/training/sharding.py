@@ -19,7 +19,7 @@ from openvclip.models.video_clip import VideoCLIP
 from openvclip.utils import distributed
 from openvclip.utils.errors import ConfigError
 from openvclip.utils.logging import get_logger
-from openvclip.utils.shards import is_sharded
+from openvclip.utils.shards import is_sharded, local
 
 logger = get_logger(__name__)
 
@@ -43,7 +43,7 @@ def shard(model: VideoCLIP, device: torch.device) -> None:
         if parameter.requires_grad and not is_sharded(parameter):
             parameter.register_post_accumulate_grad_hook(_average_gradient)
     total = sum(p.numel() for p in model.parameters())
-    held = sum((p.to_local() if is_sharded(p) else p).numel() for p in model.parameters())
+    held = sum(local(p).numel() for p in model.parameters())
     logger.info("FSDP: each of %d processes holds %.2f of %.2f M parameters",
                 distributed.world_size(), held / 1e6, total / 1e6)
 

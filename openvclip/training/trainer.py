@@ -183,9 +183,10 @@ class Trainer:
         """Limit the gradients and return their global L2 norm from before."""
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         if self.clip_value is None:
-            return float(nn.utils.clip_grad_norm_(parameters, self.clip_norm or math.inf))
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        nn.utils.clip_grad_value_(parameters, self.clip_value)
+            norm = nn.utils.clip_grad_norm_(parameters, self.clip_norm or math.inf)
+        else:
+            norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            nn.utils.clip_grad_value_(parameters, self.clip_value)
         return float(gather(norm))
 
     def _agree(self, *flags: bool) -> list[bool]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from openvclip.evaluation.lines import EvaluationLines
 from openvclip.evaluation.pace import find_idle_input
@@ -19,6 +19,7 @@ from openvclip.evaluation.tasks.task import Predictions
 from openvclip.interpolation import Weights, WeightsAndClassifier
 from openvclip.metrics.classification import compute_accuracy, compute_mean_average_precision
 from openvclip.models.backbone import Backbone
+from openvclip.models.video_clip import VideoCLIP
 from openvclip.report.writers import TensorboardWriter
 from openvclip.utils import distributed
 from openvclip.utils.logging import log_json_stats
@@ -59,7 +60,9 @@ class Validator:
         self.lines: EvaluationLines | None = None
         self.least = dict.fromkeys((1, 5), 100.0)  # errors of the best validation so far
 
-    def predict(self, model: nn.Module, epoch: int, stop: StopSignals) -> dict[float, Predictions]:
+    def predict(
+        self, model: VideoCLIP, epoch: int, stop: StopSignals
+    ) -> dict[float, Predictions]:
         """Score the list, by share of CLIP in the weights; the model's own are 0.0.
 
         The model is not wrapped by DDP; ``epoch`` is the last trained one, from 0. Once ``stop``

@@ -51,7 +51,7 @@ def gather(content: Any, *, keep: bool = True) -> Any:
         keep: whether this process needs them; else they are dropped one by one, to save memory.
     """
     if isinstance(content, DTensor):
-        whole = content.detach().full_tensor()
+        whole = content.full_tensor().detach()
         return whole.cpu() if keep else None
     if isinstance(content, Mapping):
         return {name: gather(value, keep=keep) for name, value in content.items()}
