@@ -189,3 +189,13 @@ def test_what_captions_do_not_go_with(opts: list[str], said: str) -> None:
     assert re.search(said, failure(*CAPTIONS, *opts), re.DOTALL)
     if "CAPTION" not in opts[0] and len(opts) == 2:
         load_cfg(None, opts)
+
+
+@pytest.mark.parametrize("opts", [
+    ["MODEL.STATIC_GRAPH", "True"],
+    ["TRAIN.LINEAR_CONNECT_PER_RANK", "True", "TRAIN.LINEAR_CONNECT_CLIMB", "True"],
+    ["TRAIN.AMP_DTYPE", "float16", "TRAIN.MIXED_PRECISION", "True"],
+])
+def test_what_sharding_does_not_go_with(opts: list[str]) -> None:
+    load_cfg(None, opts)
+    assert re.search(rf"{opts[0]} is .*fsdp", failure("TRAIN.SHARDING", "fsdp", *opts))
