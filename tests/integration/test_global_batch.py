@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest_integration import INTERPOLATED, options
 
+from openvclip.checkpoints.files import checkpoint_path
 from openvclip.data.captions.index import write_captions
 
 PROGRAM = Path(__file__).with_name("double_run.py")
@@ -34,14 +35,14 @@ def train(tiny, repo, tmp_path_factory):
             command += ["-m", "torch.distributed.run", "--standalone",
                         "--nproc_per_node", str(processes)]
         done = subprocess.run(
-            [*command, str(PROGRAM), *options(tiny, output, **CHANGES, **changes)],
+            [*command, str(PROGRAM), *options(tiny, output, **{**CHANGES, **changes})],
             capture_output=True, text=True, timeout=300, check=False,
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repo)},
         )
         assert done.returncode == 0, done.stdout + done.stderr
         (line,) = [x for x in done.stdout.splitlines() if x.startswith("exchanged")]
-        state = torch.load(output / "checkpoints" / "checkpoint_epoch_00020.pyth",
-                           weights_only=True)["model_state"]
+        epochs = changes.get("SOLVER__MAX_EPOCH", CHANGES["SOLVER__MAX_EPOCH"])
+        state = torch.load(checkpoint_path(output, epochs), weights_only=True)["model_state"]
         rows = [json.loads(x) for x in (output / "json_stats.jsonl").read_text().splitlines()]
         return state, [row for row in rows if row["_type"] == "train_epoch"], json.loads(line[9:])
 
@@ -58,14 +59,20 @@ WAYS = {"TRAIN__GRAD_ACCUM_STEPS": 2, "MODEL__USE_CHECKPOINT": True,
         "MODEL__COMPILE": shutil.which("g++") is not None}
 
 
-@pytest.mark.parametrize("sharding", [{}, FSDP], ids=["ddp", "fsdp"])
-def test_captions_meet_those_of_the_other_processes(sharding, train, tmp_path):
-    """With a text tower that trains; the fourth video of each class has no caption."""
-    file = tmp_path / "captions.sqlite"
+@pytest.fixture(scope="module")
+def captioned(train, tmp_path_factory):
+    """Settings with captions, of which every fourth video has none, and a run of one process."""
+    file = tmp_path_factory.mktemp("captions") / "captions.sqlite"
     write_captions(file, {str(n): [f"clip number {n}", f"a clip {n}"] for n in range(3)})
     captions = {"TRAIN__CAPTION__ENABLE": True, "TRAIN__CAPTION__FILE": file,
                 "TRAIN__CAPTION__TEXT_TOWER": "trainable"}
-    state, rows, _ = train(1, **captions)
+    return captions, train(1, **captions)
+
+
+@pytest.mark.parametrize("sharding", [{}, FSDP], ids=["ddp", "fsdp"])
+def test_captions_meet_those_of_the_other_processes(sharding, train, captioned):
+    """With a text tower that trains."""
+    captions, (state, rows, _) = captioned
     other, other_rows, exchanged = train(2, **captions, **sharding, TRAIN__GRAD_ACCUM_STEPS=2)
     trained = sum(t.numel() for t in state.values())
     assert exchanged == ([0] if sharding else [trained]) * 20
@@ -78,8 +85,8 @@ def test_captions_meet_those_of_the_other_processes(sharding, train, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("processes", "changes"), [(2, {}), (4, {}), (2, WAYS), (4, FSDP), (2, {**WAYS, **FSDP})],
-    ids=["2", "4", "2, compiled and in parts", "4, sharded", "2, all of it"])
+    ("processes", "changes"), [(2, {}), (4, {}), (2, WAYS), (2, {**WAYS, **FSDP})],
+    ids=["2", "4", "2, compiled and in parts", "2, sharded as well"])
 def test_twenty_interpolated_steps_in_float64(processes, changes, alone, train):
     state, rows, exchanged = train(processes, **changes)
     trained = sum(t.numel() for n, t in state.items()
@@ -98,16 +105,16 @@ def test_twenty_interpolated_steps_in_float64(processes, changes, alone, train):
             assert ours[name] == pytest.approx(theirs[name], rel=2e-5), name
 
 
-@pytest.mark.parametrize(("first", "second"), [(2, 1), (1, 2), (2, 3)])
+@pytest.mark.parametrize(("first", "second"), [(2, 1), (1, 3)])
 def test_a_sharded_run_resumes_on_another_number_of_processes(first, second, train, tmp_path):
     """With patched weights in validation."""
-    changes = {**FSDP, "TRAIN__BATCH_SIZE": 6, "TRAIN__EVAL_PATCHING_RATIO": 0.5,
-               "TRAIN__CHECKPOINT_PERIOD": 10}
+    changes = {**FSDP, "TRAIN__BATCH_SIZE": 6, "SOLVER__MAX_EPOCH": 4,
+               "TRAIN__CHECKPOINT_PERIOD": 2, "TRAIN__EVAL_PATCHING_RATIO": 0.5}
     whole, rows, _ = train(first, **changes, OUTPUT_DIR=tmp_path / "whole")
-    file = Path("checkpoints", "checkpoint_epoch_00010.pyth")
-    (tmp_path / "resumed" / file).parent.mkdir(parents=True)
-    shutil.copy(tmp_path / "whole" / file, tmp_path / "resumed" / file)
+    file = checkpoint_path(tmp_path / "resumed", 2)
+    file.parent.mkdir(parents=True)
+    shutil.copy(checkpoint_path(tmp_path / "whole", 2), file)
     state, other_rows, _ = train(second, **changes, OUTPUT_DIR=tmp_path / "resumed")
     for name, tensor in whole.items():
         torch.testing.assert_close(state[name], tensor, atol=1e-9, rtol=0)
-    assert [row["epoch"] for row in other_rows] == [row["epoch"] for row in rows[10:]]
+    assert [row["epoch"] for row in other_rows] == [row["epoch"] for row in rows[2:]]
