@@ -26,6 +26,7 @@ COMMANDS = {
     "make-captions": "write captions of videos with an image-to-text model",
     "derive": "derive results of splits and halves from predictions on the full list",
     "summarize": "make tables of test results next to the published numbers",
+    "backbones": "list open_clip's towers: size, cost, input, temporal variants",
     "demo": "make the quickstart's videos, CLIP and table",
 }
 # Commands that are in the module of another.
