@@ -40,12 +40,12 @@ def backbones(argv: list[str] | None) -> None:
                           "a *, such as 'ViT-B-16*'")
     if args.check:
         count, frames, clips, reasons = listing.summarize(survey(pairs))
-        print(f"{count} pairs of a model and its weights: frames alone {frames}, temporal view "
-              f"{clips}")
+        print(clean_lines(f"{count} pairs of a model and its weights: frames alone {frames}, "
+                          f"temporal view {clips}"))
         for reason, refused in sorted(reasons.items()):
             print(clean_lines(f"{len(refused)}: {reason}: {', '.join(refused)}"))
         return
-    print(listing.format_head())
+    print(clean_lines(listing.format_head()))
     for row in listing.list_towers(survey(pairs)):
         print(clean_lines(listing.format_row(row)), flush=True)
 
