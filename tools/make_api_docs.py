@@ -38,6 +38,7 @@ MODULES: dict[str, dict[str, str]] = {
         "checkpoints.export": "export_model load_export Export",
     },
     "Models": {
+        "models.backbone.build": "build_backbone",
         "models.backbone.backbone": "", "models.backbone.clip": "",
         "clip.tokenizer": "tokenize Tokenizer clean_text",
         "models.temporal": "",
