@@ -258,5 +258,6 @@ def load_model_weights(
         where,
         allow_missing=lambda name: name == "head" or (original and is_adapter(name)),
     )
-    cut = {name: shard_like(tensor, current[name]) for name, tensor in state.items()}
-    model.load_state_dict({**current, **cut})
+    # Into the model's own, which carry the versions of its layers.
+    current.update({name: shard_like(tensor, current[name]) for name, tensor in state.items()})
+    model.load_state_dict(current)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from openvclip.checkpoints.loading import compute_amp_dtype, load_patched
+from openvclip.clip.open_clip_towers import FOLDER_CONFIG
 from openvclip.clip.weights import ARCH_FILES, SUFFIXES, default_clip_path
 from openvclip.data.video.keeping import FixedCuts
 from openvclip.data.video.resample import PackedBatch, PackedClips
@@ -55,7 +56,7 @@ def check_sources(
     name = str(default_clip_path(str(clip)) if str(clip) in ARCH_FILES else clip)
     path = local_weights(name)
     named_as_file = path.suffix in SUFFIXES or name.startswith(("/", ".", "~"))
-    if named_as_file and not path.is_file():
+    if named_as_file and not path.is_file() and not (path / FOLDER_CONFIG).is_file():
         raise CheckpointError(f"CLIP {path} does not exist or is not a file; check --clip")
     if checkpoint is not None and not local_weights(checkpoint).is_file():
         raise CheckpointError(f"checkpoint {checkpoint} does not exist or is not a file; check "
