@@ -141,40 +141,76 @@ def test_clips_do_not_mix_and_all_parameters_train(name):
     assert all(p.grad is not None for p in model.visual.parameters() if p.requires_grad)
 
 
-def by_heads(block, x, frames):
-    """The attention of a timm block over frames t-1, t, t+1, head by head, with zeros outside."""
-    attn, h = block.attn, block.norm1(x)
-    q, k, v = attn.qkv(h).view(len(x), -1, 3, attn.num_heads, attn.head_dim).unbind(2)
-    q, k = attn.q_norm(q), attn.k_norm(k)
+def over_frames(q, k, v, frames):
+    """Attention of (N, L, heads, d) over frames t-1, t, t+1 of a clip, head by head."""
     out = torch.zeros_like(q)
-    for t in range(len(x)):
-        for head in range(attn.num_heads):
-            near = (t - 1, t, t + 1)
-            keys, values = (torch.cat([part[i, :, head] if i // frames == t // frames and i >= 0
-                                       else torch.zeros_like(part[0, :, head]) for i in near])
-                            for part in (k, v))
-            scores = q[t, :, head] @ keys.T / attn.head_dim ** 0.5
+    for t in range(len(q)):
+        for head in range(q.shape[2]):
+            keys, values = (torch.cat([
+                part[i, :, head] if 0 <= i and i // frames == t // frames and i < len(q)
+                else torch.zeros_like(part[0, :, head]) for i in (t - 1, t, t + 1)
+            ]) for part in (k, v))
+            scores = q[t, :, head] @ keys.T / q.shape[-1] ** 0.5
             out[t, :, head] = scores.softmax(-1) @ values
-    return x + block.ls1(attn.proj(out.flatten(2)))
+    return out.flatten(2)
 
 
-def test_logits_are_those_of_the_formula_by_head():
-    model = build("ViT-B-16-SigLIP2", "expand_temporal_view", frames=2,
-                  overrides={
-        **SMALL, "embed_dim": 128, "vision_cfg": {"layers": 2, "width": 128}})
-    images, trunk = images_for(model, 4), theirs(model).visual.trunk
-    tokens = torch.randint(1, 1000, (3, model.context_length))
+def write_out(attn, frames):
+    """Return the forward pass of one of open_clip's or timm's attentions, written out."""
+    import_open_clip()  # before timm, for torchvision
+    from timm.layers import apply_rot_embed_cat
+
+    kind = name_class(attn)
+
+    def heads_of(x, count):
+        return x.unflatten(-1, (count, -1))
+
+    def torch_s(x, *_, **__):
+        q, k, v = F.linear(x, attn.in_proj_weight, attn.in_proj_bias).chunk(3, dim=-1)
+        parts = (heads_of(part, attn.num_heads) for part in (q, k, v))
+        return attn.out_proj(over_frames(*parts, frames)), None
+
+    def open_clip_s(x, *_, **__):
+        q, k, v = F.linear(x, attn.in_proj_weight, attn.in_proj_bias).chunk(3, dim=-1)
+        q, k, v = (heads_of(part, attn.num_heads) for part in (q, k, v))
+        y = over_frames(attn.ln_q(q), attn.ln_k(k), v, frames)
+        if attn.head_scale is not None:
+            y = (heads_of(y, attn.num_heads) * attn.head_scale.view(-1, 1)).flatten(2)
+        return attn.out_proj(attn.ln_inner(y))
+
+    def timm_s(x, rope=None, *_, **__):
+        if attn.qkv is None:
+            q, k, v = attn.q_proj(x), attn.k_proj(x), attn.v_proj(x)
+        else:
+            q, k, v = F.linear(x, attn.qkv.weight, attn.qkv.bias).chunk(3, dim=-1)
+            if getattr(attn, "q_bias", None) is not None:
+                q, v = q + attn.q_bias, v + attn.v_bias
+        q, k, v = (heads_of(part, attn.num_heads) for part in (q, k, v))
+        q, k = attn.q_norm(q), attn.k_norm(k)
+        if rope is not None:
+            q, k = (torch.cat([part[:, :attn.num_prefix_tokens], apply_rot_embed_cat(
+                part[:, attn.num_prefix_tokens:].transpose(1, 2), rope, half=attn.rotate_half,
+            ).transpose(1, 2)], dim=1) for part in (q, k))
+        return attn.proj(attn.norm(over_frames(q, k, v, frames)))
+
+    return {"torch": torch_s, "open_clip": open_clip_s, "timm": timm_s}[kind.split(".")[0]]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_logits_are_those_of_the_formula_by_head(name):
+    model = build(name, "expand_temporal_view", frames=2)
+    images, other = images_for(model, 4), theirs(model)
+    trunk = getattr(other.visual, "trunk", other.visual)
+    blocks = trunk.blocks if hasattr(trunk, "blocks") else trunk.transformer.resblocks
+    for block in blocks:
+        block.attn.forward = write_out(block.attn, frames=2)
+    texts = F.normalize(torch.randn(3, model.embed_dim), dim=-1)
     with torch.no_grad():
-        x = trunk.norm_pre(trunk._pos_embed(trunk.patch_embed(images)))
-        for block in trunk.blocks:
-            x = by_heads(block, x, 2)
-            x = x + block.ls2(block.mlp(block.norm2(x)))
-        features = trunk.forward_head(trunk.norm(x))
-        texts = F.normalize(theirs(model).encode_text(tokens), dim=-1)
-        expected = F.normalize(features, dim=-1) @ texts.T * model.logit_scale.exp()
-        ours = F.normalize(model.encode_image(images), dim=-1) @ F.normalize(
-            model.encode_text(tokens), dim=-1).T * model.logit_scale.exp()
+        expected, ours = (F.normalize(features, dim=-1) @ texts.T * model.logit_scale.exp()
+                          for features in (encode(other, images), model.encode_image(images)))
+        alone = F.normalize(build(name).encode_image(images), dim=-1)
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+    assert (alone @ texts.T * model.logit_scale.exp() - ours).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("name", ["ViT-B-16", "ViT-B-16-SigLIP2", "ViT-L-14-CLIPA", "PE-Core-B-16",
