@@ -110,6 +110,16 @@ def test_convolutional_towers_take_frames_alone(name):
         build(name, "expand_temporal_view")
 
 
+@pytest.mark.parametrize("name", [*FAMILIES, *CONVOLUTIONS])
+def test_blocks_that_are_sharded_are_modules_with_parameters(name):
+    model = build_backbone(name, overrides=FAMILIES.get(name) or CONVOLUTIONS[name])
+    names = {parameter: n for n, parameter in model.named_parameters()}
+    for blocks, of_images in ((model.vision_blocks(), True), (model.text_blocks(), False)):
+        owned = [[names[p] for p in block.parameters()] for block in blocks]
+        assert owned and all(owned)
+        assert all(n.startswith("visual.") == of_images for block in owned for n in block)
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("name", ["ViT-B-16", "ViT-B-16-SigLIP2", "PE-Core-B-16", "EVA02-E-14"])
 def test_a_clip_of_equal_frames_is_as_one_frame(name, variant):

@@ -162,6 +162,11 @@ class OpenCLIP(Backbone):
                 return getattr(trunk, name)
         return [trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4]
 
+    def text_blocks(self) -> Iterable[nn.Module]:
+        """The blocks of open_clip's own text transformer; none of one by Hugging Face."""
+        text: Any = getattr(self, "text", self)
+        return getattr(getattr(text, "transformer", None), "resblocks", ())
+
     def train(self, mode: bool = True) -> OpenCLIP:
         """Set the mode of all layers but those that would draw random numbers or keep statistics.
 
