@@ -66,6 +66,7 @@ NOT_RUN = {
     r"(^| )\.\.\.( |$)": "stands for several commands",
     r"DATASET|FOLDER|\w\|\w": "stands for several commands",
     r"^openvclip [A-Za-z][a-zA-Z-]*$": "names a command",
+    r"^openvclip backbones --check$": "takes minutes",
     r"my_clip\.mp4": "stands for somebody's own files",
     r" EXTENSIONS ": "names a module of somebody's own; test_extending.py runs the page's",
     r"benchmark\.py data --generate": "measures for minutes; test_benchmark.py runs it",
