@@ -13,7 +13,7 @@ from torch import nn
 
 from openvclip.checkpoints import files as ckpt
 from openvclip.clip.towers import TOWER, TowerSpec, load_tower
-from openvclip.clip.weights import find_not_finite, load_clip, load_state_dict_file
+from openvclip.clip.weights import find_not_finite, load_state_dict_file
 from openvclip.config.extensions import parse_stored
 from openvclip.config.validate import check_patched, find_ratios
 from openvclip.interpolation import StateDict, WeightPatcher, Weights, WeightsAndClassifier
@@ -124,7 +124,7 @@ def _find_trained(output_dir: str, just_now: bool) -> str | None:
     return None
 
 
-def build_weights(cfg, model: nn.Module, checkpoint: str | None) -> tuple[Weights, list[float]]:
+def build_weights(cfg, model: VideoCLIP, checkpoint: str | None) -> tuple[Weights, list[float]]:
     """Build the weights to test, and the ratios at which to patch them; none: unpatched.
 
     ``checkpoint`` is the file that the model's weights come from; None: they are CLIP's.
@@ -137,7 +137,8 @@ def build_weights(cfg, model: nn.Module, checkpoint: str | None) -> tuple[Weight
         return Weights(), []
     check_patched(cfg, given=checkpoint is not None)
     source = cfg.TEST.CLIP_ORI_PATH or build_clip_source(cfg)
-    patcher = WeightPatcher(dict(model.named_parameters()), load_original_clip(source))
+    original = load_original_clip(source, getattr(model.model, "tower", None))
+    patcher = WeightPatcher(dict(model.named_parameters()), original)
     logger.info(
         "patching %d tensors of %s with %s at %s", len(patcher.names), checkpoint or "CLIP", source,
         ", ".join(f"{r:g}" for r in ratios),
@@ -261,9 +262,17 @@ def text_tower_differs(model: VideoCLIP, other: StateDict) -> bool:
     return differs
 
 
-def load_original_clip(source: str | Path) -> StateDict:
-    """Read the original CLIP under the tensor names of a :class:`VideoCLIP`."""
-    return {f"model.{name}": tensor for name, tensor in load_clip(source).items()}
+def load_original_clip(source: str | Path, tower: TowerSpec | None = None) -> StateDict:
+    """Read the original CLIP under the tensor names of a :class:`VideoCLIP`.
+
+    Raises:
+        CheckpointError: it is not one, or it computes otherwise than ``tower``, the model's, does.
+    """
+    own, state = load_tower(source)
+    if tower is not None and not own.fits(tower):
+        raise CheckpointError(f"{source} is {own.label}, but the model was made from "
+                              f"{tower.label}; mix it with the CLIP that it was made from")
+    return {f"model.{name}": tensor for name, tensor in state.items()}
 
 
 def unwrap(model: nn.Module) -> VideoCLIP:

@@ -6,15 +6,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from openvclip.checkpoints.loading import load_original_clip, load_weights
 from openvclip.clip.open_clip_names import import_open_clip
 from openvclip.clip.open_clip_weights import build_open_clip
-from openvclip.clip.towers import TowerSpec, describe_tower, load_tower
+from openvclip.clip.towers import TOWER, TowerSpec, describe_tower, load_tower
 from openvclip.config.doors import TEMPORAL
 from openvclip.models.backbone import CLIP, build_backbone
 from openvclip.models.backbone.opened import name_class
 from openvclip.models.backbone.survey import survey
 from openvclip.models.temporal import build_temporal_clip, is_adapter
 from openvclip.models.temporal.expanded_view import ExpandedView, FrameWindows
+from openvclip.models.video_clip import VideoCLIP
 from openvclip.utils.errors import CheckpointError, ConfigError
 
 TEXT = {"layers": 2, "width": 64, "heads": 1}
@@ -351,6 +353,30 @@ def test_sources_that_cannot_be_had(name, message, monkeypatch):
     with pytest.raises(CheckpointError, match=message) as caught:
         load_tower(name)
     assert "\n" not in str(caught.value)
+
+
+def test_towers_of_the_same_shapes_that_compute_otherwise_are_not_mixed(tmp_path):
+    """Heads are not in the weights, so that only the description tells them apart."""
+    heads = {**SMALL, "vision_cfg": {"layers": 2, "width": 64, "head_width": 32}}
+    one, two = build("ViT-B-16"), build("ViT-B-16", overrides=heads)
+    assert {n: t.shape for n, t in one.state_dict().items()} == {
+        n: t.shape for n, t in two.state_dict().items()}
+    other = save(two, tmp_path / "other")
+    with pytest.raises(CheckpointError, match="is other, but the model was made from ViT-B-16"):
+        load_original_clip(other, one.tower)
+    assert len(load_original_clip(other, two.tower)) == len(two.state_dict())
+
+    video = VideoCLIP(one, 2, torch.zeros(0, one.embed_dim))
+    checkpoint = tmp_path / "tuned.pyth"
+    for tower, fits in ((one.tower, True), (two.tower, False)):
+        torch.save({"model_state": dict(two.state_dict()), TOWER: tower.to_dict()}, checkpoint)
+        if fits:
+            load_weights(video, checkpoint)
+            continue
+        with pytest.raises(CheckpointError, match=r"tuned.pyth was trained from .* but the CLIP"
+                                                  " here is ViT-B-16") as caught:
+            load_weights(video, checkpoint)
+        assert "\n" not in str(caught.value)
 
 
 def test_a_gelu_tower_is_never_computed_with_quick_gelu():

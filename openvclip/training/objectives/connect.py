@@ -31,7 +31,7 @@ def build_interpolator(
     source = cfg.TRAIN.CLIP_ORI_PATH or build_clip_source(cfg)
     interpolator = WeightInterpolator(
         {name: p for name, p in model.named_parameters() if p.requires_grad or name in frozen},
-        load_original_clip(source),
+        load_original_clip(source, getattr(unwrap(model).model, "tower", None)),
     )
     logger.info("mixing %d tensors with those of %s %s", len(interpolator.names), source, purpose)
     return interpolator
