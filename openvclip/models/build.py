@@ -155,6 +155,7 @@ def build_model(cfg: Any, label_names: Sequence[str] | None) -> VideoCLIP:
     )
     check_arch(cfg.MODEL.ARCH, clip, where)
     check_crops(build_crops(cfg), clip.image_size, where)
+    check_context(cfg.MODEL.CONTEXT_LENGTH, clip, where)
     check_sigmoid(build_sigmoid_keys(cfg), clip, where)
     logger.info("CLIP from %s: %s; temporal type %s", where, clip.describe(), temporal_type)
     classifier = torch.empty(0, clip.embed_dim)
@@ -176,6 +177,15 @@ def build_sigmoid_keys(cfg: Any) -> list[str]:
     caption = cfg.TRAIN.CAPTION
     keys = ["MODEL.LOSS_FUNC"] if cfg.MODEL.LOSS_FUNC == "sigmoid" else []
     return keys + (["TRAIN.CAPTION.LOSS"] if caption.ENABLE and caption.LOSS == "sigmoid" else [])
+
+
+def check_context(length: int, clip: Backbone, where: str) -> None:
+    """Raise a ConfigError if texts of ``length`` tokens are not what a text tower reads."""
+    if not getattr(clip, "ends_early", True) and length != clip.context_length:
+        raise ConfigError(
+            f"MODEL.CONTEXT_LENGTH is {length}, but the text tower of {where} reads exactly "
+            f"{clip.context_length} tokens, padding included; set it to auto"
+        )
 
 
 def check_sigmoid(keys: Sequence[str], clip: Backbone, where: str) -> None:

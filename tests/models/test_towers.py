@@ -14,6 +14,7 @@ from openvclip.config.doors import TEMPORAL
 from openvclip.models.backbone import CLIP, build_backbone
 from openvclip.models.backbone.opened import name_class
 from openvclip.models.backbone.survey import survey
+from openvclip.models.build import check_context
 from openvclip.models.temporal import build_temporal_clip, is_adapter
 from openvclip.models.temporal.expanded_view import ExpandedView, FrameWindows
 from openvclip.models.video_clip import VideoCLIP
@@ -377,6 +378,14 @@ def test_towers_of_the_same_shapes_that_compute_otherwise_are_not_mixed(tmp_path
                                                   " here is ViT-B-16") as caught:
             load_weights(video, checkpoint)
         assert "\n" not in str(caught.value)
+
+
+def test_texts_of_another_length_than_the_tower_reads_are_refused():
+    check_context(20, build("ViT-B-16"), "a causal tower")  # which reads up to a text's end
+    model = build("ViT-B-16-SigLIP2")
+    check_context(model.context_length, model, "SigLIP")
+    with pytest.raises(ConfigError, match="CONTEXT_LENGTH is 77, but .*SigLIP reads exactly 64"):
+        check_context(77, model, "SigLIP")
 
 
 def test_a_gelu_tower_is_never_computed_with_quick_gelu():
