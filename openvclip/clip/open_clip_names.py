@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from openvclip.utils.errors import CheckpointError
 from openvclip.utils.json_text import parse_json
@@ -21,6 +26,7 @@ VISION_KEYS = frozenset({"image_size", "layers", "width", "patch_size", "head_wi
 TEXT_KEYS = frozenset({"context_length", "vocab_size", "width", "heads", "layers"})
 TOP_KEYS = frozenset({"embed_dim", "quick_gelu", "vision_cfg", "text_cfg"})
 HUB, LOCAL = "hf-hub:", "local-dir:"  # How open_clip marks sources that are no names.
+CONNECT_SECONDS = 5.0  # After which the hub counts as out of reach.
 HEAD_WIDTH = 64  # Channels of an attention head if a config does not say.
 
 
@@ -31,6 +37,33 @@ def import_open_clip() -> ModuleType:
     import open_clip
 
     return open_clip
+
+
+@contextmanager
+def hub_without_retries() -> Iterator[None]:
+    """Let the Hugging Face hub's client use what it has kept if the hub cannot be reached.
+
+    It would try again for a minute, file by file. A machine with a proxy is not asked.
+    """
+    from huggingface_hub import constants
+
+    kept = constants.HF_HUB_OFFLINE
+    if not kept and "https" not in getproxies() and not _can_connect(constants.ENDPOINT):
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = kept
+
+
+def _can_connect(address: str) -> bool:
+    parts = urlsplit(address)
+    port = parts.port or (80 if parts.scheme == "http" else 443)
+    try:
+        socket.create_connection((parts.hostname, port), timeout=CONNECT_SECONDS).close()
+    except OSError:
+        return False
+    return True
 
 
 def model_configs() -> dict[str, Path]:

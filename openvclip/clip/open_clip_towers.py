@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from openvclip.clip.open_clip_names import HUB, LOCAL, import_open_clip, read_config
+from openvclip.clip.open_clip_names import (
+    HUB,
+    LOCAL,
+    hub_without_retries,
+    import_open_clip,
+    read_config,
+)
 from openvclip.clip.tower_spec import TowerSpec, describe_config
 from openvclip.utils.errors import CheckpointError, first_line
 from openvclip.utils.files import read_text
@@ -47,7 +53,8 @@ def describe_hub(spec: str) -> TowerSpec:
 
     name = spec.removeprefix(HUB)
     try:
-        found = _get_hf_config(name)
+        with hub_without_retries():
+            found = _get_hf_config(name)
     except Exception as error:  # any error of the network, the hub or the disk
         raise CheckpointError(
             f"the config of {spec} could not be had ({type(error).__name__}: {first_line(error)}); "

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from openvclip.clip.open_clip_names import HUB, LOCAL, import_open_clip
+from openvclip.clip.open_clip_names import HUB, LOCAL, hub_without_retries, import_open_clip
 from openvclip.clip.open_clip_towers import is_folder
 from openvclip.clip.tower_spec import TowerSpec, clean_config
 from openvclip.utils.errors import CheckpointError, first_line
@@ -44,7 +44,7 @@ def build_open_clip(
     coca = CoCa if "multimodal_cfg" in made else open_clip.CustomTextCLIP
     register_small(made["vision_cfg"].get("timm_model_name") or "")
     try:
-        with torch.device(device):
+        with torch.device(device), hub_without_retries():
             model = (coca if custom else open_clip.CLIP)(**made)
     except Exception as error:  # timm, transformers and the network have errors of many kinds
         raise CheckpointError(
@@ -182,10 +182,11 @@ def find_weights(spec: TowerSpec) -> Path:
                                   ".pth); save the model again")
         return Path(found)
     try:
-        if spec.source.startswith(HUB):
-            return Path(open_clip.pretrained.download_pretrained_from_hf(spec.name))
-        settings = open_clip.get_pretrained_cfg(spec.name, spec.tag)
-        return Path(open_clip.pretrained.download_pretrained(settings))
+        with hub_without_retries():
+            if spec.source.startswith(HUB):
+                return Path(open_clip.pretrained.download_pretrained_from_hf(spec.name))
+            settings = open_clip.get_pretrained_cfg(spec.name, spec.tag)
+            return Path(open_clip.pretrained.download_pretrained(settings))
     except Exception as error:  # any error of the network, the hub or the disk
         raise CheckpointError(
             f"open_clip could not load {spec.label} ({type(error).__name__}: {first_line(error)}); "

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
+from openvclip.clip.open_clip_names import hub_without_retries
 from openvclip.clip.tokenizer import count_tokens, tokenize
 from openvclip.utils.errors import CheckpointError, DataError, first_line
 from openvclip.utils.torchvision_ops import import_torchvision
@@ -97,9 +98,10 @@ def load_tokenizer(text: Mapping[str, Any], folder: str | Path | None = None) ->
     try:
         from open_clip.tokenizer import HFTokenizer
 
-        return HubTokenizer(HFTokenizer(
-            str(folder or name), context_length=text.get("context_length", 77),
-            tokenizer_mode=text.get("tokenizer_mode"), **text.get("tokenizer_kwargs", {})))
+        with hub_without_retries():
+            return HubTokenizer(HFTokenizer(
+                str(folder or name), context_length=text.get("context_length", 77),
+                tokenizer_mode=text.get("tokenizer_mode"), **text.get("tokenizer_kwargs", {})))
     except Exception as error:  # any error of the network, the hub, the disk or a package
         where = f"in {folder}" if folder else f"({name} on the Hugging Face hub)"
         raise CheckpointError(
