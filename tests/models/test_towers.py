@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -386,6 +388,25 @@ def test_texts_of_another_length_than_the_tower_reads_are_refused():
     check_context(model.context_length, model, "SigLIP")
     with pytest.raises(ConfigError, match="CONTEXT_LENGTH is 77, but .*SigLIP reads exactly 64"):
         check_context(77, model, "SigLIP")
+
+
+def test_a_hub_that_cannot_be_reached_is_not_waited_for(monkeypatch):
+    """The client would try again for a minute; offline it looks at what it has kept."""
+    factory = import_open_clip().factory
+    from huggingface_hub import constants
+
+    seen = []
+    monkeypatch.setattr(factory, "_get_hf_config", lambda name: seen.append(
+        constants.HF_HUB_OFFLINE) or {"model_cfg": {}})
+    monkeypatch.setattr("openvclip.clip.open_clip_names.getproxies", dict)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        with pytest.raises(CheckpointError, match="no vision_cfg"):
+            describe_tower("hf-hub:nobody/nothing")
+    with pytest.raises(CheckpointError, match="no vision_cfg"):  # nothing listens there any more
+        describe_tower("hf-hub:nobody/nothing")
+    assert seen == [False, True] and not constants.HF_HUB_OFFLINE
 
 
 def test_a_gelu_tower_is_never_computed_with_quick_gelu():
