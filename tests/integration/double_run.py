@@ -12,6 +12,7 @@ import torch
 
 from openvclip.config import load_cfg
 from openvclip.launch.processes import launch
+from openvclip.models.resolve import build_resolved
 from openvclip.training import build
 from openvclip.utils import distributed
 
@@ -34,7 +35,7 @@ def train(cfg) -> None:
     """Train in float64 and say what was exchanged."""
     build_model = build.build_model
     build.build_model = lambda *args: build_model(*args).double()
-    trainer = build.build_trainer(cfg)
+    trainer = build.build_trainer(build_resolved(cfg))
     steps, exchanged = [], []
     if isinstance(trainer.model, torch.nn.parallel.DistributedDataParallel):
         exchanged = count_exchanges(trainer.model)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +20,7 @@ from openvclip.checkpoints.export import export_model
 from openvclip.checkpoints.files import checkpoint_path, load_file
 from openvclip.checkpoints.loading import load_patched
 from openvclip.clip.open_clip_weights import build_open_clip
-from openvclip.clip.towers import TOWER
+from openvclip.clip.towers import TOWER, load_tower
 from openvclip.config import load_cfg
 from openvclip.evaluation.build import build_runners
 from openvclip.evaluation.runner import run_tests
@@ -39,6 +42,9 @@ FAMILIES = {
     "RN50": ({"layers": [1, 1, 1, 1], "width": 32, "image_size": SIZE}, False),
     "convnext_base": ({**IMAGE, "layers": 1, "width": 32}, False),
 }
+AUTO = dict.fromkeys((
+    "MODEL__CONTEXT_LENGTH", "DATA__MEAN", "DATA__STD", "DATA__RESIZE_MODE", "DATA__INTERPOLATION",
+    "DATA__TRAIN_CROP_SIZE", "DATA__TEST_CROP_SIZE", "DATA__TRAIN_JITTER_SCALES"), "auto")
 
 
 def save_folder(name: str, vision: dict, folder: Path) -> Path:
@@ -65,11 +71,8 @@ def test_from_training_to_export(name, tiny, tmp_path):
     view = {} if sees else {"MODEL__MODEL_NAME": "BasicClipVideo",
                             "MODEL__TEMPORAL_MODELING_TYPE": None}
     changes = {
-        **INTERPOLATED, **view, "MODEL__CLIP_PATH": clip, "MODEL__CONTEXT_LENGTH": "auto",
-        "DATA__MEAN": "auto", "DATA__STD": "auto", "DATA__RESIZE_MODE": "auto",
-        "DATA__INTERPOLATION": "auto", "DATA__TRAIN_CROP_SIZE": "auto",
-        "DATA__TEST_CROP_SIZE": "auto", "DATA__TRAIN_JITTER_SCALES": "auto",
-        "DATA__NUM_FRAMES": 2, "MODEL__TEXT_TEMPLATES": "name_only",
+        **INTERPOLATED, **AUTO, **view, "MODEL__CLIP_PATH": clip, "DATA__NUM_FRAMES": 2,
+        "MODEL__TEXT_TEMPLATES": "name_only",
         "MODEL__TEXT_CACHE_DIR": tmp_path / "cache", "TRAIN__EVAL_PERIOD": 10,
     }
     # 12 videos: three steps in two epochs.
@@ -103,3 +106,31 @@ def test_from_training_to_export(name, tiny, tmp_path):
             found, expected = (F.normalize(getattr(towers, method)(given), dim=-1)
                                for towers in (ours, theirs))
             torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_a_sharded_tower_trains_as_a_whole_one(tiny, repo, tmp_path):
+    """In float64, with blocks that are computed twice in the sharded run."""
+    clip = save_folder("ViT-B-16-SigLIP2", IMAGE, tmp_path / "tower")
+    states = []
+    for processes, changes in ((1, {}), (2, {"TRAIN__SHARDING": "fsdp",
+                                             "MODEL__USE_CHECKPOINT": True})):
+        output = tmp_path / f"by{processes}"
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        done = subprocess.run(
+            [sys.executable, *(launcher if processes > 1 else []),
+             str(Path(__file__).with_name("double_run.py")),
+             *options(tiny, output, **INTERPOLATED, **AUTO, **changes, MODEL__CLIP_PATH=clip,
+                      DATA__NUM_FRAMES=2, MODEL__TEXT_TEMPLATES="name_only", TEST__ENABLE=False,
+                      TRAIN__EVAL_PERIOD=10, SOLVER__MAX_EPOCH=1)],
+            capture_output=True, text=True, timeout=300, check=False,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repo)},
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        states.append(load_file(checkpoint_path(output, 1))["model_state"])
+    whole, sharded = states
+    original = load_tower(clip)[1]
+    moved = [name for name, tensor in whole.items()
+             if not torch.equal(tensor.float(), original[name.removeprefix("model.")])]
+    assert len(moved) > 20
+    for name, tensor in whole.items():
+        torch.testing.assert_close(sharded[name], tensor, atol=1e-9, rtol=0)
