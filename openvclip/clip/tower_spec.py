@@ -11,6 +11,7 @@ from typing import Any
 
 from openvclip.clip.open_clip_names import why_refused
 from openvclip.utils.errors import CheckpointError, first_line
+from openvclip.utils.json_text import parse_json
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -88,7 +89,9 @@ class TowerSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for checkpoints and JSON; :meth:`from_dict` is the way back."""
-        return json.loads(json.dumps(asdict(self)))
+        values = parse_json(json.dumps(asdict(self)))  # lists instead of tuples
+        assert isinstance(values, dict)
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str) -> TowerSpec:

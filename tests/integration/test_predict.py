@@ -228,7 +228,7 @@ def test_one_clear_line_before_anything_is_read(tiny, predict, monkeypatch, chan
     from openvclip.checkpoints import loading
     from openvclip.predict import classifier as predictor
 
-    for module, name in ((loading, "load_clip"), (predictor, "read_views")):
+    for module, name in ((loading, "load_tower"), (predictor, "read_views")):
         monkeypatch.setattr(module, name, lambda *_: pytest.fail("something was read"))
     monkeypatch.chdir(tiny)
     given = {"--video": VIDEO, "--labels": "a,b", "--clip": "clip.pt", **changes}

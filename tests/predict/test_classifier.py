@@ -279,7 +279,7 @@ def test_a_config_that_cannot_be_is_named(world, tmp_path, text, said):
 
 
 def test_what_cannot_be_is_refused_before_weights_are_read(world, monkeypatch):
-    monkeypatch.setattr(loading, "load_clip", lambda _: pytest.fail("weights were read"))
+    monkeypatch.setattr(loading, "load_tower", lambda _: pytest.fail("weights were read"))
     clip, tuned = world / "clip.pt", world / "tuned.pth"
     for args, options, kind, said in (
         ((clip, None, 0.5), {}, ConfigError, "no checkpoint is given"),
