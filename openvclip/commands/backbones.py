@@ -22,6 +22,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
                         help="list only models of this name; * stands for anything: 'PE-Core*'")
     parser.add_argument("--check", action="store_true",
                         help="count the pairs that can be used, and give the others' reasons")
+    parser.add_argument("--results", metavar="FILE.csv",
+                        help="open_clip's own table of results, docs/openclip_results.csv of its "
+                        "repository: adds a column with the accuracies on ImageNet that it gives")
     return parser.parse_args(argv)
 
 
@@ -38,6 +41,7 @@ def backbones(argv: list[str] | None) -> None:
         raise ConfigError(f"open_clip has no weights for {' or '.join(args.names)}; "
                           "`openvclip backbones --check '*'` goes through all, and names may have "
                           "a *, such as 'ViT-B-16*'")
+    results = None if args.results is None else listing.read_results(args.results)
     if args.check:
         count, frames, clips, reasons = listing.summarize(survey(pairs))
         print(clean_lines(f"{count} pairs of a model and its weights: frames alone {frames}, "
@@ -45,9 +49,9 @@ def backbones(argv: list[str] | None) -> None:
         for reason, refused in sorted(reasons.items()):
             print(clean_lines(f"{len(refused)}: {reason}: {', '.join(refused)}"))
         return
-    print(clean_lines(listing.format_head()))
+    print(clean_lines(listing.format_head(results)))
     for row in listing.list_towers(survey(pairs)):
-        print(clean_lines(listing.format_row(row)), flush=True)
+        print(clean_lines(listing.format_row(row, results)), flush=True)
 
 
 def main(argv: list[str] | None = None) -> int:

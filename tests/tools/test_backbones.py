@@ -64,3 +64,16 @@ def test_a_name_that_does_not_exist_is_one_line(capsys):
     assert main(["ViT-B-17"]) == 2
     (line,) = "".join(capsys.readouterr()).splitlines()
     assert "no weights for ViT-B-17" in line
+
+
+def test_open_clip_s_results_are_a_column(tmp_path, capsys):
+    table = tmp_path / "results.csv"
+    table.write_text("name,pretrained,ImageNet 1k\nRN50,openai,0.5982\n")
+    assert main(["RN50", "--results", str(table)]) == 0
+    head, _, row = capsys.readouterr().out.splitlines()
+    assert head.endswith("| ImageNet, %, of each, by open_clip's own table |")
+    assert "openai, yfcc15m, cc12m" in row and row.endswith("| 59.8, -, - |")
+    table.write_text("model,accuracy\nRN50,59.8\n")
+    assert main(["RN50", "--results", str(table)]) == 2
+    (line,) = "".join(capsys.readouterr()).splitlines()
+    assert "results.csv is not a table of open_clip's results" in line

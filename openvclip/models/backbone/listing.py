@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -14,8 +17,11 @@ from openvclip.clip.open_clip_weights import build_open_clip
 from openvclip.config.doors import TEMPORAL
 from openvclip.models.backbone.open_clip import OpenCLIP
 from openvclip.models.backbone.survey import Surveyed, count_parameters, survey_tower
+from openvclip.utils.errors import DataError, first_line
+from openvclip.utils.files import read_text
 
 FRAMES = 8  # of the clip that is counted
+IMAGENET = "ImageNet 1k"  # the column of open_clip's results
 HEAD = ("model", "weights", "image tower, M parameters", "GFLOPs of a clip", "input", "tokens",
         "temporal variants")
 
@@ -103,21 +109,43 @@ def list_towers(surveyed: Iterable[Surveyed]) -> Iterator[Listed]:
         yield waiting
 
 
-def format_row(row: Listed) -> str:
-    """Return a row of the table in Markdown."""
+def read_results(path: str | Path) -> dict[str, float]:
+    """Read ``name/tag`` -> accuracy on ImageNet in per cent from open_clip's table of results.
+
+    Raises:
+        DataError: the file cannot be read, or is not that table.
+    """
+    try:
+        rows = list(csv.DictReader(io.StringIO(read_text(path))))
+        return {f"{row['name']}/{row['pretrained']}": 100 * float(row[IMAGENET]) for row in rows}
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
+        raise DataError(
+            f"{path} is not a table of open_clip's results ({type(error).__name__}: "
+            f"{first_line(error)}); give docs/openclip_results.csv of its repository, with the "
+            f"columns name, pretrained and {IMAGENET}"
+        ) from error
+
+
+def format_row(row: Listed, results: Mapping[str, float] | None = None) -> str:
+    """Return a row of the table in Markdown, with the last column for :func:`read_results`."""
     every = list_variants()
     variants = "all" if len(row.variants) == len(every) else ", ".join(row.variants) or "none"
     height, width = row.size
     size = str(height) if height == width else f"{height}x{width}"
-    cells = (row.name, ", ".join(row.tags), f"{row.parameters / 1e6:.1f}",
-             f"{row.flops / 1e9:.0f}", f"{size}, {row.resizing}",
-             str(row.tokens) if row.tokens else "-", variants)
+    cells: tuple[str, ...] = (
+        row.name, ", ".join(row.tags), f"{row.parameters / 1e6:.1f}", f"{row.flops / 1e9:.0f}",
+        f"{size}, {row.resizing}", str(row.tokens) if row.tokens else "-", variants,
+    )
+    if results is not None:
+        known = (results.get(f"{row.name}/{tag}") for tag in row.tags)
+        cells += (", ".join("-" if value is None else f"{value:.1f}" for value in known),)
     return f"| {' | '.join(cells)} |"
 
 
-def format_head() -> str:
+def format_head(results: Mapping[str, float] | None = None) -> str:
     """Return the two lines above the table's rows."""
-    return f"| {' | '.join(HEAD)} |\n|{'---|' * len(HEAD)}"
+    head = HEAD if results is None else (*HEAD, "ImageNet, %, of each, by open_clip's own table")
+    return f"| {' | '.join(head)} |\n|{'---|' * len(head)}"
 
 
 def summarize(surveyed: Iterable[Surveyed]) -> tuple[int, int, int, Mapping[str, list[str]]]:
