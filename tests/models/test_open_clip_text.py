@@ -7,7 +7,8 @@ import torch
 
 from openvclip.clip.open_clip_names import read_config
 from openvclip.clip.tokenizer import tokenize
-from openvclip.models.backbone.open_clip_text import count_columns, encode_text
+from openvclip.clip.tower_spec import describe_config
+from openvclip.models.backbone.open_clip import OpenCLIP
 from openvclip.utils.torchvision_ops import import_torchvision
 
 END = 49407
@@ -20,7 +21,7 @@ FAMILIES = [
 
 
 def build(name):
-    """A tiny text tower with the settings of a model's, beside the smallest image tower."""
+    """A tiny model of open_clip, the towers that take it over, and the settings of its texts."""
     import_torchvision()
     import open_clip
 
@@ -28,32 +29,34 @@ def build(name):
     config["text_cfg"].update(layers=2, width=64, heads=2, vocab_size=END + 1)
     config.update(embed_dim=16, vision_cfg={
         "layers": 1, "width": 64, "patch_size": 16, "image_size": 32})
+    tower = describe_config(config, {}, source=name, name=name)
     custom = config.pop("custom_text", False)
     kind = open_clip.CustomTextCLIP if custom else open_clip.CLIP
     if "multimodal_cfg" in config:
         kind = open_clip.CoCa
         config["multimodal_cfg"].update(layers=1, width=64, heads=2)
     torch.manual_seed(0)
-    return kind(**config).eval(), config["text_cfg"]
+    model = kind(**config).eval()
+    return model, OpenCLIP(model, tower).eval(), config["text_cfg"]
 
 
 @pytest.mark.parametrize(("name", "causal"), FAMILIES)
 def test_features_are_open_clips(name, causal):
-    model, text = build(name)
+    model, towers, text = build(name)
     tokens = tokenize(["a photo of archery", "golf"], text.get("context_length", 77))
     if text.get("pool_type") == "eos":
         tokens[tokens == END] = text["eos_id"]
     with torch.no_grad():
-        ours, theirs = encode_text(model, tokens), model.encode_text(tokens, normalize=False)
+        ours, theirs = towers.encode_text(tokens), model.encode_text(tokens, normalize=False)
     torch.testing.assert_close(ours, theirs, atol=2e-6, rtol=0)
     columns = tokens.shape[1]
-    assert count_columns(model, tokens).tolist() == ([6, 3] if causal else [columns, columns])
+    assert towers.count_columns(tokens).tolist() == ([6, 3] if causal else [columns, columns])
 
 
 def test_a_causal_tower_computes_no_column_after_the_last_end():
-    model, _ = build("PE-Core-B-16")
+    model, towers, _ = build("PE-Core-B-16")
     seen = []
     model.text.ln_final.register_forward_hook(lambda _m, args, _o: seen.append(args[0].shape[1]))
     with torch.no_grad():
-        encode_text(model, tokenize(["a photo of archery", "golf"], 32))
+        towers.encode_text(tokenize(["a photo of archery", "golf"], 32))
     assert seen == [6]

@@ -10,6 +10,8 @@ from torch import nn
 
 from openvclip.clip.text_tokens import ClipTokenizer, TextTokenizer
 from openvclip.clip.towers import Preprocess, TowerSpec
+from openvclip.clip.weights import check_keys
+from openvclip.utils.errors import ConfigError
 
 
 class Backbone(nn.Module):
@@ -66,6 +68,26 @@ class Backbone(nn.Module):
         Raises:
             CheckpointError: names or shapes do not fit.
         """
+
+    def take_weights(
+        self, state: Mapping[str, torch.Tensor], where: str,
+        allow_missing: Callable[[str], bool] | None = None,
+    ) -> None:
+        """Let towers that were built without memory hold fp32 copies of the tensors in ``state``.
+
+        See :meth:`from_state_dict`.
+        """
+        current = self.state_dict()
+        check_keys({k: tuple(v.shape) for k, v in current.items()},
+                   {k: tuple(v.shape) for k, v in state.items()}, where, allow_missing)
+        current.update({k: v.detach().to("cpu", torch.float32, copy=True)
+                        for k, v in state.items()})
+        self.load_state_dict(current, assign=True)
+        empty = [name for name, p in (*self.named_parameters(), *self.named_buffers())
+                 if p.is_meta]
+        if empty:
+            raise ConfigError(f"{empty[0]} has no initial values; a temporal variant makes what no "
+                              'CLIP has with device="cpu"')
 
     @abstractmethod
     def vision_blocks(self) -> Iterable[nn.Module]:

@@ -17,10 +17,9 @@ from torch.utils.checkpoint import checkpoint
 
 from openvclip.clip.sizes import CLIPConfig
 from openvclip.clip.towers import TowerSpec, describe_sizes
-from openvclip.clip.weights import check_keys
 from openvclip.models.backbone.backbone import Backbone
 from openvclip.models.layers import LayerNorm, ResidualAttentionBlock
-from openvclip.utils.errors import ConfigError, DataError
+from openvclip.utils.errors import DataError
 
 
 class Transformer(nn.Module):
@@ -169,17 +168,7 @@ class CLIP(Backbone):
         # Weights that are about to be replaced need neither memory nor random numbers.
         with torch.device("meta"):
             model = cls(config, vision_block, use_checkpoint)
-        current = model.state_dict()
-        check_keys({k: v.shape for k, v in current.items()},
-                   {k: v.shape for k, v in state.items()}, where, allow_missing)
-        current.update({k: v.detach().to("cpu", torch.float32, copy=True)
-                        for k, v in state.items()})
-        model.load_state_dict(current, assign=True)
-        empty = [name for name, p in (*model.named_parameters(), *model.named_buffers())
-                 if p.is_meta]
-        if empty:
-            raise ConfigError(f"{empty[0]} has no initial values; a temporal variant makes what no "
-                              'CLIP has with device="cpu"')
+        model.take_weights(state, where, allow_missing)
         model.freeze_text()
         if tower is not None:
             model.tower, model.preprocess = tower, tower.preprocess

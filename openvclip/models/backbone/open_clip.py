@@ -18,7 +18,6 @@ from openvclip.clip.open_clip_towers import is_folder
 from openvclip.clip.open_clip_weights import build_open_clip
 from openvclip.clip.text_tokens import TextTokenizer, load_tokenizer
 from openvclip.clip.towers import TowerSpec
-from openvclip.clip.weights import check_keys
 from openvclip.models.backbone.backbone import Backbone
 from openvclip.models.backbone.opened import View
 from openvclip.models.layers import ResidualAttentionBlock
@@ -99,17 +98,7 @@ class OpenCLIP(Backbone):
             model.open(vision_block)
         if use_checkpoint:
             model.use_checkpoint()
-        current = model.state_dict()
-        check_keys({k: tuple(v.shape) for k, v in current.items()},
-                   {k: tuple(v.shape) for k, v in state.items()}, where, allow_missing)
-        current.update({k: v.detach().to("cpu", torch.float32, copy=True)
-                        for k, v in state.items()})
-        model.load_state_dict(current, assign=True)
-        empty = [name for name, p in (*model.named_parameters(), *model.named_buffers())
-                 if p.is_meta]
-        if empty:
-            raise ConfigError(f"{empty[0]} has no initial values; a temporal variant makes what no "
-                              'CLIP has with device="cpu"')
+        model.take_weights(state, where, allow_missing)
         for name, parameter in model.named_parameters():
             if not name.startswith("visual.") and name != "logit_scale":
                 parameter.requires_grad_(False)
