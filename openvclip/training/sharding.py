@@ -14,7 +14,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
-from openvclip.checkpoints.loading import compute_amp_dtype
+from openvclip.checkpoints.loading import build_dtype
 from openvclip.models.video_clip import VideoCLIP
 from openvclip.utils import distributed
 from openvclip.utils.errors import ConfigError
@@ -66,8 +66,7 @@ def build_wrapped(cfg: Any, model: VideoCLIP, device: torch.device) -> nn.Module
             logger.info("TRAIN.SHARDING fsdp: a single process holds everything")
         return model.to(device)
     if cfg.TRAIN.SHARDING == "fsdp":
-        half = cfg.TRAIN.MIXED_PRECISION and compute_amp_dtype(cfg.TRAIN.AMP_DTYPE, device)
-        if half == torch.float16:
+        if build_dtype(cfg, device, "TRAIN") == torch.float16:
             raise ConfigError("TRAIN.SHARDING fsdp does not scale gradients as fp16 needs; set "
                               "TRAIN.AMP_DTYPE bfloat16 or TRAIN.MIXED_PRECISION False")
         shard(model, device)  # block by block, so that no device holds it whole
