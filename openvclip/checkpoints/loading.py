@@ -23,6 +23,7 @@ from openvclip.models.build import (
     build_model,
     load_model_weights,
 )
+from openvclip.models.raw import RawEnsemble, build_raw_model
 from openvclip.models.temporal import build_temporal_clip
 from openvclip.models.video_clip import VideoCLIP
 from openvclip.utils import distributed
@@ -104,6 +105,9 @@ def build_tested(
     else:
         own_text = load_weights(model, checkpoint, finite=True)
     model = model.to(device)
+    if cfg.MODEL.ENSEMBLE_PRED and class_names is not None:
+        model.register_forward_hook(
+            RawEnsemble(build_raw_model(cfg, model), cfg.MODEL.ENSEMBLE_RAWMODEL_RATIO))
     weights, ratios = build_weights(cfg, model, checkpoint)
     if own_text and class_names is not None:
         embed = partial(build_classifier, cfg, label_names=class_names)

@@ -2,7 +2,7 @@
 
 Names and defaults are PySlowFast's and Open-VCLIP's unless the comment says "ours". Their keys that
 nothing here reads are in ``upstream.py``: accepted only at their off value. The keys of an
-objective are in training/objectives/keys.py, those of a task in evaluation/tasks/keys.py; an
+objective are in training/objectives/keys, those of a task in evaluation/tasks/keys.py; an
 extension declares its own.
 """
 

@@ -28,6 +28,7 @@ TEMPORAL = Registry("MODEL.TEMPORAL_MODELING_TYPE", {
 OBJECTIVES = Registry("TRAIN.OBJECTIVES", {
     "connect": "openvclip.training.objectives.connect:Connect",
     "caption": "openvclip.training.objectives.caption:CaptionContrast",
+    "distill": "openvclip.training.objectives.distill:RawDistillation",
 })
 
 MERGES = Registry("--method", {
@@ -51,4 +52,9 @@ TASKS = Registry("TEST.TASK", {
 })
 
 # Modules that declare the keys of entries; they import no torch.
-KEYS = ("openvclip.training.objectives.keys", "openvclip.evaluation.tasks.keys")
+KEYS = (
+    "openvclip.training.objectives.keys.connect",
+    "openvclip.training.objectives.keys.caption",
+    "openvclip.training.objectives.keys.raw",
+    "openvclip.evaluation.tasks.keys",
+)

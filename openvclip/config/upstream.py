@@ -27,8 +27,7 @@ OFF: dict[str, object] = {"IMAGENET_SIMPLELABEL_PATH": None, **_name({
     },
     "TEST": {"CHECKPOINT_TYPE": "pytorch"},
     "MODEL": {
-        "NUM_EXPERTS": 0, "RECORD_ROUTING": False, "KEEP_RAW_MODEL": False, "ENSEMBLE_PRED": False,
-        "ENSEMBLE_RAWMODEL_RATIO": 0.0, "RAW_MODEL_DISTILLATION": False, "CLS_LOSS_RATIO": 1.0,
+        "NUM_EXPERTS": 0, "RECORD_ROUTING": False, "CLS_LOSS_RATIO": 1.0,
         "TEXT_PROMPT": False, "DEFAULT_FINETUNE_FACTOR": 1.0, "HEAD_ACT": "softmax",
         "ACT_CHECKPOINT": False, "FROZEN_BN": False, "DETACH_FINAL_FC": False,
         "FP16_ALLREDUCE": False, "DROPCONNECT_RATE": 0.0,
@@ -61,7 +60,6 @@ INERT = _name({
         "PROMPT_NUM": 1, "EXPERT_INSERT_LAYERS": [10, 11], "EXPERT_FINETUNE_FACTOR": 1.0,
         "ROUTING_FINETUNE_FACTOR": 1.0, "ROUTING_FREQUENCE_CONSTRAIN": 0.5,
         "ROUTING_FREQ_CONS_FACTOR": 1.0, "ROUTING_TYPE": "patch-level", "LOSS_FREQ_TYPE": "mse",
-        "DISTILLATION_RATIO": 1.0,
     },
     "AUG": {"MASK_WINDOW_SIZE": [8, 7, 7], "MAX_MASK_PATCHES_PER_BLOCK": None},
     "DATA": {

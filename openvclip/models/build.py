@@ -270,4 +270,4 @@ def load_model_weights(
     )
     # Into the model's own, which carry the versions of its layers.
     current.update({name: shard_like(tensor, current[name]) for name, tensor in state.items()})
-    model.load_state_dict(current)
+    model.load_state_dict(current, strict=False)  # names were checked; extras are not weights

@@ -13,29 +13,46 @@ from openvclip.models.layers import at_least_fp32
 from openvclip.utils.errors import DataError
 
 
-class VideoAndText(NamedTuple):
-    """The output of :class:`VideoCLIP` for videos, n of which have a caption.
+class Captioned(NamedTuple):
+    """Embeddings of the n videos of a batch that have a caption.
 
     Attributes:
-        logits: (B, classes).
-        video: (n, D) embeddings of the videos that have a caption, each of length 1.
+        video: (n, D) embeddings of the videos, each of length 1.
         text: (n, D) embeddings of the captions, each of length 1.
         scale: factor of the cosines, ``exp(logit_scale)``.
         bias: what is added to them then, ``logit_bias``; None: nothing.
     """
 
-    logits: torch.Tensor
     video: torch.Tensor
     text: torch.Tensor
     scale: torch.Tensor
     bias: torch.Tensor | None = None
 
 
+class Outputs(NamedTuple):
+    """What :class:`VideoCLIP` returns where more than logits is asked for.
+
+    Attributes:
+        logits: (B, classes).
+        frames: (B·T, D) embeddings of the frames, each of length 1, a clip's adjacent.
+        captioned: of the videos that have a caption; None: no captions were given.
+    """
+
+    logits: torch.Tensor
+    frames: torch.Tensor
+    captioned: Captioned | None = None
+
+
+def _leave_out_extras(module: nn.Module, state: dict, prefix: str, metadata: object) -> None:
+    for name in [name for name in state if name.startswith(f"{prefix}extras.")]:
+        del state[name]
+
+
 class VideoCLIP(nn.Module):
     """CLIP as a classifier of video clips (Open-VCLIP, arXiv 2302.00624).
 
-    The state dict has CLIP's names after ``model.`` (and ``head`` with ``tune_head``); the
-    classifier is not part of it.
+    The state dict has CLIP's names after ``model.`` (and ``head`` with ``tune_head``); neither the
+    classifier nor ``extras`` is part of it.
 
     Args:
         clip: towers whose image tower was built for ``num_frames`` frames.
@@ -45,6 +62,12 @@ class VideoCLIP(nn.Module):
         train_text: let the text tower train; it needs captions to do so.
         train_bias: let ``logit_bias`` train, if the CLIP has one; only a sigmoid loss depends on
             it.
+
+    Attributes:
+        extras: modules that objectives of training add, by the objective's name.
+        keep_frames: return :class:`Outputs`, with the embeddings of the frames.
+        live_classifier: class embeddings with a gradient, which an objective sets for the length of
+            a step in place of ``classifier``.
     """
 
     def __init__(
@@ -68,6 +91,11 @@ class VideoCLIP(nn.Module):
         self.register_buffer("classifier", torch.empty(0), persistent=False)
         self.set_classifier(classifier)
         self.head = nn.Parameter(self.classifier.clone()) if tune_head else None
+        # What objectives train beside the model; it is part of their states, not of its weights.
+        self.extras = nn.ModuleDict()
+        self.register_state_dict_post_hook(_leave_out_extras)
+        self.keep_frames = False
+        self.live_classifier: torch.Tensor | None = None
 
     @property
     def logit_bias(self) -> nn.Parameter | None:
@@ -86,6 +114,12 @@ class VideoCLIP(nn.Module):
             )
         scale = self.model.logit_scale
         self.classifier = embeddings.detach().to(scale.device, scale.dtype)
+
+    def class_weights(self) -> torch.Tensor:
+        """(classes, D) unit embeddings that logits are computed with; a tuned head comes first."""
+        if self.head is not None:
+            return F.normalize(self.head, dim=-1)
+        return self.classifier if self.live_classifier is None else self.live_classifier
 
     def check_video(self, video: torch.Tensor) -> None:
         """Raise a DataError unless ``video`` is (B, 3, num_frames, image_size, image_size)."""
@@ -108,7 +142,7 @@ class VideoCLIP(nn.Module):
         video: torch.Tensor,
         tokens: torch.Tensor | None = None,
         captioned: torch.Tensor | None = None,
-    ) -> torch.Tensor | VideoAndText:
+    ) -> torch.Tensor | Outputs:
         """(B, 3, T, H, W) normalised video -> (B, classes) logits, fp32 unless weights are wider.
 
         Args:
@@ -116,17 +150,23 @@ class VideoCLIP(nn.Module):
             tokens: (n, columns) token ids of captions; with them the embeddings are returned too.
             captioned: (n,) the video of the batch to which each caption belongs.
 
+        Returns:
+            The logits; :class:`Outputs` with captions, or if ``keep_frames`` is on.
+
         Raises:
             DataError: the frame count or size is not the model's.
         """
-        pooled = self.pool_frames(video)
+        frames = self.embed_frames(video)
+        with torch.autocast(frames.device.type, enabled=False):
+            pooled = frames.unflatten(0, (-1, self.num_frames)).mean(dim=1)
         logits = self.classify(pooled)
         if tokens is None:
-            return logits
+            return Outputs(logits, frames) if self.keep_frames else logits
         with torch.autocast(pooled.device.type, enabled=False):
             embedded = F.normalize(pooled[captioned], dim=-1)
         scale = self.model.logit_scale.exp()
-        return VideoAndText(logits, embedded, self.encode_text(tokens), scale, self.logit_bias)
+        return Outputs(logits, frames, Captioned(
+            embedded, self.encode_text(tokens), scale, self.logit_bias))
 
     def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
         """(n, columns) token ids -> (n, D) embeddings of length 1; n may be 0.
@@ -148,13 +188,22 @@ class VideoCLIP(nn.Module):
         Raises:
             DataError: as :meth:`forward`.
         """
+        frames = self.embed_frames(video)
+        with torch.autocast(frames.device.type, enabled=False):
+            return frames.unflatten(0, (-1, self.num_frames)).mean(dim=1)
+
+    def embed_frames(self, video: torch.Tensor) -> torch.Tensor:
+        """(B, 3, T, H, W) normalised video -> (B·T, D) unit embeddings, a clip's adjacent.
+
+        Raises:
+            DataError: as :meth:`forward`.
+        """
         self.check_video(video)
         # (B·T, 3, H, W), a clip's frames adjacent.
         frames = video.transpose(1, 2).flatten(0, 1).to(self.model.logit_scale.dtype)
         features = self.model.encode_image(frames)  # (B·T, D)
         with torch.autocast(features.device.type, enabled=False):
-            features = F.normalize(at_least_fp32(features), dim=-1)
-            return features.unflatten(0, (-1, self.num_frames)).mean(dim=1)
+            return F.normalize(at_least_fp32(features), dim=-1)
 
     def classify(self, pooled: torch.Tensor) -> torch.Tensor:
         """(B, D) of :meth:`pool_frames` -> (B, classes) logits.
@@ -162,6 +211,6 @@ class VideoCLIP(nn.Module):
         The mean of the frames' logits is the logit of their mean: averaging first is cheaper.
         """
         with torch.autocast(pooled.device.type, enabled=False):
-            weight = self.classifier if self.head is None else F.normalize(self.head, dim=-1)
+            weight = self.class_weights()
             logits = self.model.logit_scale.exp() * pooled @ weight.T
             return logits if self.logit_bias is None else logits + self.logit_bias

@@ -21,7 +21,6 @@ from openvclip.checkpoints.loading import (
     unwrap,
 )
 from openvclip.checkpoints.training_config import check_resumed, describe_videos
-from openvclip.config.defaults import flatten
 from openvclip.config.doors import OBJECTIVES
 from openvclip.config.validate import find_ratios
 from openvclip.data.augment.mixup import build_mixup
@@ -34,7 +33,7 @@ from openvclip.models.video_clip import VideoCLIP
 from openvclip.report.writers import TensorboardWriter, build_tensorboard
 from openvclip.training.batches import Batches, build_captions
 from openvclip.training.objectives.connect import build_interpolator
-from openvclip.training.objectives.keys import SWITCHES
+from openvclip.training.objectives.keys import switched_on
 from openvclip.training.objectives.losses import build_loss
 from openvclip.training.objectives.objective import Objective
 from openvclip.training.optim import (
@@ -58,13 +57,18 @@ logger = get_logger(__name__)
 
 def build_objectives(cfg, model: nn.Module) -> list[Objective]:
     """Build the objectives that the config switches on and names, in the registry's order."""
-    on = [name for name, switch in SWITCHES.items() if flatten(cfg)[switch]]
     objectives = []
-    for name in (*on, *cfg.TRAIN.OBJECTIVES):
+    for name in build_objective_names(cfg):
         objective = OBJECTIVES.get(name).build(cfg, model)
         objective.name = name
         objectives.append(objective)
     return objectives
+
+
+def build_objective_names(cfg) -> list[str]:
+    """Return the objectives that the config switches on and names, in the registry's order."""
+    on = {*switched_on(cfg), *cfg.TRAIN.OBJECTIVES}
+    return [name for name in OBJECTIVES.names() if name in on]
 
 
 def build_validator(
@@ -220,6 +224,8 @@ def _build_updates(
     """Build the step that changes the weights; for ``VAL_MODE`` one that merely holds the model."""
     if cfg.VAL_MODE:
         return PlainStep(model.to(device), build_loss(cfg)), None
+    for name in build_objective_names(cfg):
+        OBJECTIVES.get(name).extend_model(cfg, model)
     wrapped = build_wrapped(cfg, model, device)
     step = PlainStep(
         wrapped, build_loss(cfg), autocast=build_autocast(cfg, device, "TRAIN"),

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from openvclip.interpolation import WeightInterpolator
-from openvclip.models.video_clip import VideoAndText
+from openvclip.models.video_clip import Outputs
 from openvclip.training.objectives.caption import CaptionContrast
 from openvclip.training.objectives.connect import Connect
 from openvclip.training.objectives.losses import ClassificationLoss, Loss
@@ -29,7 +29,8 @@ class StepResult:
     Attributes:
         logits: logits at the current weights, (B, classes).
         terms: losses by name, before their weights: ``loss``, that of classification, and
-            ``<objective>_loss``, with ``<pass>_`` before it if taken at other weights.
+            ``<objective>_loss``, with ``<pass>_`` before it if taken at other weights; with more
+            than one, ``total_loss``, the sum with weights whose gradient the step took.
         ratio: share of CLIP in the mixture of an interpolated step, or None.
     """
 
@@ -104,18 +105,39 @@ class PlainStep:
         """
         parts = self._cut(video, label, captions)
         terms: dict[str, Tensor] = {}
+        totals: list[Tensor] = []
         ratio = None
         for other in (x for objective in self.objectives for x in objective.passes(step)):
             with other.weights:
                 # Not exchanged here: the last pass adds to these gradients and exchanges the sum.
-                seen = self._backward(parts, weight=other.weight, reduce=False)
-            terms.update({f"{other.name}_{name}": value for name, value in seen.terms.items()})
+                self._backward(parts, weight=other.weight, reduce=False)
+            seen = self._values()
+            terms.update({f"{other.name}_{name}": value for name, value in seen.items()})
+            totals.append(other.weight * self._total())
             ratio = ratio if other.ratio is None else other.ratio
-        result = self._backward(parts, weight=1.0, reduce=True)
-        return StepResult(result.logits, {**result.terms, **terms}, ratio)
+        logits = self._backward(parts, weight=1.0, reduce=True)
+        self._add_gradients(logits.device)
+        terms = {**self._values(), **terms}
+        if len(terms) > 1:
+            terms["total_loss"] = sum(totals, self._total())
+        return StepResult(logits, terms, ratio)
 
-    def _backward(self, parts: Sequence[Part], *, weight: float, reduce: bool) -> StepResult:
-        """Forward and backward of ``weight`` times the losses; the last one may exchange them."""
+    def _values(self) -> dict[str, Tensor]:
+        """The losses of the last pass, by name, before their weights."""
+        return {f"{objective.name}_loss".lstrip("_"): value for objective in self.objectives
+                if (value := objective.value()) is not None}
+
+    def _total(self) -> Tensor:
+        """The loss of the last pass whose gradient it took."""
+        return torch.stack([objective.weight * value for objective in self.objectives
+                            if (value := objective.value()) is not None]).sum()
+
+    def _backward(self, parts: Sequence[Part], *, weight: float, reduce: bool) -> Tensor:
+        """Forward and backward of ``weight`` times the losses; the last one may exchange them.
+
+        Returns:
+            (B, classes) logits, detached.
+        """
         with torch.no_grad():
             for objective in self.objectives:
                 objective.begin(parts, self._forward)
@@ -125,14 +147,22 @@ class PlainStep:
             shared = isinstance(self.model, nn.parallel.DistributedDataParallel) and not exchange
             with cast(Any, self.model).no_sync() if shared else nullcontext():
                 output = self._forward(part)
-                own = output.logits if isinstance(output, VideoAndText) else output
+                own = output.logits if isinstance(output, Outputs) else output
                 total: Any = sum(objective.weight * term for objective in self.objectives
-                            if (term := objective.term(output, own, part)) is not None)
-                self.scaler.scale(total * weight).backward()
+                                 if (term := objective.term(output, own, part)) is not None)
+                total = self.scaler.scale(total * weight)
+                if part is parts[-1]:
+                    total = sum((term for objective in self.objectives
+                                 if (term := objective.complete(total)) is not None), total)
+                total.backward()
             logits.append(own.detach().float())
-        terms = {f"{objective.name}_loss".lstrip("_"): value for objective in self.objectives
-                 if (value := objective.value()) is not None}
-        return StepResult(torch.cat(logits), terms)
+        return torch.cat(logits)
+
+    @torch.no_grad()
+    def _add_gradients(self, device: torch.device) -> None:
+        scale = self.scaler.scale(torch.ones((), device=device))
+        for objective in self.objectives:
+            objective.add_gradients(scale)
 
     def _forward(self, part: Part) -> Any:
         with self.autocast():

@@ -99,6 +99,8 @@ class Trainer:
         schedule, folder = self.schedule, self.output.folder
         if self.start_epoch >= schedule.max_epoch:
             logger.info("training is complete (%d epochs)", schedule.max_epoch)
+        for objective in self.step.objectives if self.start_epoch < schedule.max_epoch else ():
+            objective.prepare()
         last = self.start_epoch - 1
         whole = last >= 0 and self.start_iteration == 0 and self.validator is not None
         if whole and schedule.due(last, schedule.eval_period) and validation_missed(folder, last):

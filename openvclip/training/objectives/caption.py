@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from openvclip.models.video_clip import VideoAndText
+from openvclip.models.video_clip import Captioned, Outputs
 from openvclip.training.objectives.contrastive import contrastive_loss, sigmoid_pair_loss
 from openvclip.training.objectives.objective import Objective, Part
 
 PairLoss = Callable[..., Tensor]
 
 
-def _inputs(output: VideoAndText, loss: PairLoss) -> tuple[Tensor, ...]:
+def _inputs(output: Captioned, loss: PairLoss) -> tuple[Tensor, ...]:
     """Return what a loss is computed from: embeddings of a part, and the scalars of the logits."""
     if loss is contrastive_loss:
         return output.video, output.text, output.scale
@@ -31,7 +31,7 @@ class CachedGradients:
     """
 
     def __init__(
-        self, outputs: Sequence[VideoAndText], compute: PairLoss = contrastive_loss
+        self, outputs: Sequence[Captioned], compute: PairLoss = contrastive_loss
     ) -> None:
         self.compute = compute
         with torch.enable_grad():
@@ -49,7 +49,7 @@ class CachedGradients:
             (video, text, *own) for video, text, own in
             zip(of_video.split(sizes), of_text.split(sizes), shared, strict=True)]
 
-    def surrogate(self, output: VideoAndText, index: int) -> Tensor:
+    def surrogate(self, output: Captioned, index: int) -> Tensor:
         """Return a scalar whose gradient at the outputs of part ``index`` is the loss's."""
         ours = _inputs(output, self.compute)
         return sum((x * gradient).sum()
@@ -80,15 +80,17 @@ class CaptionContrast(Objective):
         """Compute the gradients of a batch that comes in parts."""
         self._seen = self._cached = None
         if len(parts) > 1 and parts[0].captions is not None:
-            self._cached = CachedGradients([forward(part) for part in parts], self.compute)
+            outputs = [forward(part).captioned for part in parts]
+            self._cached = CachedGradients(outputs, self.compute)
 
     def term(self, output: Any, logits: Tensor, part: Part) -> Tensor | None:
         """Return the loss, or a scalar with its gradient at the outputs of this part."""
         if part.captions is None:
             return None
+        assert isinstance(output, Outputs) and output.captioned is not None  # for there are some
         if self._cached is not None:
             self._seen = self._cached.loss
-            return self._cached.surrogate(output, part.index)
-        loss = self.compute(*_inputs(output, self.compute))
+            return self._cached.surrogate(output.captioned, part.index)
+        loss = self.compute(*_inputs(output.captioned, self.compute))
         self._seen = loss.detach()
         return loss

@@ -74,6 +74,17 @@ class Objective:
     _seen: Tensor | None = None
 
     @classmethod
+    def extend_model(cls, cfg: Any, model: nn.Module) -> None:
+        """Add to ``model.extras`` what trains beside it, or choose what trains.
+
+        It is called before the model is wrapped and before the optimizer is made.
+
+        Args:
+            cfg: the resolved config.
+            model: the :class:`VideoCLIP`, on the CPU.
+        """
+
+    @classmethod
     def build(cls, cfg: Any, model: nn.Module) -> Objective:
         """Make it from the config.
 
@@ -106,7 +117,8 @@ class Objective:
         """Return what a part adds to the batch's loss, before ``weight``; None: nothing.
 
         Args:
-            output: what the model returned, a :class:`VideoAndText` if there are captions.
+            output: what the model returned: the logits, or
+                :class:`openvclip.models.video_clip.Outputs`.
             logits: (b, classes).
             part: the videos and their labels.
         """
@@ -117,6 +129,29 @@ class Objective:
         self._seen = loss.detach() if self._seen is None else self._seen + loss.detach()
         return loss
 
+    def complete(self, total: Tensor) -> Tensor | None:
+        """Return what the last part of a batch adds to ``total``, before its backward pass.
+
+        For an objective that needs all parts' gradients at some leaf: those of the earlier parts
+        are in the leaf's ``grad``, and that of this part is
+        ``torch.autograd.grad(total, leaf, retain_graph=True)``.
+
+        Args:
+            total: the scalar of which this part's backward pass is about to be taken, with all
+                weights in it.
+        """
+        return None
+
+    def add_gradients(self, scale: Tensor) -> None:
+        """Add to the parameters' gradients, which all processes share by now.
+
+        For a penalty that depends on the weights only, whose gradient is known in closed form. It
+        is called once per step, after all passes, at the weights that are updated.
+
+        Args:
+            scale: the loss scale, a scalar; what is added must carry it, and ``weight``.
+        """
+
     def value(self) -> Tensor | None:
         """Return the batch's loss, detached, once all parts are through; None: there is none."""
         return self._seen
@@ -124,6 +159,9 @@ class Objective:
     def passes(self, step: int) -> Iterable[Pass]:
         """Return the passes that optimizer step ``step`` takes before that at its own weights."""
         return ()
+
+    def prepare(self) -> None:
+        """Do what takes long, once weights and states are loaded and before the first epoch."""
 
     def begin_epoch(self, epoch: int) -> None:
         """Prepare for an epoch, counted from 0, or for the rest of a resumed one."""

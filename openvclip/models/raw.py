@@ -1,0 +1,58 @@
+"""The raw model: the original CLIP, frozen, with frames that do not see each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from openvclip.clip.towers import load_tower
+from openvclip.models.build import build_clip_source
+from openvclip.models.temporal import build_temporal_clip
+from openvclip.models.video_clip import VideoCLIP
+from openvclip.utils.logging import get_logger
+
+logger = get_logger(__name__)
+_NAME = "raw_model"
+
+
+def build_raw_model(cfg: Any, model: VideoCLIP) -> VideoCLIP:
+    """Return the raw model that belongs to ``model``, which is made when first asked for.
+
+    It has the classifier that ``model`` was made with and its own logit scale, and is no part of
+    ``model``: neither its weights nor its gradients know of it.
+    """
+    known = model.__dict__.get(_NAME)
+    if known is None:
+        source = build_clip_source(cfg)
+        tower, state = load_tower(source)
+        towers = build_temporal_clip(state, num_frames=cfg.DATA.NUM_FRAMES, where=source,
+                                     backbone=cfg.MODEL.BACKBONE, tower=tower)
+        known = VideoCLIP(towers, cfg.DATA.NUM_FRAMES, model.classifier)
+        known.requires_grad_(False).eval()
+        logger.info("keeping %s as the raw model: frozen, each frame alone", source)
+        model.__dict__[_NAME] = known  # not as a submodule, whose weights would be the model's
+    return known.to(model.model.logit_scale.device)
+
+
+class RawEnsemble:
+    """Mixes the raw model's logits into a model's: ``ratio * raw + (1 - ratio) * logits``.
+
+    Args:
+        raw: the raw model, with the model's classes.
+        ratio: share of the raw model's logits, 0 to 1.
+    """
+
+    def __init__(self, raw: VideoCLIP, ratio: float) -> None:
+        self.raw, self.ratio = raw, ratio
+        self._video: torch.Tensor | None = None
+        self._logits: torch.Tensor | None = None
+
+    def __call__(
+        self, model: nn.Module, inputs: tuple[torch.Tensor, ...], logits: torch.Tensor
+    ) -> torch.Tensor:
+        """A forward hook of the model; it is asked with the same video at each patching ratio."""
+        if self._video is not inputs[0] or self._logits is None:
+            self._video, self._logits = inputs[0], self.raw(inputs[0])
+        return torch.lerp(logits, self._logits, self.ratio)
