@@ -29,6 +29,7 @@ OBJECTIVES = Registry("TRAIN.OBJECTIVES", {
     "connect": "openvclip.training.objectives.connect:Connect",
     "caption": "openvclip.training.objectives.caption:CaptionContrast",
     "distill": "openvclip.training.objectives.distill:RawDistillation",
+    "class_texts": "openvclip.training.objectives.class_texts:ClassTextTraining",
 })
 
 MERGES = Registry("--method", {
@@ -56,5 +57,6 @@ KEYS = (
     "openvclip.training.objectives.keys.connect",
     "openvclip.training.objectives.keys.caption",
     "openvclip.training.objectives.keys.raw",
+    "openvclip.training.objectives.keys.texts",
     "openvclip.evaluation.tasks.keys",
 )

@@ -164,10 +164,15 @@ def build_model(cfg: Any, label_names: Sequence[str] | None) -> VideoCLIP:
     if cfg.MODEL.COMPILE:
         compile_blocks(clip)
     tune_head = cfg.TUNE_HEAD and label_names is not None
-    caption = cfg.TRAIN.CAPTION
     return VideoCLIP(clip, cfg.DATA.NUM_FRAMES, classifier, tune_head=tune_head,
-                     train_text=caption.ENABLE and caption.TEXT_TOWER == "trainable",
-                     train_bias=bool(build_sigmoid_keys(cfg)))
+                     train_text=build_train_text(cfg), train_bias=bool(build_sigmoid_keys(cfg)))
+
+
+def build_train_text(cfg: Any) -> bool:
+    """Return whether a training changes the text tower."""
+    caption = cfg.TRAIN.CAPTION
+    by_captions = caption.ENABLE and caption.TEXT_TOWER == "trainable"
+    return bool(by_captions or cfg.MODEL.TEXT_TOWER == "trainable")
 
 
 def build_sigmoid_keys(cfg: Any) -> list[str]:

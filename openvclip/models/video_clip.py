@@ -59,13 +59,15 @@ class VideoCLIP(nn.Module):
         num_frames: T, frames in a clip.
         classifier: (classes, embed_dim) embeddings of the classes, each of length 1.
         tune_head: train a copy of ``classifier``.
-        train_text: let the text tower train; it needs captions to do so.
+        train_text: let the text tower train; it needs captions, or class embeddings that are made
+            at each step, to do so.
         train_bias: let ``logit_bias`` train, if the CLIP has one; only a sigmoid loss depends on
             it.
 
     Attributes:
         extras: modules that objectives of training add, by the objective's name.
         keep_frames: return :class:`Outputs`, with the embeddings of the frames.
+        embeds_classes: whether an objective makes class embeddings at each step.
         live_classifier: class embeddings with a gradient, which an objective sets for the length of
             a step in place of ``classifier``.
     """
@@ -94,7 +96,7 @@ class VideoCLIP(nn.Module):
         # What objectives train beside the model; it is part of their states, not of its weights.
         self.extras = nn.ModuleDict()
         self.register_state_dict_post_hook(_leave_out_extras)
-        self.keep_frames = False
+        self.keep_frames = self.embeds_classes = False
         self.live_classifier: torch.Tensor | None = None
 
     @property

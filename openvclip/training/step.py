@@ -107,6 +107,8 @@ class PlainStep:
         terms: dict[str, Tensor] = {}
         totals: list[Tensor] = []
         ratio = None
+        for objective in self.objectives:
+            objective.begin_step(step)
         for other in (x for objective in self.objectives for x in objective.passes(step)):
             with other.weights:
                 # Not exchanged here: the last pass adds to these gradients and exchanges the sum.

@@ -53,7 +53,7 @@ class Connect(Objective):
         chain_rule: multiply the mixed gradient by (1 - r).
         rank: give it to let every process draw its own r.
         original_classifier: (classes, D) class embeddings by the original CLIP, if the text
-            tower trains.
+            tower trains and class embeddings are not made at each step.
     """
 
     name = "connect"
@@ -92,7 +92,8 @@ class Connect(Objective):
             seed=cfg.RNG_SEED,
             chain_rule=train.LINEAR_CONNECT_CHAIN_RULE,
             rank=distributed.rank() if train.LINEAR_CONNECT_PER_RANK else None,
-            original_classifier=original.classifier if original.train_text else None,
+            original_classifier=original.classifier
+            if original.train_text and not original.embeds_classes else None,
         )
 
     def passes(self, step: int) -> Iterator[Pass]:

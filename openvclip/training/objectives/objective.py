@@ -156,6 +156,9 @@ class Objective:
         """Return the batch's loss, detached, once all parts are through; None: there is none."""
         return self._seen
 
+    def begin_step(self, step: int) -> None:
+        """Prepare for optimizer step ``step``, before its first pass."""
+
     def passes(self, step: int) -> Iterable[Pass]:
         """Return the passes that optimizer step ``step`` takes before that at its own weights."""
         return ()

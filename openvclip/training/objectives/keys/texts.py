@@ -1,0 +1,49 @@
+"""Config keys of class texts that train: the text tower by classification."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fvcore.common.config import CfgNode
+
+from openvclip.config.extensions import declare
+from openvclip.config.idle import equals
+from openvclip.training.objectives.keys import refuse_with, switch
+
+switch("class_texts", "MODEL.TEXT_TOWER", "trainable")
+
+
+def trains_text(cfg: CfgNode) -> bool:
+    return cfg.MODEL.TEXT_TOWER == "trainable"
+
+
+def check_captions(cfg: CfgNode) -> Iterator[str]:
+    caption = cfg.TRAIN.CAPTION
+    if trains_text(cfg) and caption.ENABLE and caption.TEXT_TOWER != "trainable":
+        yield (f"TRAIN.CAPTION.TEXT_TOWER is {caption.TEXT_TOWER}; with MODEL.TEXT_TOWER trainable "
+               "it must be trainable: captions and classes share one text tower")
+
+
+refuse_others = refuse_with("MODEL.TEXT_TOWER trainable", trains_text, {
+    "TUNE_HEAD": (False, "the class embeddings are those of the text tower"),
+    "TRAIN.SHARDING": ("ddp", "processes encode different texts"),
+    "TRAIN.LINEAR_CONNECT_PER_RANK": (False, "processes share the texts at the same weights"),
+    "MODEL.STATIC_GRAPH": (False, "part of the backward pass is taken twice"),
+})
+
+# Ours.
+declare({
+    # trainable: the classes' sentences are encoded at every step, with gradients; the text tower is
+    # also interpolated, averaged and patched then. No captions are needed.
+    "MODEL.TEXT_TOWER": "frozen",
+    # So many templates, or descriptions of a class, drawn at each step; 0: all.
+    "MODEL.TEXT_SAMPLE": 0,
+    "MODEL.TEXT_CHUNK": 256,  # Most sentences whose activations are held at once.
+}, choices={
+    "MODEL.TEXT_TOWER": ("frozen", "trainable"),
+}, ranges={
+    "MODEL.TEXT_SAMPLE": (0, None),
+    "MODEL.TEXT_CHUNK": (1, None),
+}, needs=[
+    equals("MODEL.TEXT_TOWER", ("trainable",), ("MODEL.TEXT_SAMPLE", "MODEL.TEXT_CHUNK")),
+], rules=[check_captions, refuse_others])
