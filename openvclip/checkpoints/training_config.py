@@ -11,11 +11,13 @@ import numpy as np
 import torch
 
 from openvclip.checkpoints.files import read_content
+from openvclip.config.defaults import get_cfg
 from openvclip.config.extensions import refuse_stored
 from openvclip.config.safe_yaml import MOST_BYTES, load_yaml
 from openvclip.config.stored import CONFIG, find_output_dir, has_trained, load_config
 from openvclip.data.lists.draws import read_draw
 from openvclip.data.lists.labels import find_digest
+from openvclip.data.lists.locate import join_list
 from openvclip.data.lists.overlap import find_shared, hash_videos, read_paths
 from openvclip.utils.errors import CheckpointError, DataError
 from openvclip.utils.logging import get_logger
@@ -42,6 +44,11 @@ class TrainingConfig:
         """Return the settings of a section; {} if it has none."""
         section = self.tree.get(name)
         return section if isinstance(section, dict) else {}
+
+    def locate_list(self) -> Path:
+        """Return the path of the training list; configs without its name mean ``train.csv``."""
+        name = self.tree.get("TRAIN_FILE", get_cfg().TRAIN_FILE)
+        return join_list(self.section("DATA").get("PATH_TO_DATA_DIR", ""), name)
 
 
 def find_training_config(checkpoint: str | Path) -> TrainingConfig | None:
@@ -97,14 +104,14 @@ def find_training(checkpoint: str | Path | None) -> dict[str, Any] | None:
     if config is None:
         return None
     data, train = config.section("DATA"), config.section("TRAIN")
-    lists = Path(str(data.get("PATH_TO_DATA_DIR")))
+    videos = config.locate_list()
     caption = train.get("CAPTION") or {}
     try:
-        draw = read_draw(lists)
+        draw = read_draw(videos.parent)
     except DataError:
         draw = None
     return {
-        "list": str(lists / "train.csv"),
+        "list": str(videos),
         # None: the map has gone, or is relative to another folder.
         "label_set": find_digest(data.get("INDEX_LABEL_MAPPING_FILE")),
         "draw": draw and asdict(draw),
@@ -182,8 +189,7 @@ def _find_videos(checkpoint: Path) -> np.ndarray | None:
     data = config.section("DATA")
     prefix = str(data.get("PATH_PREFIX", ""))
     try:
-        paths = read_paths(Path(str(data.get("PATH_TO_DATA_DIR", ""))) / "train.csv",
-                           str(data.get("PATH_LABEL_SEPARATOR", " ")), prefix)
+        paths = read_paths(config.locate_list(), str(data.get("PATH_LABEL_SEPARATOR", " ")), prefix)
     except DataError:
         return None
     return None if paths is None else hash_videos(paths, prefix)

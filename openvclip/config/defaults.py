@@ -34,9 +34,16 @@ _C.TUNE_HEAD = False  # Make the class embeddings a trainable parameter.
 # Counts from --cfg and --opts only, never from the config inside a checkpoint.
 _C.EXTENSIONS = []
 
+# ---- Lists -------------------------------------------------------------------------------------
+# FROSTER's names of the lists in DATA.PATH_TO_DATA_DIR. A path that begins there, an absolute path
+# and an address work too.
+_C.TRAIN_FILE = "train.csv"  # What training reads.
+_C.VAL_FILE = "val.csv"  # What validation reads; without this file there is none.
+_C.TEST_FILE = "test.csv"  # What tests read, except TEST.OPENSET's.
+
 # ---- Data --------------------------------------------------------------------------------------
 _C.DATA = CfgNode()
-_C.DATA.PATH_TO_DATA_DIR = ""  # Folder with train.csv, val.csv, test.csv.
+_C.DATA.PATH_TO_DATA_DIR = ""  # Folder of the lists, see TRAIN_FILE.
 _C.DATA.PATH_PREFIX = ""  # Put before every path of the lists.
 _C.DATA.PATH_LABEL_SEPARATOR = " "  # Between path and label in the lists.
 _C.DATA.INDEX_LABEL_MAPPING_FILE = ""  # JSON {"0": "class name", ...}.
@@ -194,7 +201,7 @@ _C.TEST.NUM_TEMPORAL_CLIPS = []  # Numbers of views to test one after another.
 _C.TEST.SAVE_RESULTS_PATH = ""
 _C.TEST.CUSTOM_LOAD = False  # Test the weights in CUSTOM_LOAD_FILE.
 _C.TEST.CUSTOM_LOAD_FILE = None  # Weights for CUSTOM_LOAD.
-_C.TEST.OPENSET = False  # Read test_openset.csv instead of test.csv.
+_C.TEST.OPENSET = False  # Read test_openset.csv instead of TEST_FILE.
 _C.TEST.PATCHING_MODEL = False  # Mix the tested weights with the original CLIP.
 _C.TEST.PATCHING_RATIO = 0.5  # Share of the original CLIP.
 _C.TEST.PATCHING_RATIOS = []  # Ours. Shares to test in one pass, instead of PATCHING_RATIO.

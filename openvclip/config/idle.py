@@ -139,6 +139,11 @@ PAIRS: list[Pair] = [
     is_on("TENSORBOARD.ENABLE", under(
         "TENSORBOARD",
         "LOG_DIR CLASS_NAMES_PATH CONFUSION_MATRIX.ENABLE HISTOGRAM.ENABLE WRONG_PRED_VIS.ENABLE")),
+    # Lists. Published scripts name all three, whatever they do.
+    Pair(("TRAIN_FILE",), ("TRAIN.ENABLE",), "TRAIN.ENABLE True",
+         lambda flat: bool(flat["TRAIN.ENABLE"]), HARMLESS),
+    Pair(("VAL_FILE",), ("TRAIN.ENABLE", "VAL_MODE"), "TRAIN.ENABLE or VAL_MODE True", trains,
+         HARMLESS),
     # Read by nothing; published files have them.
     Pair(("MODEL.DROPOUT_RATE", "SOLVER.GAMMA"), (),
          "anything that reads it, which is not implemented",

@@ -12,7 +12,7 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from openvclip.config.auto import is_auto
-from openvclip.config.defaults import flatten, under
+from openvclip.config.defaults import flatten, get_cfg, under
 from openvclip.config.doors import BACKBONES, OBJECTIVES, TASKS, TEMPORAL
 from openvclip.utils.errors import ConfigError
 from openvclip.utils.registry import not_a_choice
@@ -102,7 +102,8 @@ SPANS = (
     "DATA.TRAIN_JITTER_ASPECT_RELATIVE", "TRAIN.CHECKPOINT_KEEP_RANGE",
 )
 # Keys that may not be empty.
-FILLED = ("OUTPUT_DIR", "DATA.PATH_LABEL_SEPARATOR", "MODEL.TEXT_TEMPLATES")
+FILLED = ("OUTPUT_DIR", "TRAIN_FILE", "VAL_FILE", "TEST_FILE", "DATA.PATH_LABEL_SEPARATOR",
+          "MODEL.TEXT_TEMPLATES")
 
 
 def _items(value: Any) -> list[Any]:
@@ -170,6 +171,12 @@ def _run(cfg: CfgNode) -> Iterator[str]:
         if cfg[section].ENABLE and batch % processes:
             yield (f"{section}.BATCH_SIZE is {batch}; the run's {processes} processes (NUM_GPUS "
                    "times NUM_SHARDS) cannot share it equally")
+
+
+def _lists(cfg: CfgNode) -> Iterator[str]:
+    if cfg.TEST.OPENSET and cfg.TEST_FILE != get_cfg().TEST_FILE:
+        yield (f"TEST_FILE is {cfg.TEST_FILE!r}; TEST.OPENSET True reads test_openset.csv instead: "
+               "set OPENSET False, or leave TEST_FILE out")
 
 
 def _pixels(cfg: CfgNode) -> Iterator[str]:
@@ -314,7 +321,7 @@ def _optimizer(cfg: CfgNode) -> Iterator[str]:
 
 TABLES: tuple[Callable[[dict[str, Any]], Iterator[str]], ...] = (_finite, _choices, _ranges, _sizes)
 RULES: list[Callable[[CfgNode], Iterator[str]]] = [
-    _run, _pixels, _crops, _loss, _model, _texts, _weights, _keep, _sharding, _schedule,
+    _run, _lists, _pixels, _crops, _loss, _model, _texts, _weights, _keep, _sharding, _schedule,
     _optimizer,
 ]
 

@@ -6,7 +6,6 @@ import functools
 import json
 import multiprocessing
 from collections.abc import Collection, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from openvclip.data.augment.clip import build_augment
 from openvclip.data.collate import collate, collate_to_hand_over, receive
 from openvclip.data.dataset import Pixels, RandomClips, VideoDataset
 from openvclip.data.lists.labels import LabelSpace, VideoList, check_videos_exist, read_list
+from openvclip.data.lists.locate import build_list_path
 from openvclip.data.samplers import EvalSampler, TrainSampler
 from openvclip.data.video.cache import FrameCache
 from openvclip.data.video.crops import BILINEAR, SHORTEST
@@ -192,9 +192,8 @@ def build_list(cfg, split: str) -> tuple[VideoList, int]:
     classes = cfg.MODEL.NUM_CLASSES
     if data.INDEX_LABEL_MAPPING_FILE:
         classes = len(LabelSpace.from_json(data.INDEX_LABEL_MAPPING_FILE))
-    name = "test_openset.csv" if split == "test" and cfg.TEST.OPENSET else f"{split}.csv"
     videos = read_list(
-        Path(data.PATH_TO_DATA_DIR) / name,
+        build_list_path(cfg, split),
         separator=data.PATH_LABEL_SEPARATOR,
         prefix=data.PATH_PREFIX,
         num_classes=classes,

@@ -21,11 +21,13 @@ from openvclip.checkpoints.loading import (
     unwrap,
 )
 from openvclip.checkpoints.training_config import check_resumed, describe_videos
+from openvclip.config.defaults import get_cfg
 from openvclip.config.doors import OBJECTIVES
 from openvclip.config.validate import find_ratios
 from openvclip.data.augment.mixup import build_mixup
 from openvclip.data.lists.labels import build_label_space
-from openvclip.data.loader import build_loader
+from openvclip.data.lists.locate import build_list_path
+from openvclip.data.loader import Loader, build_loader
 from openvclip.interpolation import Weights
 from openvclip.models.backbone import Backbone
 from openvclip.models.build import build_classifier, build_model
@@ -142,6 +144,18 @@ def build_initial_weights(cfg, trainer: Trainer) -> str | None:
     return None
 
 
+def _build_val_loader(cfg, **here: Any) -> Loader | None:
+    """Build the loader of validation; without the list of the default name there is none.
+
+    A list that VAL_FILE names and that is missing is an error, which reading it explains.
+    """
+    if cfg.VAL_MODE or cfg.VAL_FILE != get_cfg().VAL_FILE or is_file(build_list_path(cfg, "val")):
+        return build_loader(cfg, "val", **here)
+    logger.warning("no %s in %s: training without validation", cfg.VAL_FILE,
+                   cfg.DATA.PATH_TO_DATA_DIR)
+    return None
+
+
 def build_trainer(cfg) -> Trainer:
     """Build the trainer, with its initial weights already loaded.
 
@@ -156,10 +170,7 @@ def build_trainer(cfg) -> Trainer:
                             "device": device}
     train_loader = None if cfg.VAL_MODE else build_loader(cfg, "train", **here)
     batches = _build_batches(cfg, train_loader)
-    has_val = is_file(Path(cfg.DATA.PATH_TO_DATA_DIR) / "val.csv")
-    if not has_val:
-        logger.warning("no val.csv in %s: training without validation", cfg.DATA.PATH_TO_DATA_DIR)
-    val_loader = build_loader(cfg, "val", **here) if has_val or cfg.VAL_MODE else None
+    val_loader = _build_val_loader(cfg, **here)
     model = build_model(cfg, labels.names)
     if batches.captions is not None:
         batches.captions.tokenizer = model.model.tokenizer

@@ -81,8 +81,8 @@ def check_progress(content: dict, where: str | Path, iterations: int) -> tuple[i
     if iteration and content.get("iterations") != iterations:
         raise CheckpointError(
             f"{where} was written inside an epoch of {content.get('iterations')} iterations, and "
-            f"this run's have {iterations}: train.csv or TRAIN.BATCH_SIZE has changed. Change it "
-            "back, or delete the file to resume from the last whole epoch"
+            f"this run's have {iterations}: the training list or TRAIN.BATCH_SIZE has changed. "
+            "Change it back, or delete the file to resume from the last whole epoch"
         )
     return epoch + 1, iteration
 

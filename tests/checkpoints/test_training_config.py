@@ -10,7 +10,11 @@ import yaml
 
 from openvclip.checkpoints.export import read_temporal_settings
 from openvclip.checkpoints.files import save_file
-from openvclip.checkpoints.training_config import find_training, find_training_config
+from openvclip.checkpoints.training_config import (
+    find_overlap,
+    find_training,
+    find_training_config,
+)
 from openvclip.predict.input_spec import find_input_spec
 from openvclip.utils.errors import CheckpointError
 
@@ -47,6 +51,19 @@ def test_what_the_file_carries_counts_before_what_lies_beside_it(tmp_path):
         assert len(find_training(path)["label_set"]) == 64
     (tmp_path / "labels.json").unlink()
     assert find_training(path)["label_set"] is None
+
+
+def test_the_training_list_has_the_name_that_the_config_gives(tmp_path):
+    (tmp_path / "labels.json").write_text(json.dumps({"0": "archery"}))
+    path = tmp_path / "swa.pth"
+    for name, wanted in (("", tmp_path / "train.csv"), ("train_1.csv", tmp_path / "train_1.csv"),
+                         ("/lists/a.csv", "/lists/a.csv"), ("s3://b/a.csv", "s3:/b/a.csv")):
+        text = config(tmp_path, 5) + (f"TRAIN_FILE: {name}\n" if name else "")
+        save_file(path, {"model_state": {}, "cfg": text})
+        assert find_training(path)["list"] == str(wanted)
+    (tmp_path / "train_1.csv").write_text("a.mp4 0\nb.mp4 0\n")
+    save_file(path, {"model_state": {}, "cfg": config(tmp_path, 5) + "TRAIN_FILE: train_1.csv\n"})
+    assert find_overlap(path, ["c.mp4", "b.mp4"], "") == {"videos": 1, "rows": [1]}
 
 
 def test_the_config_of_another_run_beside_a_file_is_not_its_own(tmp_path):

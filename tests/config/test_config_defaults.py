@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTED = {
     "": "NUM_GPUS 1; NUM_SHARDS 1; SHARD_ID 0; OUTPUT_DIR 'output/default'; RNG_SEED 1;"
         "LOG_PERIOD 10; LOG_MODEL_INFO True; DIST_BACKEND 'nccl'; TASK ''; VAL_MODE False;"
-        "TUNE_HEAD False; EXTENSIONS []",
+        "TUNE_HEAD False; EXTENSIONS [];"
+        "TRAIN_FILE 'train.csv'; VAL_FILE 'val.csv'; TEST_FILE 'test.csv'",
     "DATA": "PATH_TO_DATA_DIR ''; PATH_PREFIX ''; PATH_LABEL_SEPARATOR ' ';"
         "INDEX_LABEL_MAPPING_FILE ''; NUM_FRAMES 8; SAMPLING_RATE 8; TARGET_FPS 30;"
         "TRAIN_JITTER_FPS 0.0; TRAIN_JITTER_SCALES [256,320]; TRAIN_JITTER_SCALES_RELATIVE [];"

@@ -47,6 +47,7 @@ ALONE = [
     (["SOLVER.BETAS", "(0.9, 0.98)"], "SOLVER.OPTIMIZING_METHOD adam or adamw"),
     (["TEST.RETRIEVAL_FILE", "a.csv"], "TEST.TASK retrieval"),
     (["TEST.RETRIEVAL_SPLIT", "val"], "TEST.TASK retrieval"),
+    (["TEST.TASK", "retrieval", "TEST.RETRIEVAL_FILE", "b.csv", "TEST_FILE", "a.csv"], None),
     (["DATA.CACHE_MAX_GB", "5"], "DATA.CACHE_DIR"),
     (["TENSORBOARD.HISTOGRAM.ENABLE", "True"], "TENSORBOARD.ENABLE True"),
 ]

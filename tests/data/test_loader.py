@@ -13,7 +13,13 @@ import torch
 from openvclip.config import load_cfg
 from openvclip.data import loader as loader_module
 from openvclip.data.collate import collate, collate_to_hand_over, receive
-from openvclip.data.loader import EvalSampler, TrainSampler, build_loader, explain_dead_worker
+from openvclip.data.loader import (
+    EvalSampler,
+    TrainSampler,
+    build_list,
+    build_loader,
+    explain_dead_worker,
+)
 from openvclip.data.video.resample import PackedClips
 from openvclip.utils.errors import ConfigError, DataError
 
@@ -110,6 +116,20 @@ def test_test_batches_hold_whole_videos(lists, videos):
 def test_open_set_list(lists, videos):
     loader = build_loader(config(lists, videos, "TEST.OPENSET", True), "test")
     assert len(loader.dataset) == 3
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_lists_of_other_names(lists, videos, tmp_path, split):
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "second.csv").write_text((lists / "test_openset.csv").read_text())
+    key = f"{split.upper()}_FILE"
+    for name in ("../more/second.csv", tmp_path / "more" / "second.csv"):
+        cfg = config(lists, videos, key, name, "DATA.PATH_TO_DATA_DIR", tmp_path / "more")
+        videos_of_list, _ = build_list(cfg, split)
+        assert len(videos_of_list.paths) == 3
+        assert videos_of_list.source.endswith("more/second.csv")
+    with pytest.raises(DataError, match=f"second.csv does not exist .*{key}"):
+        build_list(config(lists, videos, key, "second.csv"), split)
 
 
 def test_processes_share_the_training_batches():

@@ -174,7 +174,8 @@ def _lines(csv: Path) -> list[tuple[int, str]]:
             f"the folder has {', '.join(others)}" if others else "the folder has no .csv"
         )
         raise DataError(
-            f"the list {csv} does not exist ({there}); set DATA.PATH_TO_DATA_DIR"
+            f"the list {csv} does not exist ({there}); set DATA.PATH_TO_DATA_DIR, or "
+            "TRAIN_FILE, VAL_FILE or TEST_FILE for a list of another name"
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the list {csv}: {error}") from error

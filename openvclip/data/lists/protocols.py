@@ -102,8 +102,18 @@ _ALL = [
 PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in _ALL}
 
 
+# What the protocol's list is called in its folder; where there are both, the two are equal.
+LISTS = ("test.csv", "val.csv")
+
+
 def find_protocol(list_path: str | Path) -> Protocol | None:
-    """Return the protocol whose list a path names (``.../zs_label_db/hmdb_full/test.csv``)."""
+    """Return the protocol whose list a path names (``.../zs_label_db/hmdb_full/test.csv``).
+
+    A list of another name in the same folder, such as a ``train.csv`` that TEST_FILE gives to a
+    test, is none.
+    """
+    if Path(list_path).name not in LISTS:
+        return None
     parts = Path(list_path).parent.parts
     for protocol in PROTOCOLS.values():
         folder = Path(protocol.folder).parts

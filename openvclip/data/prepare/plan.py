@@ -74,7 +74,7 @@ class Preparation:
 
     def add_list(self, path: Path, rows: list[Row], space: LabelSpace) -> PreparedList:
         """Add a list; one without rows is reported instead of written, as nothing could read it."""
-        protocol = find_protocol(path) if path.name in ("val.csv", "test.csv") else None
+        protocol = find_protocol(path)
         prepared = PreparedList(path, rows, space, protocol.rows if protocol else None)
         self.lists.append(prepared)
         self.files[path] = "".join(f"{video},{label}\n" for video, label in rows) or None

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from openvclip.data.lists.draws import read_draw
 from openvclip.data.lists.labels import build_label_space
+from openvclip.data.lists.locate import build_list_path
 from openvclip.evaluation.tasks.task import Predictions, Setup, Task
 from openvclip.metrics.classification import compute_mean_average_precision, compute_scores
 from openvclip.models.text_choices import build_text_choice
@@ -48,10 +48,10 @@ class Classification(Task):
     def build(cls, cfg: Any) -> Classification:
         """Read the label map and the sentences."""
         labels = build_label_space(cfg)
-        draw = read_draw(cfg.DATA.PATH_TO_DATA_DIR)
-        name = "test_openset.csv" if cfg.TEST.OPENSET else "test.csv"
+        videos = build_list_path(cfg, "test")
+        draw = read_draw(videos.parent)
         facts = {
-            "list": str(Path(cfg.DATA.PATH_TO_DATA_DIR) / name),
+            "list": str(videos),
             "draw": draw and asdict(draw),
             "label_set": {"file": cfg.DATA.INDEX_LABEL_MAPPING_FILE, "classes": len(labels),
                           "sha256": labels.digest()},

@@ -36,6 +36,9 @@ declare({
 }, needs=[
     equals("TEST.TASK", ("retrieval",), ("TEST.RETRIEVAL_FILE",), RESULT),
     equals("TEST.TASK", ("retrieval",), ("TEST.RETRIEVAL_SPLIT",)),
+    Pair(("TEST_FILE",), ("TEST.TASK",),
+         "a list of classes, which TEST.TASK retrieval does not read",
+         lambda flat: flat["TEST.TASK"] != "retrieval", instead="set TEST.RETRIEVAL_FILE"),
     Pair(under("MODEL", "TEXT_TEMPLATES CLASS_DESCRIPTIONS"), ("TEST.TASK",),
          "classes, of which TEST.TASK retrieval has none",
          lambda flat: flat["TEST.TASK"] != "retrieval" or trains(flat),
