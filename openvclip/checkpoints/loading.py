@@ -27,7 +27,7 @@ from openvclip.models.raw import RawEnsemble, build_raw_model
 from openvclip.models.temporal import build_temporal_clip
 from openvclip.models.video_clip import VideoCLIP
 from openvclip.utils import distributed
-from openvclip.utils.errors import CheckpointError
+from openvclip.utils.errors import CheckpointError, ConfigError
 from openvclip.utils.logging import get_logger
 from openvclip.utils.paths import is_file
 from openvclip.utils.shards import is_sharded, local
@@ -105,7 +105,10 @@ def build_tested(
     else:
         own_text = load_weights(model, checkpoint, finite=True)
     model = model.to(device)
-    if cfg.MODEL.ENSEMBLE_PRED and class_names is not None:
+    if cfg.MODEL.ENSEMBLE_PRED:
+        if class_names is None:
+            raise ConfigError(f"MODEL.ENSEMBLE_PRED is True, which mixes logits of classes; "
+                              f"TEST.TASK {cfg.TEST.TASK!r} has none: set it to False")
         model.register_forward_hook(
             RawEnsemble(build_raw_model(cfg, model), cfg.MODEL.ENSEMBLE_RAWMODEL_RATIO))
     weights, ratios = build_weights(cfg, model, checkpoint)

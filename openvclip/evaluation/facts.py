@@ -53,6 +53,8 @@ def build_facts(
         "views": cfg.TEST.NUM_ENSEMBLE_VIEWS,
         "crops": cfg.TEST.NUM_SPATIAL_CROPS,
         "ensemble": cfg.DATA.ENSEMBLE_METHOD,
+        # Share of the raw model's logits; None: they are the model's own.
+        "raw_model_ratio": cfg.MODEL.ENSEMBLE_RAWMODEL_RATIO if cfg.MODEL.ENSEMBLE_PRED else None,
         "config_sha256": hashlib.sha256(cfg.dump().encode()).hexdigest(),
         "seed": cfg.RNG_SEED,
         "precision": name_dtype(build_dtype(cfg, device, "TEST")),
@@ -86,6 +88,8 @@ def build_resume_key(
     causes = {name: value for name, value in facts.items() if name not in NO_CAUSE}
     if not causes["tower"] or causes["tower"]["family"] == "clip":  # whose weights tell all
         del causes["tower"]
+    if causes["raw_model_ratio"] is None:  # as in logs of versions that had no raw model
+        del causes["raw_model_ratio"]
     rows = "\n".join(loader.dataset.videos.paths)
     return {
         "facts": causes,

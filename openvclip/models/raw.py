@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from openvclip.clip.towers import load_tower
-from openvclip.models.build import build_clip_source
+from openvclip.models.backbone import Backbone
+from openvclip.models.build import build_clip_source, compile_blocks
 from openvclip.models.temporal import build_temporal_clip
 from openvclip.models.video_clip import VideoCLIP
 from openvclip.utils.logging import get_logger
@@ -17,23 +18,49 @@ logger = get_logger(__name__)
 _NAME = "raw_model"
 
 
-def build_raw_model(cfg: Any, model: VideoCLIP) -> VideoCLIP:
+def build_raw_model(cfg: Any, model: VideoCLIP, *, text: bool = False) -> VideoCLIP:
     """Return the raw model that belongs to ``model``, which is made when first asked for.
 
     It has the classifier that ``model`` was made with and its own logit scale, and is no part of
-    ``model``: neither its weights nor its gradients know of it.
+    ``model``: neither its weights nor its gradients know of it. It computes in the precision of
+    the model's weights.
+
+    Args:
+        cfg: the resolved config.
+        model: still with the classifier that CLIP's text tower made.
+        text: keep the text tower too; without it, no memory is held for one.
     """
     known = model.__dict__.get(_NAME)
     if known is None:
-        source = build_clip_source(cfg)
-        tower, state = load_tower(source)
-        towers = build_temporal_clip(state, num_frames=cfg.DATA.NUM_FRAMES, where=source,
-                                     backbone=cfg.MODEL.BACKBONE, tower=tower)
+        towers = _build_towers(cfg)
         known = VideoCLIP(towers, cfg.DATA.NUM_FRAMES, model.classifier)
         known.requires_grad_(False).eval()
-        logger.info("keeping %s as the raw model: frozen, each frame alone", source)
+        if cfg.MODEL.COMPILE:
+            compile_blocks(towers)
+        if not text:
+            for parameter in towers.text_parameters().values():
+                parameter.data = parameter.data.new_empty(0)
+        logger.info("keeping %s as the raw model: frozen, each frame alone",
+                    build_clip_source(cfg))
         model.__dict__[_NAME] = known  # not as a submodule, whose weights would be the model's
-    return known.to(model.model.logit_scale.device)
+    elif text and not has_text(known):
+        own = _build_towers(cfg).text_parameters()
+        for name, parameter in known.model.text_parameters().items():
+            parameter.data = own[name].data
+    scale = model.model.logit_scale
+    return known.to(scale.device, scale.dtype)
+
+
+def has_text(raw: VideoCLIP) -> bool:
+    """Whether a raw model kept its text tower."""
+    return all(p.numel() > 0 for p in raw.model.text_parameters().values())
+
+
+def _build_towers(cfg: Any) -> Backbone:
+    source = build_clip_source(cfg)
+    tower, state = load_tower(source)
+    return build_temporal_clip(state, num_frames=cfg.DATA.NUM_FRAMES, where=source,
+                               backbone=cfg.MODEL.BACKBONE, tower=tower)
 
 
 class RawEnsemble:

@@ -41,6 +41,8 @@ KEYS = {
     "loss": "MODEL.LOSS_FUNC",
     "edges": "MODEL.TEMPORAL_EDGES",
 }
+WITHOUT_RAW_MODEL = ("%s mixes the raw model's logits into those of tests (MODEL.ENSEMBLE_PRED); "
+                     "predictions are the model's own")
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,8 @@ def find_input_spec(
     """
     if config is not None:
         cfg = load_cfg(config)
+        if cfg.MODEL.ENSEMBLE_PRED:
+            logger.warning(WITHOUT_RAW_MODEL, config)
         return build_input_spec(build_resolved(cfg, describe_tower(clip)) if clip and find_auto(cfg)
                                 else build_resolved(cfg))
     if checkpoint is None:
@@ -159,6 +163,8 @@ def find_input_spec(
         )
         return spec
     spec = parse_input_spec(trained)
+    if trained.section("MODEL").get("ENSEMBLE_PRED"):
+        logger.warning(WITHOUT_RAW_MODEL, trained.where)
     logger.info("%s, %d frames, sampling rate %g at %g frames per second, according to %s",
                 spec.temporal_type, spec.num_frames, spec.sampling_rate,
                 spec.target_fps, trained.where)

@@ -213,6 +213,7 @@ PROTOCOL = {
     "views": {"temporal views": "{}"},
     "crops": {"spatial crops": "{}"},
     "ensemble": {"ensemble over clips": "{}"},
+    "raw_model_ratio": {"share of the raw model's logits": "{}"},
     "captions": {"captions": "{[count]}", "split": "{[split]}", "pairs repeated": "{[repeated]}",
                  "captions of several videos": "{[shared]}", "captions cut off": "{[truncated]}",
                  "SHA-256 of the pairs": "{[sha256]}"},

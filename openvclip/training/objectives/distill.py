@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openvclip.checkpoints.loading import build_autocast
+from openvclip.checkpoints.loading import unwrap
 from openvclip.models.layers import at_least_fp32
-from openvclip.models.raw import build_raw_model
 from openvclip.training.objectives.objective import Objective, Part
+from openvclip.training.objectives.raw_features import RawFeatures, build_raw_features
 
 
 def compute_divergence(logits: Tensor, raw_logits: Tensor) -> Tensor:
@@ -24,7 +22,7 @@ def compute_divergence(logits: Tensor, raw_logits: Tensor) -> Tensor:
     """
     ours = F.log_softmax(at_least_fp32(logits), dim=-1)
     raw = F.log_softmax(at_least_fp32(raw_logits.detach()), dim=-1)
-    return F.kl_div(ours, raw, reduction="mean", log_target=True)
+    return F.kl_div(ours, raw, reduction="sum", log_target=True) / logits.numel()
 
 
 class RawDistillation(Objective):
@@ -33,37 +31,29 @@ class RawDistillation(Objective):
     The raw model sees a batch once per step; passes at other weights compare with the same logits.
 
     Args:
-        raw: maps video to logits, without a gradient.
+        raw: what the raw model makes of a batch.
         weight: factor of the divergence.
-        autocast: makes the context of the raw model's forward pass.
     """
 
-    def __init__(
-        self, raw: nn.Module, weight: float = 1.0, autocast: Callable = nullcontext
-    ) -> None:
-        self.raw, self.weight, self.autocast = raw, weight, autocast
-        self._parts: Sequence[Part] = ()
-        self._logits: list[Tensor] = []
+    name = "distill"
+
+    def __init__(self, raw: RawFeatures, weight: float = 1.0) -> None:
+        self.raw, self.weight = raw, weight
 
     @classmethod
     def build(cls, cfg: Any, model: nn.Module) -> RawDistillation:
         """Build what ``MODEL.RAW_MODEL_DISTILLATION`` asks for."""
-        raw = build_raw_model(cfg, model)
-        autocast = build_autocast(cfg, raw.model.logit_scale.device, "TRAIN")
-        return cls(raw, cfg.MODEL.DISTILLATION_RATIO, autocast)
+        return cls(build_raw_features(cfg, unwrap(model)), cfg.MODEL.DISTILLATION_RATIO)
 
     def begin(self, parts: Sequence[Part], forward: Callable[[Part], Any]) -> None:
-        """Compute the raw model's logits of a new batch."""
+        """Let the raw model look at a new batch."""
         super().begin(parts, forward)
-        if parts is not self._parts:
-            self._parts = parts
-            with torch.no_grad(), self.autocast():
-                self._logits = [self.raw(part.video) for part in parts]
+        self.raw.look(parts)
 
     def loss(self, logits: Tensor, part: Part) -> Tensor:
         """Return the divergence over the part's videos."""
-        return compute_divergence(logits, self._logits[part.index])
+        return compute_divergence(logits, self.raw.logits(part))
 
     def after_update(self, step: int) -> None:
         """Let go of the batch."""
-        self._parts, self._logits = (), []
+        self.raw.release()

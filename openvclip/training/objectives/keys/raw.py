@@ -8,15 +8,18 @@ from fvcore.common.config import CfgNode
 
 from openvclip.config.defaults import under
 from openvclip.config.extensions import declare
-from openvclip.config.idle import RESULT, Flat, Pair, is_on, trains
+from openvclip.config.idle import HARMLESS, RESULT, Flat, Pair, is_on, trains
 from openvclip.training.objectives.keys import refuse_with, switch
 
 switch("distill", "MODEL.RAW_MODEL_DISTILLATION")
+# Objectives that keep the raw model whatever MODEL.KEEP_RAW_MODEL says.
+WITH_RAW_MODEL: set[str] = set()
 
 
 def reads_raw(flat: Flat) -> bool:
     distils = trains(flat) and flat["MODEL.RAW_MODEL_DISTILLATION"]
-    return bool(distils or flat["MODEL.ENSEMBLE_PRED"])
+    return bool(distils or flat["MODEL.ENSEMBLE_PRED"]
+                or not WITH_RAW_MODEL.isdisjoint(flat["TRAIN.OBJECTIVES"]))
 
 
 def check_raw(cfg: CfgNode) -> Iterator[str]:
@@ -28,6 +31,9 @@ def check_raw(cfg: CfgNode) -> Iterator[str]:
     if model.RAW_MODEL_DISTILLATION and model.DISTILLATION_RATIO == 0:
         yield ("MODEL.DISTILLATION_RATIO is 0.0; MODEL.RAW_MODEL_DISTILLATION True needs a ratio "
                "over 0")
+    if model.ENSEMBLE_PRED and cfg.TEST.ENABLE and cfg.TEST.TASK == "retrieval":
+        yield ("MODEL.ENSEMBLE_PRED is True, which mixes logits of classes; TEST.TASK 'retrieval' "
+               "has none: set it to False")
 
 
 refuse_others = refuse_with(
@@ -49,6 +55,9 @@ declare({
 }, needs=[
     is_on("MODEL.RAW_MODEL_DISTILLATION", under("MODEL", "DISTILLATION_RATIO")),
     is_on("MODEL.ENSEMBLE_PRED", under("MODEL", "ENSEMBLE_RAWMODEL_RATIO"), RESULT),
+    Pair(("MODEL.ENSEMBLE_PRED",), ("TEST.ENABLE",),
+         "TEST.ENABLE True (validation scores the model's own logits)",
+         lambda flat: bool(flat["TEST.ENABLE"]), HARMLESS),
     Pair(("MODEL.KEEP_RAW_MODEL",),
          ("MODEL.RAW_MODEL_DISTILLATION", "MODEL.ENSEMBLE_PRED"),
          "MODEL.RAW_MODEL_DISTILLATION or MODEL.ENSEMBLE_PRED True", reads_raw),

@@ -1,0 +1,191 @@
+"""Methods that keep the raw model: any number of processes, resuming, and tests with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from conftest_integration import INTERPOLATED, options
+
+from openvclip.checkpoints.files import checkpoint_path
+from openvclip.config import load_cfg
+from openvclip.data.captions.index import write_captions
+from openvclip.evaluation.build import build_runner
+from openvclip.models.resolve import build_resolved
+from openvclip.predict.input_spec import find_input_spec
+from openvclip.report.run.predictions_file import load_predictions
+from openvclip.training.build import build_trainer
+
+PROGRAM = Path(__file__).with_name("double_run.py")
+DISTILL = {"MODEL__KEEP_RAW_MODEL": True, "MODEL__RAW_MODEL_DISTILLATION": True,
+           "MODEL__DISTILLATION_RATIO": 2.0}
+METHODS = {"distill": DISTILL}
+# 12 rows: one batch of 8 an epoch.
+SHORT = {"TRAIN__BATCH_SIZE": 8, "SOLVER__MAX_EPOCH": 4, "TRAIN__CHECKPOINT_PERIOD": 4,
+         "TRAIN__EVAL_PERIOD": 4, "TEST__ENABLE": False}
+
+
+@pytest.fixture(scope="module")
+def train(tiny, repo, tmp_path_factory):
+    """Train in float64 with some processes; returns the whole checkpoint and the log's epochs."""
+
+    def start(processes, **changes):
+        output = tmp_path_factory.mktemp(f"by{processes}")
+        command = [sys.executable]
+        if processes > 1:
+            command += ["-m", "torch.distributed.run", "--standalone",
+                        "--nproc_per_node", str(processes)]
+        done = subprocess.run(
+            [*command, str(PROGRAM), *options(tiny, output, **{**SHORT, **changes})],
+            capture_output=True, text=True, timeout=300, check=False,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repo)},
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        content = torch.load(checkpoint_path(output, SHORT["SOLVER__MAX_EPOCH"]), weights_only=True)
+        rows = [json.loads(x) for x in (output / "json_stats.jsonl").read_text().splitlines()]
+        return content, [row for row in rows if row["_type"] == "train_epoch"]
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def alone(train):
+    """What one process makes of a method; each is trained once."""
+    return cache(lambda name: train(1, **INTERPOLATED, **METHODS[name]))
+
+
+def assert_close(ours, theirs, where=""):
+    """Whatever a checkpoint holds agrees to 1e-9."""
+    if isinstance(ours, torch.Tensor):
+        torch.testing.assert_close(ours, theirs, atol=1e-9, rtol=0, msg=where)
+    elif isinstance(ours, dict):
+        assert ours.keys() == theirs.keys()
+        for name in ours:
+            assert_close(ours[name], theirs[name], f"{where}.{name}")
+
+
+# Compiling takes longest: one of them does.
+WAYS = {"ddp": {"MODEL__COMPILE": shutil.which("g++") is not None}, "fsdp": {}}
+
+
+@pytest.mark.parametrize(("name", "sharding"), [("distill", "ddp"), ("distill", "fsdp")])
+def test_two_processes_equal_one(name, sharding, train, alone):
+    """In float64, interpolated; two processes accumulate, and checkpoint activations."""
+    content, rows = alone(name)
+    other, other_rows = train(
+        2, **INTERPOLATED, **METHODS[name], **(WAYS[sharding] if name == "distill" else {}),
+        TRAIN__GRAD_ACCUM_STEPS=2, MODEL__USE_CHECKPOINT=True, TRAIN__SHARDING=sharding)
+    for part in ("model_state", "objectives"):
+        assert_close(content.get(part, {}), other.get(part, {}))
+    for ours, theirs in zip(rows, other_rows, strict=True):
+        for key in (f"{name}_loss", f"connect_{name}_loss", "total_loss", "grad_norm"):
+            assert ours[key] == pytest.approx(theirs[key], rel=2e-5), key
+            assert ours[key] > 0
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_run_resumes_bit_for_bit_in_the_middle_of_an_epoch(name, tiny, tmp_path):
+    changes = {"TRAIN__BATCH_SIZE": 2, "TRAIN__CHECKPOINT_ITERS": 1, "TEST__ENABLE": False,
+               **INTERPOLATED, **METHODS[name]}
+
+    def build(folder):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        return build_trainer(build_resolved(load_cfg(
+            None, options(tiny, tmp_path / folder, **changes))))
+
+    build("whole").run()
+    trainer = build("parts")
+    after = trainer.step.objectives[-1].after_update
+
+    def stop(step):
+        after(step)
+        if step == 8:  # the second epoch's third of six
+            raise Stopped
+
+    trainer.step.objectives[-1].after_update = stop
+    with pytest.raises(Stopped):
+        trainer.run()
+    resumed = build("parts")
+    assert (resumed.start_epoch, resumed.start_iteration) == (1, 2)
+    resumed.run()
+    contents = [torch.load(checkpoint_path(tmp_path / folder, 2), weights_only=True)
+                for folder in ("whole", "parts")]
+    for part in ("model_state", "optimizer_state", "objectives"):
+        assert_equal(*(content.get(part) for content in contents))
+
+
+def assert_equal(ours, theirs):
+    if isinstance(ours, torch.Tensor):
+        assert torch.equal(ours, theirs)
+    elif isinstance(ours, dict):
+        assert ours.keys() == theirs.keys()
+        for name in ours:
+            assert_equal(ours[name], theirs[name])
+    elif isinstance(ours, (list, tuple)):
+        for own, other in zip(ours, theirs, strict=True):
+            assert_equal(own, other)
+    else:
+        assert ours == theirs
+
+
+def test_distillation_with_all_around_it_and_a_test_with_the_raw_model(
+    tiny, tmp_path, empty_cfg, in_process
+):
+    """Captions, mixup's soft targets in another run, a tuned head; the test states the share."""
+    captions = tmp_path / "captions.sqlite"
+    write_captions(captions, {str(n): [f"clip number {n}"] for n in range(3)})
+    run = tmp_path / "run"
+    in_process(empty_cfg, options(
+        tiny, run, TRAIN__CAPTION__ENABLE=True, TRAIN__CAPTION__FILE=captions,
+        TRAIN__EVAL_PATCHING_RATIO=0.5, TEST__ENABLE=False, **INTERPOLATED, **DISTILL))
+    stats = [json.loads(x) for x in (run / "json_stats.jsonl").read_text().splitlines()]
+    rows = [row for row in stats if row["_type"] == "train_epoch"]
+    assert all(row["distill_loss"] > 0 and row["caption_loss"] > 0 for row in rows)
+    in_process(empty_cfg, options(
+        tiny, tmp_path / "head", TUNE_HEAD=True, MIXUP__ENABLE=True, TEST__ENABLE=False,
+        MODEL__LOSS_FUNC="soft_cross_entropy", **DISTILL))
+
+    weights = {"TRAIN__ENABLE": False, "TEST__CUSTOM_LOAD": True, "TEST__SAVE_RESULTS_PATH": "p.pt",
+               "TEST__CUSTOM_LOAD_FILE": checkpoint_path(run, 2)}
+    raw = {"MODEL__KEEP_RAW_MODEL": True, "MODEL__ENSEMBLE_PRED": True,
+           "MODEL__ENSEMBLE_RAWMODEL_RATIO": 0.25}
+    scores = {}
+    for name, changes in {
+        "own": weights, "mixed": {**weights, **raw}, "clip": {
+            "TRAIN__ENABLE": False, "MODEL__TEMPORAL_MODELING_TYPE": None,
+            "TEST__SAVE_RESULTS_PATH": "p.pt"},
+    }.items():
+        in_process(empty_cfg, options(tiny, tmp_path / name, **changes))
+        scores[name] = load_predictions(tmp_path / name / "p.pt")[0]
+        results = json.loads((tmp_path / name / "results.json").read_text())
+        assert results["raw_model_ratio"] == (0.25 if name == "mixed" else None)
+    torch.testing.assert_close(
+        scores["mixed"], 0.25 * scores["clip"] + 0.75 * scores["own"], atol=1e-4, rtol=0)
+    assert not torch.allclose(scores["mixed"], scores["own"], atol=1e-2)
+    assert "share of the raw model's logits" in (tmp_path / "mixed/report.html").read_text()
+
+    keys = [build_runner(load_cfg(None, options(
+        tiny, tmp_path / "key", TEST__RESUME=True, **weights, **more)), tmp_path).resume_key
+        for more in ({}, raw, {**raw, "MODEL__ENSEMBLE_RAWMODEL_RATIO": 0.5})]
+    assert len({json.dumps(key, sort_keys=True) for key in keys}) == 3
+    assert "raw_model_ratio" not in keys[0]["facts"]  # logs of earlier versions remain valid
+
+
+def test_predictions_say_that_they_leave_the_raw_model_out(tiny, tmp_path, caplog):
+    trained = tmp_path / "config.yaml"
+    cfg = load_cfg(None, options(tiny, tmp_path, MODEL__KEEP_RAW_MODEL=True,
+                                 MODEL__ENSEMBLE_PRED=True))
+    trained.write_text(cfg.dump())
+    find_input_spec(None, trained)
+    assert "config.yaml mixes the raw model's logits into those of tests" in caplog.text
