@@ -179,7 +179,7 @@ def build_trainer(cfg) -> Trainer:
         log_model_info(model)
     embed_classes = partial(build_classifier, cfg, label_names=labels.names, cache=False)
     own_text = embed_classes if model.train_text else None
-    step, optimizer = _build_updates(cfg, model, device)
+    step, optimizer = build_updates(cfg, model, device)
     writer = build_tensorboard(cfg, labels.names)
     trainer = Trainer(
         step=step,
@@ -229,7 +229,7 @@ def _build_output(cfg, loader: Any, writer: TensorboardWriter | None) -> Output:
     )
 
 
-def _build_updates(
+def build_updates(
     cfg, model: VideoCLIP, device: torch.device
 ) -> tuple[PlainStep, torch.optim.Optimizer | None]:
     """Build the step that changes the weights; for ``VAL_MODE`` one that merely holds the model."""
