@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from openvclip.checkpoints import files as ckpt
+from openvclip.checkpoints.held import CURRENT, HELD, choose_weights
 from openvclip.checkpoints.loading import load_original_clip
 from openvclip.checkpoints.training_config import VIDEOS
 from openvclip.clip.towers import TOWER
@@ -45,9 +46,14 @@ def find_checkpoints(source: str | Path, start: int, end: int) -> dict[int, Path
     return {number: files[number] for number in range(start, end + 1)}
 
 
-def load_model_state(path: str | Path) -> StateDict:
-    """Read the ``model_state`` of a checkpoint; its tensors stay memory-mapped."""
-    content = ckpt.load_file(path)
+def load_model_state(path: str | Path, which: str = CURRENT) -> StateDict:
+    """Read the ``model_state`` of a checkpoint; its tensors stay memory-mapped.
+
+    Args:
+        path: the checkpoint.
+        which: see :func:`openvclip.checkpoints.held.choose_weights`.
+    """
+    content = choose_weights(ckpt.load_file(path), which, path)
     if "model_state" not in content:
         raise CheckpointError(f"{path} has no model_state: it is not a training checkpoint")
     state = content["model_state"]
@@ -60,7 +66,7 @@ def load_model_state(path: str | Path) -> StateDict:
 
 def average_checkpoints(
     source: str | Path, *, start: int, end: int, output: str | Path,
-    clip: str | Path | None = None, method: MergeMethod | None = None,
+    clip: str | Path | None = None, method: MergeMethod | None = None, which: str = CURRENT,
 ) -> Path:
     """Merge the checkpoints ``start`` .. ``end`` and write them as ``{"model_state": ...}``.
 
@@ -74,6 +80,8 @@ def average_checkpoints(
         output: file to write.
         clip: weights of the original CLIP, needed with ``start`` 0 and by methods that use it.
         method: how to merge; None: the mean.
+        which: of which weights of the checkpoints, see
+            :func:`openvclip.checkpoints.held.choose_weights`.
 
     Raises:
         ConfigError: the range is empty or negative, or ``clip`` is missing or has no use.
@@ -96,8 +104,9 @@ def average_checkpoints(
     progress = Progress(len(names), "averaging", "checkpoints")
 
     def load(place: int) -> StateDict:
-        read = load_original_clip if start == 0 and place == 0 else load_model_state
-        state = read(names[place])
+        first = start == 0 and place == 0
+        state = (load_original_clip(names[place]) if first
+                 else load_model_state(names[place], which))
         progress.update()
         return state
 
@@ -107,13 +116,17 @@ def average_checkpoints(
     broken = find_not_finite(merged)
     if broken:
         _refuse_not_finite(zip(names, sources, strict=True), broken)
-    last = ckpt.load_file(paths[end], verify=False) if paths else {}
-    # Of what towers, how and on what the weights were trained, for loading the file alone.
-    kept = {key: last[key] for key in ("cfg", VIDEOS, TOWER) if last.get(key) is not None}
-    ckpt.save_file(output, {"model_state": merged, **kept})
-    logger.info("wrote the %s of %d checkpoints (%d..%d) to %s", method.result,
-                len(names), start, end, output)
+    ckpt.save_file(output, {"model_state": merged, **_collect_facts(paths.get(end), which)})
+    logger.info("wrote the %s of %d checkpoints%s (%d..%d) to %s", method.result, len(names),
+                "" if which == CURRENT else f"' {which} weights", start, end, output)
     return Path(output)
+
+
+def _collect_facts(last: Path | None, which: str) -> dict[str, Any]:
+    """What a merged file says of its weights: of what towers, how and on what they were trained."""
+    content = ckpt.load_file(last, verify=False) if last is not None else {}
+    facts = {key: content[key] for key in ("cfg", VIDEOS, TOWER) if content.get(key) is not None}
+    return facts if which == CURRENT else {**facts, HELD: which}
 
 
 def _refuse_not_finite(states: Iterable[tuple[str, StateDict]], broken: Sequence[str]) -> NoReturn:

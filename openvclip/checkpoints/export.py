@@ -17,6 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from openvclip import __version__
+from openvclip.checkpoints.files import read_content
+from openvclip.checkpoints.held import CURRENT, name_weights
 from openvclip.checkpoints.loading import check_finite, load_patched, name_dtype, read_weights
 from openvclip.checkpoints.training_config import find_training_config
 from openvclip.clip.open_clip_names import find_name
@@ -59,12 +61,12 @@ class Export:
 def export_model(
     clip: str | Path, output: str | Path, *, checkpoint: str | Path | None = None,
     patching_ratio: float | None = None, labels: Sequence[str] = (), name: str = "openvclip",
-    layout: str = "both", dtype: str = "fp32", overwrite: bool = False,
+    layout: str = "both", dtype: str = "fp32", overwrite: bool = False, which: str = CURRENT,
 ) -> list[Path]:
     """Write a model for other programs: all of the files, or none.
 
     Args:
-        clip, checkpoint, patching_ratio, labels: see :func:`load_export`.
+        clip, checkpoint, patching_ratio, labels, which: see :func:`load_export`.
         output: folder to write to.
         name: beginning of the file names.
         layout: ``openai`` writes ``NAME.safetensors``, ``open_clip`` writes ``NAME-open_clip.pt``
@@ -95,7 +97,7 @@ def export_model(
             "another --output or --name, or --overwrite"
         )
     export = load_export(
-        clip, checkpoint=checkpoint, patching_ratio=patching_ratio, labels=labels)
+        clip, checkpoint=checkpoint, patching_ratio=patching_ratio, labels=labels, which=which)
     write_export(export, paths, dtype)
     for path in paths.values():
         logger.info("wrote %s (%d bytes)", path, path.stat().st_size)
@@ -104,7 +106,7 @@ def export_model(
 
 def load_export(
     clip: str | Path, *, checkpoint: str | Path | None = None,
-    patching_ratio: float | None = None, labels: Sequence[str] = (),
+    patching_ratio: float | None = None, labels: Sequence[str] = (), which: str = CURRENT,
 ) -> Export:
     """Load the weights that a test would use: the CLIP, or a checkpoint, patched.
 
@@ -115,6 +117,8 @@ def load_export(
         checkpoint: a training checkpoint or averaged file; None takes ``clip`` itself.
         patching_ratio: share of ``clip`` in the weights, 0 to 1; None: the unpatched checkpoint.
         labels: class names of the classifier; without them there is no classifier.
+        which: of which weights of the checkpoint, see
+            :func:`openvclip.checkpoints.held.choose_weights`.
 
     Raises:
         ConfigError: a ratio without a checkpoint or outside 0 .. 1.
@@ -127,9 +131,12 @@ def load_export(
     if patching_ratio is not None and not 0 <= patching_ratio <= 1:
         raise ConfigError(f"--patching-ratio is {patching_ratio:g}; give the share of the original "
                           "CLIP, from 0 to 1")
+    if which != CURRENT and checkpoint is None:
+        raise ConfigError(f"--weights {which} are those of a checkpoint; name one by --checkpoint, "
+                          "or drop them")
     if checkpoint is not None:
         check_exportable(checkpoint)
-    model = load_patched(clip, checkpoint, patching_ratio).model.requires_grad_(False)
+    model = load_patched(clip, checkpoint, patching_ratio, which=which).model.requires_grad_(False)
     facts = {"openvclip": __version__, "arch": name_arch(model)}
     for name, path in (("clip", clip), ("checkpoint", checkpoint)):
         if path is not None:
@@ -138,6 +145,7 @@ def load_export(
     if checkpoint is not None:
         facts.update(read_temporal_settings(checkpoint))
         facts["patching_ratio"] = f"{patching_ratio or 0.0:g}"
+        facts["weights"] = name_weights(read_content(checkpoint), which)
     export = Export(model, facts, tuple(labels))
     if labels:
         export.classifier = class_embeddings(model, labels, context_length=model.context_length)

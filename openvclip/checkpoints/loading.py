@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from openvclip.checkpoints import files as ckpt
+from openvclip.checkpoints.held import CURRENT, choose_weights
 from openvclip.clip.towers import TOWER, TowerSpec, load_tower
-from openvclip.clip.weights import find_not_finite, load_state_dict_file
+from openvclip.clip.weights import find_not_finite, find_state_dict, read_file
 from openvclip.config.extensions import parse_stored
 from openvclip.config.validate import check_patched, find_ratios
 from openvclip.interpolation import StateDict, WeightPatcher, Weights, WeightsAndClassifier
@@ -29,7 +30,7 @@ from openvclip.models.video_clip import VideoCLIP
 from openvclip.utils import distributed
 from openvclip.utils.errors import CheckpointError, ConfigError
 from openvclip.utils.logging import get_logger
-from openvclip.utils.paths import is_file
+from openvclip.utils.paths import is_file, local_weights
 from openvclip.utils.shards import is_sharded, local
 
 logger = get_logger(__name__)
@@ -83,7 +84,7 @@ def build_tested(
     The weights are those of ``TEST.CUSTOM_LOAD_FILE`` (with ``TEST.CUSTOM_LOAD``), else of
     ``TEST.CHECKPOINT_FILE_PATH``, else the last checkpoint of the training that this same run did.
     A checkpoint that merely exists in ``OUTPUT_DIR`` is not used: a test of raw CLIP must remain
-    one.
+    one. ``TEST.WEIGHTS`` says which of the file's weights.
 
     Args:
         cfg: the resolved config.
@@ -94,16 +95,20 @@ def build_tested(
         The model; its weights and ratios, see :func:`build_weights`; the file, or None for CLIP.
 
     Raises:
-        CheckpointError: the file does not fit, or is not finite.
+        CheckpointError: the file does not fit, is not finite, or has no such weights.
+        ConfigError: such weights are asked for, but there is no file.
     """
     model = build_model(cfg, class_names)
     test, own_text = cfg.TEST, False
     checkpoint = test.CUSTOM_LOAD_FILE if test.CUSTOM_LOAD else test.CHECKPOINT_FILE_PATH
     checkpoint = checkpoint or _find_trained(cfg.OUTPUT_DIR, just_now=cfg.TRAIN.ENABLE)
+    if checkpoint is None and test.WEIGHTS != CURRENT:
+        raise ConfigError(f"TEST.WEIGHTS is {test.WEIGHTS!r}, but there is no checkpoint; name it "
+                          "in TEST.CHECKPOINT_FILE_PATH")
     if checkpoint is None:
         logger.info("testing the untouched CLIP: no checkpoint was given")
     else:
-        own_text = load_weights(model, checkpoint, finite=True)
+        own_text = load_weights(model, checkpoint, finite=True, which=test.WEIGHTS)
     model = model.to(device)
     if cfg.MODEL.ENSEMBLE_PRED:
         if class_names is None:
@@ -153,21 +158,26 @@ def build_weights(cfg, model: VideoCLIP, checkpoint: str | None) -> tuple[Weight
     return patcher, ratios
 
 
-def read_weights(path: str | Path) -> StateDict:
+def read_weights(path: str | Path, which: str = CURRENT) -> StateDict:
     """Read the weights of a checkpoint, of any origin, under CLIP's names.
 
+    Args:
+        path: the checkpoint.
+        which: see :func:`openvclip.checkpoints.held.choose_weights`.
+
     Raises:
-        CheckpointError: it is missing, damaged, or holds no weights.
+        CheckpointError: it is missing, damaged, or holds no (such) weights.
         ConfigError: its config names extensions that the user has not named.
     """
     if is_file(Path(path).expanduser()):
         ckpt.verify_file(path)
     parse_stored(ckpt.read_content(path).get("cfg"), path)
-    return load_state_dict_file(path)
+    return find_state_dict(choose_weights(read_file(path), which, path), local_weights(path))
 
 
 def load_weights(
-    model: VideoCLIP, path: str | Path, *, leave_head: bool = False, finite: bool = False
+    model: VideoCLIP, path: str | Path, *, leave_head: bool = False, finite: bool = False,
+    which: str = CURRENT,
 ) -> bool:
     """Load the weights of a checkpoint, of any origin, into the model; every key must match.
 
@@ -176,6 +186,7 @@ def load_weights(
         path: the checkpoint.
         leave_head: do not use a tuned head (TUNE_HEAD) in the file: it knows only its own classes.
         finite: refuse weights that are NaN or infinite.
+        which: see :func:`openvclip.checkpoints.held.choose_weights`.
 
     Returns:
         Whether the text tower has changed. A classifier that it made is then outdated.
@@ -183,14 +194,14 @@ def load_weights(
     Raises:
         CheckpointError: they do not fit, or as :func:`read_weights`.
     """
-    state = read_weights(path)
+    state = read_weights(path, which)
     if leave_head and state.pop("head", None) is not None:
         logger.warning("%s has a head tuned for its own classes, which is not used", path)
     check_tower(path, getattr(model.model, "tower", None))
     text = copy_text_tower(model)
     load_model_weights(model, state, str(path))
     changed = text_tower_differs(model, text)
-    logger.info("loaded the weights of %s%s", path,
+    logger.info("loaded the %sweights of %s%s", "" if which == CURRENT else f"{which} ", path,
                 ", whose text tower is not the original CLIP's" if changed else "")
     if finite:
         check_finite(dict(model.named_parameters()), str(path))
@@ -227,7 +238,7 @@ def check_finite(
 def load_patched(
     clip: str | Path, checkpoint: str | Path | None, ratio: float | None = None, *,
     temporal_type: str | None = None, num_frames: int = 8, backbone: str = "auto",
-    edges: str = "zeros",
+    edges: str = "zeros", which: str = CURRENT,
 ) -> VideoCLIP:
     """Load CLIP, or a checkpoint patched with it, as a model without classes.
 
@@ -237,6 +248,7 @@ def load_patched(
         ratio: share of CLIP in the weights, 0 to 1; None: the unpatched checkpoint.
         temporal_type, num_frames, backbone, edges: see
             :func:`openvclip.models.temporal.build_temporal_clip`.
+        which: see :func:`openvclip.checkpoints.held.choose_weights`.
 
     Raises:
         CheckpointError: a file is missing, damaged, contains NaN or does not fit.
@@ -248,7 +260,7 @@ def load_patched(
     model = VideoCLIP(towers, num_frames, torch.zeros(0, towers.embed_dim))
     if checkpoint is None:
         return model
-    load_weights(model, checkpoint, leave_head=True, finite=True)
+    load_weights(model, checkpoint, leave_head=True, finite=True, which=which)
     if ratio is not None:
         names = {f"model.{name}": tensor for name, tensor in original.items()}
         WeightPatcher(dict(model.named_parameters()), names).set_ratio(ratio)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from openvclip.commands.weights import add_weights_option
 from openvclip.utils.command_line import Parser, through_run_tool
 
 
@@ -15,6 +16,7 @@ def build_parser() -> Parser:
     add("--end", type=int, required=True, help="last file number, included")
     add("--output", required=True, help="file to write, such as swa_2_22.pth")
     add("--clip", help="weights of the original CLIP, needed with --start 0")
+    add_weights_option(add)
     add("--method", default="mean", help="how to merge; default: %(default)s")
     add("--opts", nargs="*", default=[], metavar="KEY VALUE",
         help="EXTENSIONS '[\"my_package.my_merge\"]' and the keys that it declares")
@@ -33,5 +35,5 @@ def main(argv: list[str] | None) -> None:
 
     average_checkpoints(
         args.source, start=args.start, end=args.end, output=args.output, clip=args.clip,
-        method=method,
+        method=method, which=args.weights,
     )

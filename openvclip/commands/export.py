@@ -9,6 +9,7 @@ All of them appear, or none. docs/export.md explains how to load them.
 
 from __future__ import annotations
 
+from openvclip.commands.weights import add_weights_option
 from openvclip.utils.command_line import Parser, through_run_tool
 from openvclip.utils.text import clean_lines
 
@@ -22,6 +23,7 @@ def build_parser() -> Parser:
         help="training checkpoint or averaged file; default: export the CLIP itself")
     add("--patching-ratio", type=float, metavar="R",
         help="share of the original CLIP, 0 to 1; default: the unpatched checkpoint")
+    add_weights_option(add)
     add("--output", required=True, metavar="DIR", help="folder to write to")
     add("--name", default="openvclip", help="beginning of the file names; default: %(default)s")
     add("--format", choices=("openai", "open_clip", "both"), default="both",
@@ -51,7 +53,7 @@ def main(argv: list[str] | None) -> None:
     paths = export_model(
         args.clip, args.output, checkpoint=args.checkpoint, patching_ratio=args.patching_ratio,
         labels=labels, name=args.name, layout=args.format,
-        dtype=args.dtype, overwrite=args.overwrite,
+        dtype=args.dtype, overwrite=args.overwrite, which=args.weights,
     )
     if args.format != "openai":
         print(clean_lines(describe_loading(paths)))

@@ -14,6 +14,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 
+from openvclip.commands.weights import add_weights_option
 from openvclip.utils.command_line import Parser, run_tool
 from openvclip.utils.errors import DataError
 from openvclip.utils.text import clean_lines
@@ -33,6 +34,7 @@ def build_parser() -> Parser:
     add("--checkpoint", metavar="FILE", help="fine-tuned weights; default: the original CLIP")
     add("--patching-ratio", type=float, metavar="R",
         help="share of CLIP in the weights, 0 to 1; default: the unpatched checkpoint")
+    add_weights_option(add)
     add("--config", metavar="YAML",
         help="config.yaml of the training; default: the checkpoint's config, else the config.yaml "
         "next to it, else the Kinetics recipe (expand_temporal_view, 8 frames, sampling rate 16)")

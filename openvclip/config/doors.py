@@ -30,6 +30,7 @@ OBJECTIVES = Registry("TRAIN.OBJECTIVES", {
     "caption": "openvclip.training.objectives.caption:CaptionContrast",
     "distill": "openvclip.training.objectives.distill:RawDistillation",
     "class_texts": "openvclip.training.objectives.class_texts:ClassTextTraining",
+    "ema": "openvclip.training.objectives.ema:WeightAverage",
 })
 
 MERGES = Registry("--method", {
@@ -58,5 +59,6 @@ KEYS = (
     "openvclip.training.objectives.keys.caption",
     "openvclip.training.objectives.keys.raw",
     "openvclip.training.objectives.keys.texts",
+    "openvclip.training.objectives.keys.ema",
     "openvclip.evaluation.tasks.keys",
 )

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 from openvclip import __version__
+from openvclip.checkpoints.files import read_content
+from openvclip.checkpoints.held import CURRENT, name_weights
 from openvclip.checkpoints.loading import build_dtype, name_dtype
 from openvclip.checkpoints.training_config import find_overlap, find_training
 from openvclip.clip.towers import TowerSpec
@@ -23,7 +25,8 @@ from openvclip.utils.files import compute_file_hash
 NOT_IN_SCORES = ("DATA.CACHE_", "DATA.MAX_BAD_FRACTION", "TEST.BATCH_SIZE", "TEST.RESUME",
                  "TEST.SAVE_RESULTS_PATH", "TEST.NUM_TEMPORAL_CLIPS")
 # Keys that logs of earlier versions lack, and the values at which they computed.
-NEW_KEYS = {"DATA.RESIZE_MODE": "shortest", "DATA.INTERPOLATION": "bilinear", "DATA.FILL_COLOR": 0}
+NEW_KEYS = {"DATA.RESIZE_MODE": "shortest", "DATA.INTERPOLATION": "bilinear", "DATA.FILL_COLOR": 0,
+            "TEST.WEIGHTS": "current"}
 # Facts on which scores do not depend.
 NO_CAUSE = ("config_sha256", "draw", "trained_on", "tested_on_training")
 
@@ -42,8 +45,7 @@ def build_facts(
         "arch": cfg.MODEL.ARCH,
         "clip": {"source": str(source), "sha256": compute_file_hash(source)},
         "tower": tower and {"name": tower.label, "family": tower.family, "sha256": tower.digest()},
-        "checkpoint": checkpoint
-        and {"file": checkpoint, "sha256": compute_file_hash(checkpoint)},
+        "checkpoint": checkpoint and _describe_checkpoint(checkpoint, cfg.TEST.WEIGHTS),
         "trained_on": find_training(checkpoint),
         "tested_on_training": find_overlap(checkpoint, paths, cfg.DATA.PATH_PREFIX)
         if distributed.is_main() else None,
@@ -65,6 +67,13 @@ def build_facts(
             "python": platform.python_version(),
         },
     }
+
+
+def _describe_checkpoint(file: str, which: str) -> dict[str, Any]:
+    """File, digest, and if they are not the current ones of a training, whose weights they are."""
+    weights = name_weights(read_content(file), which)
+    return {"file": file, "sha256": compute_file_hash(file),
+            **({} if weights == CURRENT else {"weights": weights})}
 
 
 def build_resume_key(

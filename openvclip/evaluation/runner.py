@@ -25,6 +25,9 @@ from openvclip.utils.logging import Progress, get_logger, log_json_stats
 
 logger = get_logger(__name__)
 
+# What predictions are by: the share of CLIP in the weights, with the name of other weights before.
+Held = float | tuple[str, float]
+
 
 class ViewEnsemble:
     """Combines the logits of a video's clips into one prediction.
@@ -119,7 +122,7 @@ class Runner:
         distributed.barrier()
         return results
 
-    def _predict(self) -> dict[float, Predictions]:
+    def _predict(self) -> dict[Held, Predictions]:
         setup, loader = self.setup, self.setup.loader
         ratios = list(setup.ratios) or [0.0]
         forward, count = self.task.outputs(setup.model.eval())
@@ -172,6 +175,7 @@ def predict(
     *,
     weights: Weights | None = None,
     ratios: Sequence[float] = (0.0,),
+    others: Mapping[str, Weights] | None = None,
     own_videos: int,
     device: torch.device,
     autocast: Callable = nullcontext,
@@ -179,7 +183,7 @@ def predict(
     what: str = "evaluating",
     lines: EvaluationLines | None = None,
     idle: Tensor | None = None,
-) -> dict[float, Predictions]:
+) -> dict[Held, Predictions]:
     """Evaluate every clip once at every share of CLIP in the weights.
 
     A forward pass takes one of the groups that the loader cut the list into, whatever batch it
@@ -191,6 +195,7 @@ def predict(
         ensemble: makes the object that joins the clips of each video in the list.
         weights: the model's; None: unchanged at every ratio.
         ratios: shares of CLIP. A batch is decoded once and evaluated at each.
+        others: further weights that the model may hold, evaluated at the same ratios.
         device, autocast: where the model is, and the maker of its forward passes' context.
         resume_log: gets the scores of each group; earlier ones in it count as scored.
         what: name of the work in the progress line.
@@ -198,22 +203,19 @@ def predict(
         idle: for a sharded model, see :mod:`openvclip.evaluation.pace`.
 
     Returns:
-        Predictions by ratio, the same in every process.
+        Predictions by ratio, those of ``others`` by name and ratio; the same in every process.
 
     Raises:
         CheckpointError: a clip's scores are not finite.
     """
-    weights = weights or Weights()
-    ensembles = {ratio: ensemble() for ratio in ratios}
+    held = _name_weights(weights or Weights(), others or {}, ratios)
+    ensembles = {key: ensemble() for key in held}
     failures = _restore(resume_log, list(ensembles.values()))
-    progress = Progress(own_videos, what, "videos")
-    if lines is not None:
-        lines.start(own_videos)
+    progress = _start(own_videos, what, lines)
     for batch, parts, idling in iterate_in_step(batches, partial(_split, device=device), idle):
-        for ratio, joined in ensembles.items():
-            which = what + (f", patching ratio {ratio:g}" if len(ensembles) > 1 else "")
-            with weights.at(ratio):
-                _score(forward, parts, joined, autocast, which)
+        for key, (which, own, ratio) in held.items():
+            with own.at(ratio):
+                _score(forward, parts, ensembles[key], autocast, what + which)
                 for video in idling:
                     compute_outputs(forward, video, autocast)
         if batch is None:
@@ -224,7 +226,25 @@ def predict(
         if lines is not None:
             lines.batch_done(batch["index"], len(batch["bad"]), ensembles[ratios[0]].scores)
         progress.update(len(set(batch["index"].tolist())) + len(batch["bad"]))
-    return {ratio: _gather(joined, failures) for ratio, joined in ensembles.items()}
+    return {key: _gather(joined, failures) for key, joined in ensembles.items()}
+
+
+def _start(own_videos: int, what: str, lines: EvaluationLines | None) -> Progress:
+    if lines is not None:
+        lines.start(own_videos)
+    return Progress(own_videos, what, "videos")
+
+
+def _name_weights(
+    weights: Weights, others: Mapping[str, Weights], ratios: Sequence[float]
+) -> dict[Held, tuple[str, Weights, float]]:
+    """Return what to evaluate: words for it, the weights, and their ratio."""
+    at = {ratio: f", patching ratio {ratio:g}" if len(ratios) > 1 else "" for ratio in ratios}
+    held: dict[Held, tuple[str, Weights, float]] = {
+        ratio: (words, weights, ratio) for ratio, words in at.items()}
+    held.update({(name, ratio): (f", weights {name}{words}", other, ratio)
+                 for name, other in others.items() for ratio, words in at.items()})
+    return held
 
 
 def _restore(resume_log: ResumeLog | None, ensembles: list[ViewEnsemble]) -> dict[int, str]:

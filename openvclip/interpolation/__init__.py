@@ -2,6 +2,7 @@
 
 from openvclip.interpolation.merging.mean import average_state_dicts
 from openvclip.interpolation.mixing import (
+    MixedWeights,
     StateDict,
     WeightInterpolator,
     WeightPatcher,
@@ -10,8 +11,10 @@ from openvclip.interpolation.mixing import (
     draw_ratio,
     patch_state_dict,
 )
+from openvclip.interpolation.moving_average import AverageWeights, MovingAverage
 
 __all__ = [
-    "StateDict", "WeightInterpolator", "WeightPatcher", "Weights", "WeightsAndClassifier",
-    "average_state_dicts", "draw_ratio", "patch_state_dict",
+    "AverageWeights", "MixedWeights", "MovingAverage", "StateDict", "WeightInterpolator",
+    "WeightPatcher", "Weights", "WeightsAndClassifier", "average_state_dicts", "draw_ratio",
+    "patch_state_dict",
 ]

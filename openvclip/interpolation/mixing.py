@@ -98,13 +98,16 @@ class WeightInterpolator(Weights):
         parameters: the parameters that train, by name. Those that the anchor lacks (adapters)
             are unchanged in the mixture.
         anchor: tensors of the original CLIP under the same names.
+        live: mix with the tensors of ``anchor`` themselves, as they are at that time, rather than
+            with copies: an anchor that moves. They are on the parameters' devices, cut as these.
 
     Raises:
         CheckpointError: the anchor shares no name with the parameters, or a shape differs.
     """
 
     def __init__(
-        self, parameters: Mapping[str, torch.nn.Parameter], anchor: Mapping[str, Tensor]
+        self, parameters: Mapping[str, torch.nn.Parameter], anchor: Mapping[str, Tensor],
+        live: bool = False,
     ) -> None:
         shared = {name: p for name, p in parameters.items() if name in anchor}
         if not shared:
@@ -121,6 +124,9 @@ class WeightInterpolator(Weights):
                     "model was made from (TRAIN.CLIP_ORI_PATH)"
                 )
         super().__init__(shared)
+        if live:
+            self._anchor = [local(anchor[name]) for name in shared]
+            return
         anchors = (cut_like(anchor[name].detach().to(p.device, p.dtype), p)
                    for name, p in shared.items())
         halves = ((tensor, tensor.half()) for tensor in anchors)
@@ -209,6 +215,26 @@ class WeightPatcher(Weights):
         """Let the model hold ``ratio * clip + (1 - ratio) * checkpoint`` from here on."""
         for parameter, tensor in zip(self._parameters, self._mix(ratio), strict=True):
             local(parameter.data).copy_(tensor)
+
+
+class MixedWeights(Weights):
+    """Other weights than the model's own, mixed with the original CLIP.
+
+    Args:
+        weights: hold them, at any ratio.
+        mixer: mixes with CLIP what the model holds.
+    """
+
+    def __init__(self, weights: Weights, mixer: Weights) -> None:
+        super().__init__()
+        self.names = weights.names
+        self._weights, self._mixer = weights, mixer
+
+    @contextmanager
+    def at(self, ratio: float) -> Iterator[None]:
+        """See :meth:`Weights.at`."""
+        with self._weights.at(ratio), self._mixer.at(ratio):
+            yield
 
 
 class WeightsAndClassifier(Weights):

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from openvclip.checkpoints.held import CURRENT, KEYS
 from openvclip.checkpoints.loading import compute_amp_dtype, load_patched
 from openvclip.clip.open_clip_towers import FOLDER_CONFIG
 from openvclip.clip.weights import ARCH_FILES, SUFFIXES, default_clip_path
@@ -39,14 +40,21 @@ LABEL_SETS = 16  # Label sets whose embeddings are cached.
 
 
 def check_sources(
-    clip: str | Path, checkpoint: str | Path | None, patching_ratio: float | None
+    clip: str | Path, checkpoint: str | Path | None, patching_ratio: float | None,
+    weights: str = CURRENT,
 ) -> str:
     """Return the file or open_clip name of the CLIP, if all that :func:`load_model` takes exists.
 
     Raises:
-        ConfigError: the ratio is outside 0..1, or there is nothing to patch.
+        ConfigError: the ratio is outside 0..1, there is nothing to patch, or nothing that could
+            have such weights.
         CheckpointError: a file does not exist.
     """
+    if weights not in (CURRENT, *KEYS):
+        raise ConfigError(f"weights is {weights!r}; give {' or '.join((CURRENT, *KEYS))}")
+    if weights != CURRENT and checkpoint is None:
+        raise ConfigError(f"{weights} weights are those of a checkpoint, but none is given; give "
+                          "one (--checkpoint) or leave them out (--weights)")
     if patching_ratio is not None:
         if checkpoint is None:
             raise ConfigError("a patching ratio mixes a checkpoint with CLIP, but no checkpoint is "
@@ -103,20 +111,20 @@ def load_model(
     precision: str = "float32",
     batch_size: int = 8,
     as_tested: bool = False,
+    weights: str = CURRENT,
 ) -> VideoClassifier:
     """Load CLIP, or a fine-tuned and patched checkpoint, for predicting on any video.
 
     What the model expects of a clip is read from ``config``, else from the config inside the
-    checkpoint or next to it (``config.yaml``), else it is the shipped Kinetics recipe
-    (expand_temporal_view, 8 frames, every 16th at 30 frames per second). Without a checkpoint,
-    frames do not see each other.
+    checkpoint or next to it (``config.yaml``), else it is the shipped Kinetics recipe: 8 frames,
+    every 16th, expand_temporal_view. Without a checkpoint, frames do not see each other.
 
     Args:
         clip: the original CLIP: a file, a name that open_clip lists, or vitb32, vitb16, vitl14 or
             vitl14_336 for the file in ``~/.cache/clip``.
         checkpoint: fine-tuned weights, averaged or from one epoch; None: the original CLIP.
         patching_ratio: share of CLIP in the weights, 0 to 1; None: the unpatched checkpoint.
-        config: yaml file of the training run, such as ``config.yaml`` in its OUTPUT_DIR.
+        config: of the training run, such as ``config.yaml`` in its OUTPUT_DIR.
         temporal_type: overrides the above: a MODEL.TEMPORAL_MODELING_TYPE or "none".
         num_frames: likewise, frames of a clip.
         sampling_rate: likewise, frames from one to the next in a video of 30 frames per second.
@@ -124,30 +132,34 @@ def load_model(
         device: auto (a GPU if there is one), cpu, cuda or cuda:N.
         precision: float32, bfloat16, float16, or auto: the device's preferred half precision.
         batch_size: most clips per forward pass, unless one video has more.
-        as_tested: read videos exactly as tests do: in those shorter than a clip the last frame is
-            repeated, and those that a phone stored rotated are not turned upright.
+        as_tested: as tests read videos: the last frame of short ones is repeated, and those that a
+            phone stored rotated are not turned upright.
+        weights: of the checkpoint: ``current``, or ``ema`` for their moving average.
 
     Raises:
         ConfigError: an option is out of range, or there is nothing to patch.
         CheckpointError: a file is missing, damaged, or does not fit.
     """
-    name = check_sources(clip, checkpoint, patching_ratio)
+    name = check_sources(clip, checkpoint, patching_ratio, weights)
     for what, number in (("views", views), ("batch_size", batch_size)):
         if number < 1:
             raise ConfigError(f"{what} is {number}; give 1 or more")
-    target = select_device(device)
-    dtype = compute_precision(precision, target)
-    given = {"temporal_type": temporal_type, "num_frames": num_frames,
-             "sampling_rate": sampling_rate}
-    changes: dict[str, Any] = {name: None if value == "none" else value
-                               for name, value in given.items() if value is not None}
+    dtype = compute_precision(precision, target := select_device(device))
+    changes = _list_changes(temporal_type=temporal_type, num_frames=num_frames,
+                            sampling_rate=sampling_rate)
     options = replace(find_input_spec(checkpoint, config, name), **changes)
     model = load_patched(name, checkpoint, patching_ratio, temporal_type=options.temporal_type,
                          num_frames=options.num_frames, backbone=options.backbone,
-                         edges=options.edges)
+                         edges=options.edges, which=weights)
     options = follow_tower(options, getattr(model.model, "tower", None))
     return VideoClassifier(model.to(target).eval(), options, views=views, dtype=dtype,
                            batch_size=batch_size, as_tested=as_tested)
+
+
+def _list_changes(**given: Any) -> dict[str, Any]:
+    """Those that are given; the text none stands for None."""
+    return {name: None if value == "none" else value
+            for name, value in given.items() if value is not None}
 
 
 class VideoClassifier:

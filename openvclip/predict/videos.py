@@ -12,6 +12,8 @@ from typing import Any
 import torch
 
 from openvclip import __version__
+from openvclip.checkpoints.files import read_content
+from openvclip.checkpoints.held import CURRENT, name_weights
 from openvclip.checkpoints.loading import name_dtype
 from openvclip.predict.classifier import VideoClassifier, check_sources, load_model
 from openvclip.predict.find_videos import find_videos
@@ -53,6 +55,7 @@ def predict_videos(
     workers: int = 1,
     columns: int = 100,
     show: Callable[[str], None] = lambda text: None,
+    weights: str = CURRENT,
     **model_options: Any,
 ) -> list[Prediction]:
     """Predict every video, show its table, and write the results to ``output``.
@@ -60,7 +63,7 @@ def predict_videos(
     Args:
         videos: files, folders or glob patterns.
         labels: checked, as :func:`openvclip.predict.label_set.read_labels` gives them.
-        clip, checkpoint, patching_ratio, model_options: see
+        clip, checkpoint, patching_ratio, weights, model_options: see
             :func:`openvclip.predict.classifier.load_model`.
         output: folder for predictions.json, predictions.csv and figures.
         top_k: labels per ranking.
@@ -75,23 +78,22 @@ def predict_videos(
         The predictions, without frames; ``error`` says why one failed.
 
     Raises:
-        OpenVCLIPError: an argument cannot be used; raised before weights or videos are read
-            if possible.
+        OpenVCLIPError: an argument cannot be used; before anything is read, if possible.
     """
     if top_k < 1:
         raise ConfigError(f"--top-k is {top_k}; give 1 or more")
     if not timeline and (window is not None or stride is not None):
         raise ConfigError("--window and --stride belong to --timeline; give that too")
     paths = find_videos(videos)
-    check_sources(clip, checkpoint, patching_ratio)
+    check_sources(clip, checkpoint, patching_ratio, weights)
     with _writing(output):
         Path(output).mkdir(parents=True, exist_ok=True)
-    model = load_model(clip, checkpoint, patching_ratio, **model_options)
+    model = load_model(clip, checkpoint, patching_ratio, weights=weights, **model_options)
     if timeline:
         check_windows(model.options.seconds if window is None else window, stride)
     if len(labels) == 1:
         logger.warning("with a single label its probability is always 100 %%; give others, too")
-    facts = _describe_model(model, clip, checkpoint, patching_ratio)
+    facts = _describe_model(model, clip, checkpoint, patching_ratio, weights)
     run = _Run(model, labels, Path(output), facts)
     with _writing(output):
         run.predict(paths, top_k, save_figures, (window, stride) if timeline else None,
@@ -109,12 +111,14 @@ def _writing(output: str | Path) -> Iterator[None]:
 
 
 def _describe_model(
-    model: VideoClassifier, clip: str, checkpoint: str | None, ratio: float | None
+    model: VideoClassifier, clip: str, checkpoint: str | None, ratio: float | None, weights: str
 ) -> dict[str, Any]:
     options = model.options
+    given = name_weights(read_content(checkpoint), weights) if checkpoint else None
     return {
         "clip": str(clip),
         "checkpoint": checkpoint and str(checkpoint),
+        "weights": given,
         "patching_ratio": ratio,
         "temporal_modeling": options.temporal_type,
         "frames": options.num_frames,

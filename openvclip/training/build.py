@@ -81,8 +81,9 @@ def build_validator(
     weights = None
     # VAL_MODE with the ratios of a test patches as that does (_build_start): no other mixer then.
     if cfg.TRAIN.EVAL_PATCHING_RATIO > 0 and not (cfg.VAL_MODE and find_ratios(cfg)):
-        # The step's own, if it mixes all that a test would patch: no second copy of CLIP then.
-        shared = None if frozen else step.interpolator
+        # The step's own, if it mixes what a test would patch with CLIP: no second copy then.
+        others = frozen or cfg.TRAIN.LINEAR_CONNECT_ANCHOR != "clip"
+        shared = None if others else step.interpolator
         weights = shared or build_interpolator(
             cfg, unwrap(step.model), frozen, "for patched validation")
     return Validator(
@@ -96,6 +97,8 @@ def build_validator(
         weights=weights or Weights(),
         ratios=(cfg.TRAIN.EVAL_PATCHING_RATIO,) if weights else (),
         embed_classes=embed_classes,
+        others={name: held for objective in step.objectives
+                for name, held in objective.validated_weights().items()},
         writer=writer,
         log_period=cfg.LOG_PERIOD,
     )

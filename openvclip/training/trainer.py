@@ -176,8 +176,11 @@ class Trainer:
         before = scaler.get_scale()
         scaler.step(optimizer)
         scaler.update()
-        self.skipped_steps += scaler.get_scale() < before
+        skipped = scaler.get_scale() < before
+        self.skipped_steps += skipped
         for objective in self.step.objectives:
+            if skipped:
+                objective.update_skipped(step)
             objective.after_update(step)
         return result, label, norm
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,9 +14,9 @@ from torch import Tensor
 
 from openvclip.evaluation.lines import EvaluationLines
 from openvclip.evaluation.pace import find_idle_input
-from openvclip.evaluation.runner import ViewEnsemble, predict
+from openvclip.evaluation.runner import Held, ViewEnsemble, predict
 from openvclip.evaluation.tasks.task import Predictions
-from openvclip.interpolation import Weights, WeightsAndClassifier
+from openvclip.interpolation import MixedWeights, Weights, WeightsAndClassifier
 from openvclip.metrics.classification import compute_accuracy, compute_mean_average_precision
 from openvclip.models.backbone import Backbone
 from openvclip.models.video_clip import VideoCLIP
@@ -40,6 +40,8 @@ class Validator:
         weights: the model's, for also validating them mixed with CLIP's.
         ratios: shares of CLIP to validate at in addition to 0.0, each once, with ``weights``.
         embed_classes: makes the (C, D) classifier with the text tower, if that trains.
+        others: further weights to validate at the same ratios, by what is put after the names of
+            their numbers; ``weights`` mixes them, too.
         log_period: batches from one ``val_iter`` line in the log file to the next.
     """
 
@@ -53,6 +55,7 @@ class Validator:
     weights: Weights = field(default_factory=Weights)
     ratios: Sequence[float] = ()
     embed_classes: Callable[[Backbone], Tensor] | None = None
+    others: Mapping[str, Weights] = field(default_factory=dict)
     writer: TensorboardWriter | None = None
     log_period: int = 10
 
@@ -62,8 +65,10 @@ class Validator:
 
     def predict(
         self, model: VideoCLIP, epoch: int, stop: StopSignals
-    ) -> dict[float, Predictions]:
+    ) -> dict[Held, Predictions]:
         """Score the list, by share of CLIP in the weights; the model's own are 0.0.
+
+        ``others`` are under their name and the share.
 
         The model is not wrapped by DDP; ``epoch`` is the last trained one, from 0. Once ``stop``
         has a signal, the rest of this process's share is skipped.
@@ -73,9 +78,10 @@ class Validator:
             "val_iter", self.log_period, self.device, f"{epoch + 1}/{self.max_epoch}",
             None if self.multi_label else self.loader.dataset.label_tensor(),
         )
-        weights, ratios = self.weights, (0.0, *self.ratios)
-        if self.embed_classes is not None:
-            weights = WeightsAndClassifier.embedded(weights, model, self.embed_classes, ratios)
+        ratios = (0.0, *self.ratios)
+        weights = self._embed(self.weights, model)
+        others = {name: self._embed(MixedWeights(held, self.weights), model)
+                  for name, held in self.others.items()}
         was_training = model.training
         model.eval()
         try:
@@ -86,6 +92,7 @@ class Validator:
                 own_videos=self.loader.count_rows(),
                 weights=weights,
                 ratios=ratios,
+                others=others,
                 device=self.device,
                 autocast=self.autocast,
                 what=f"validation after epoch {epoch + 1}",
@@ -95,16 +102,24 @@ class Validator:
         finally:
             model.train(was_training)
 
-    def report(self, predictions: dict[float, Predictions], epoch: int) -> dict[str, float]:
+    def _embed(self, weights: Weights, model: VideoCLIP) -> Weights:
+        """Let ``weights`` bring the class embeddings of their own text tower, if that trains."""
+        if self.embed_classes is None:
+            return weights
+        return WeightsAndClassifier.embedded(
+            weights, model, self.embed_classes, (0.0, *self.ratios))
+
+    def report(self, predictions: dict[Held, Predictions], epoch: int) -> dict[str, float]:
         """Log what :meth:`predict` returned, and return the accuracies in per cent.
 
         ``top1_acc`` and ``top5_acc`` (or ``map``) are those of the unpatched weights, the same with
-        ``_patched`` those at the first ratio; the log has a line for each further one. Videos that
-        fail to decode count as wrong.
+        ``_patched`` those at the first ratio; the log has a line for each further one. Those of
+        ``others`` have their name in addition: ``top1_acc_ema``, ``top1_acc_ema_patched``. Videos
+        that fail to decode count as wrong.
         """
         dataset, own = self.loader.dataset, predictions[0.0]
         labels = dataset.label_tensor()
-        accuracies = self._score(own, labels)
+        accuracies = self._score_all(predictions, 0.0, labels)
         stats: dict[str, Any] = {
             "_type": "val_epoch",
             "epoch": f"{epoch + 1}/{self.max_epoch}",
@@ -116,8 +131,8 @@ class Validator:
             stats.update({f"top{k}_err": 100.0 - accuracies[f"top{k}_acc"] for k in (1, 5)})
         lines = [stats]
         for ratio in self.ratios:
-            patched = {f"{name}_patched": value
-                       for name, value in self._score(predictions[ratio], labels).items()}
+            patched = {f"{name}_patched": value for name, value
+                       in self._score_all(predictions, ratio, labels).items()}
             if ratio == self.ratios[0]:
                 accuracies.update(patched)
             else:
@@ -143,6 +158,16 @@ class Validator:
                 self.least[k] = min(self.least[k], stats[f"top{k}_err"])
                 fields[f"min_top{k}_err"] = self.least[k]
         return fields
+
+    def _score_all(
+        self, predictions: Mapping[Held, Predictions], ratio: float, labels: Tensor
+    ) -> dict[str, float]:
+        """The accuracies at a ratio, of the model's weights and of the others."""
+        scores = self._score(predictions[ratio], labels)
+        for name in self.others:
+            found = self._score(predictions[name, ratio], labels)
+            scores.update({f"{metric}_{name}": value for metric, value in found.items()})
+        return scores
 
     def _score(self, predictions: Predictions, labels: Tensor) -> dict[str, float]:
         done = predictions.complete

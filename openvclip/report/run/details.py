@@ -188,7 +188,8 @@ def _say_weights(results: Mapping[str, Any]) -> str:
         patched = f"patched with CLIP at {len(ratios)} ratios, {min(ratios):g} to {max(ratios):g}"
     elif ratios[0] is not None:
         patched = f"patched with CLIP at ratio {ratios[0]:g}"
-    return f"{checkpoint['file']}, {patched}"
+    which = f", its {checkpoint['weights']} weights" if checkpoint.get("weights") else ""
+    return f"{checkpoint['file']}{which}, {patched}"
 
 
 def _say_protocol(results: Mapping[str, Any]) -> str:

@@ -59,9 +59,12 @@ class Result:
 
     @property
     def method(self) -> str:
-        """The file of the weights that were tested, or CLIP."""
+        """The file of the weights that were tested, and which of its weights, or CLIP."""
         checkpoint = self.run.about("checkpoint")
-        return Path(str(checkpoint.get("file"))).name if checkpoint else CLIP
+        if not checkpoint:
+            return CLIP
+        which = checkpoint.get("weights")
+        return Path(str(checkpoint.get("file"))).name + (f", {which} weights" if which else "")
 
 
 def list_results(runs: Sequence[Run]) -> list[Result]:

@@ -48,7 +48,9 @@ class Run:
     @property
     def weights(self) -> str | None:
         """What identifies the weights; None: the untouched CLIP."""
-        return self.about("checkpoint").get("sha256") or self.about("checkpoint").get("file")
+        checkpoint = self.about("checkpoint")
+        file, which = checkpoint.get("sha256") or checkpoint.get("file"), checkpoint.get("weights")
+        return f"{file} {which}" if which else file
 
     @cached_property
     def trained_classes(self) -> bool | None:

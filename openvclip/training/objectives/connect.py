@@ -1,4 +1,7 @@
-"""Interpolated training (Open-VCLIP, equation 5): also the loss at weights mixed with CLIP."""
+"""Interpolated training (Open-VCLIP, equation 5): also the loss at weights mixed with CLIP.
+
+``TRAIN.LINEAR_CONNECT_ANCHOR ema`` mixes them with their own moving average instead.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from torch import Tensor, nn
 from openvclip.checkpoints.loading import load_original_clip, unwrap
 from openvclip.interpolation import WeightInterpolator, Weights, WeightsAndClassifier, draw_ratio
 from openvclip.models.build import build_clip_source
+from openvclip.training.objectives.ema import build_moving_average
 from openvclip.training.objectives.objective import Objective, Pass
 from openvclip.utils import distributed
 from openvclip.utils.logging import get_logger
@@ -37,6 +41,15 @@ def build_interpolator(
     return interpolator
 
 
+def _build_anchored(cfg: Any, model: nn.Module) -> WeightInterpolator:
+    """Build the mixer with the anchor of training, ``TRAIN.LINEAR_CONNECT_ANCHOR``."""
+    if cfg.TRAIN.LINEAR_CONNECT_ANCHOR == "clip":
+        return build_interpolator(cfg, model)
+    average = build_moving_average(cfg, model)
+    logger.info("mixing %d tensors with their moving average in training", len(average.tensors))
+    return WeightInterpolator(average.parameters, average.tensors, live=True)
+
+
 @dataclass(eq=False, kw_only=True)
 class Connect(Objective):
     """Adds the gradient at mixed weights: ``g = g_current + loss_ratio * g_mixed``.
@@ -46,7 +59,7 @@ class Connect(Objective):
 
     Args:
         model: the model that trains.
-        interpolator: mixes the parameters that train with the original CLIP.
+        interpolator: mixes the parameters that train with the anchor, the original CLIP.
         low, high: range of r.
         loss_ratio: weight of the loss at the mixed weights.
         seed: the run's seed, for drawing r.
@@ -85,7 +98,7 @@ class Connect(Objective):
         )
         return cls(
             model=model,
-            interpolator=build_interpolator(cfg, model),
+            interpolator=_build_anchored(cfg, model),
             low=train.LINEAR_CONNECT_SAMPLE_L,
             high=train.LINEAR_CONNECT_SAMPLE_R,
             loss_ratio=train.LINEAR_CONNECT_LOSS_RATIO,

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from openvclip.interpolation import Weights
+
 
 class Captions(NamedTuple):
     """Captions of a batch.
@@ -169,11 +171,21 @@ class Objective:
     def begin_epoch(self, epoch: int) -> None:
         """Prepare for an epoch, counted from 0, or for the rest of a resumed one."""
 
+    def update_skipped(self, step: int) -> None:
+        """Note that fp16's gradient scaler left step ``step`` out; ``after_update`` follows."""
+
     def after_update(self, step: int) -> None:
         """Act on the weights after the optimizer step ``step``."""
 
     def end_epoch(self, epoch: int) -> None:
         """Act after an epoch, before it is saved and validated."""
+
+    def validated_weights(self) -> Mapping[str, Weights]:
+        """Return further weights to validate, by what is put after the names of their numbers.
+
+        They are the same at every ratio; where validation is patched, they are mixed, too.
+        """
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint must store: tensors and plain values."""

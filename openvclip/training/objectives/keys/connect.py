@@ -9,7 +9,7 @@ from fvcore.common.config import CfgNode
 from openvclip.config.defaults import under
 from openvclip.config.extensions import declare
 from openvclip.config.idle import is_on
-from openvclip.training.objectives.keys import switch
+from openvclip.training.objectives.keys import refuse_with, switch
 
 switch("connect", "TRAIN.LINEAR_CONNECT_CLIMB")
 
@@ -22,7 +22,17 @@ def check_connect(cfg: CfgNode) -> Iterator[str]:
     if train.LINEAR_CONNECT_CLIMB and train.LINEAR_CONNECT_LOSS_RATIO == 0:
         yield ("TRAIN.LINEAR_CONNECT_LOSS_RATIO is 0.0; TRAIN.LINEAR_CONNECT_CLIMB True needs a "
                "ratio over 0")
+    if train.LINEAR_CONNECT_ANCHOR == "ema" and not train.EMA.ENABLE:
+        yield ("TRAIN.LINEAR_CONNECT_ANCHOR is 'ema', but TRAIN.EMA.ENABLE is False; the anchor is "
+               "that average: set TRAIN.EMA.ENABLE True")
 
+
+refuse_others = refuse_with(
+    "TRAIN.LINEAR_CONNECT_ANCHOR ema",
+    lambda cfg: cfg.TRAIN.LINEAR_CONNECT_CLIMB and cfg.TRAIN.LINEAR_CONNECT_ANCHOR == "ema", {
+        "TRAIN.CAPTION.TEXT_TOWER": ("frozen", "the class embeddings of the anchor would be those "
+                                     "of a text tower that moves at every step"),
+    })
 
 declare({
     "TRAIN.LINEAR_CONNECT_CLIMB": False,  # Interpolated training (the connect loss).
@@ -33,10 +43,13 @@ declare({
     # Ours. Multiply the interpolated gradient by (1 - ratio), as differentiation by the trained
     # weights would; the method leaves the factor out.
     "TRAIN.LINEAR_CONNECT_CHAIN_RULE": False,
+    # Ours. What the weights are mixed with: clip, or ema, their moving average (TRAIN.EMA).
+    "TRAIN.LINEAR_CONNECT_ANCHOR": "clip",
     # Ours. A ratio for each process, as published code draws.
     "TRAIN.LINEAR_CONNECT_PER_RANK": False,
 }, choices={
     "TRAIN.LINEAR_CONNECT_SAMPLE": (True,),
+    "TRAIN.LINEAR_CONNECT_ANCHOR": ("clip", "ema"),
 }, ranges={
     "TRAIN.LINEAR_CONNECT_LOSS_RATIO": (0, None),
     "TRAIN.LINEAR_CONNECT_SAMPLE_L": (0, 1),
@@ -44,5 +57,5 @@ declare({
 }, needs=[
     is_on("TRAIN.LINEAR_CONNECT_CLIMB", under(
         "TRAIN", "LINEAR_CONNECT_LOSS_RATIO LINEAR_CONNECT_SAMPLE_L LINEAR_CONNECT_SAMPLE_R "
-        "LINEAR_CONNECT_CHAIN_RULE LINEAR_CONNECT_PER_RANK")),
-], rules=[check_connect])
+        "LINEAR_CONNECT_CHAIN_RULE LINEAR_CONNECT_PER_RANK LINEAR_CONNECT_ANCHOR")),
+], rules=[check_connect, refuse_others])
