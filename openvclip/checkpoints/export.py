@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from openvclip import __version__
 from openvclip.checkpoints.files import read_content
-from openvclip.checkpoints.held import CURRENT, name_weights
+from openvclip.checkpoints.held import CURRENT, check_which, name_weights
 from openvclip.checkpoints.loading import check_finite, load_patched, name_dtype, read_weights
 from openvclip.checkpoints.training_config import find_training_config
 from openvclip.clip.open_clip_names import find_name
@@ -131,9 +131,7 @@ def load_export(
     if patching_ratio is not None and not 0 <= patching_ratio <= 1:
         raise ConfigError(f"--patching-ratio is {patching_ratio:g}; give the share of the original "
                           "CLIP, from 0 to 1")
-    if which != CURRENT and checkpoint is None:
-        raise ConfigError(f"--weights {which} are those of a checkpoint; name one by --checkpoint, "
-                          "or drop them")
+    check_which(which, given=checkpoint is not None)
     if checkpoint is not None:
         check_exportable(checkpoint)
     model = load_patched(clip, checkpoint, patching_ratio, which=which).model.requires_grad_(False)

@@ -9,11 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from openvclip.utils.errors import CheckpointError
+from openvclip.utils.errors import CheckpointError, ConfigError
 
 CURRENT = "current"
 KEYS = {"ema": "TRAIN.EMA.ENABLE"}  # Who keeps other weights, and the key of training for it.
 HELD = "weights"  # Key of an average of checkpoints: which of their weights it is of.
+
+
+def check_which(which: str, given: bool) -> None:
+    """Raise a ConfigError unless there are such weights, and a checkpoint is ``given``."""
+    if which not in (CURRENT, *KEYS):
+        raise ConfigError(f"weights is {which!r}; give {' or '.join((CURRENT, *KEYS))}")
+    if which != CURRENT and not given:
+        raise ConfigError(f"{which} weights are those of a checkpoint, but none is given; give one "
+                          "(--checkpoint) or leave them out (--weights)")
 
 
 def choose_weights(content: Any, which: str, where: Any) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from openvclip.checkpoints.held import CURRENT, KEYS
+from openvclip.checkpoints.held import CURRENT, check_which
 from openvclip.checkpoints.loading import compute_amp_dtype, load_patched
 from openvclip.clip.open_clip_towers import FOLDER_CONFIG
 from openvclip.clip.weights import ARCH_FILES, SUFFIXES, default_clip_path
@@ -24,7 +24,12 @@ from openvclip.data.video.resample import PackedBatch, PackedClips
 from openvclip.evaluation.runner import compute_outputs
 from openvclip.models.text import class_embeddings
 from openvclip.models.video_clip import VideoCLIP
-from openvclip.predict.input_spec import InputSpec, find_input_spec, follow_tower
+from openvclip.predict.input_spec import (
+    InputSpec,
+    change_input_spec,
+    find_input_spec,
+    follow_tower,
+)
 from openvclip.predict.label_set import check_labels
 from openvclip.predict.results import Prediction, Timeline, compute_probabilities, rank_labels
 from openvclip.predict.timelines import SHORTEST, check_windows, collect_timeline
@@ -50,11 +55,7 @@ def check_sources(
             have such weights.
         CheckpointError: a file does not exist.
     """
-    if weights not in (CURRENT, *KEYS):
-        raise ConfigError(f"weights is {weights!r}; give {' or '.join((CURRENT, *KEYS))}")
-    if weights != CURRENT and checkpoint is None:
-        raise ConfigError(f"{weights} weights are those of a checkpoint, but none is given; give "
-                          "one (--checkpoint) or leave them out (--weights)")
+    check_which(weights, given=checkpoint is not None)
     if patching_ratio is not None:
         if checkpoint is None:
             raise ConfigError("a patching ratio mixes a checkpoint with CLIP, but no checkpoint is "
@@ -145,21 +146,15 @@ def load_model(
         if number < 1:
             raise ConfigError(f"{what} is {number}; give 1 or more")
     dtype = compute_precision(precision, target := select_device(device))
-    changes = _list_changes(temporal_type=temporal_type, num_frames=num_frames,
-                            sampling_rate=sampling_rate)
-    options = replace(find_input_spec(checkpoint, config, name), **changes)
+    options = change_input_spec(
+        find_input_spec(checkpoint, config, name), temporal_type=temporal_type,
+        num_frames=num_frames, sampling_rate=sampling_rate)
     model = load_patched(name, checkpoint, patching_ratio, temporal_type=options.temporal_type,
                          num_frames=options.num_frames, backbone=options.backbone,
                          edges=options.edges, which=weights)
     options = follow_tower(options, getattr(model.model, "tower", None))
     return VideoClassifier(model.to(target).eval(), options, views=views, dtype=dtype,
                            batch_size=batch_size, as_tested=as_tested)
-
-
-def _list_changes(**given: Any) -> dict[str, Any]:
-    """Those that are given; the text none stands for None."""
-    return {name: None if value == "none" else value
-            for name, value in given.items() if value is not None}
 
 
 class VideoClassifier:

@@ -115,6 +115,12 @@ def build_input_spec(cfg: Any) -> InputSpec:
     return InputSpec(**values)
 
 
+def change_input_spec(spec: InputSpec, **changes: Any) -> InputSpec:
+    """Return the input with the changes that are given; the text none stands for None."""
+    return replace(spec, **{name: None if value == "none" else value
+                            for name, value in changes.items() if value is not None})
+
+
 def follow_tower(spec: InputSpec, tower: TowerSpec | None) -> InputSpec:
     """Return the towers' own preprocessing if nothing says how a model was trained, else ``spec``.
 

@@ -29,7 +29,9 @@ def check_connect(cfg: CfgNode) -> Iterator[str]:
 
 refuse_others = refuse_with(
     "TRAIN.LINEAR_CONNECT_ANCHOR ema",
-    lambda cfg: cfg.TRAIN.LINEAR_CONNECT_CLIMB and cfg.TRAIN.LINEAR_CONNECT_ANCHOR == "ema", {
+    # MODEL.TEXT_TOWER trainable makes them at each step, at the weights of each pass.
+    lambda cfg: (cfg.TRAIN.LINEAR_CONNECT_CLIMB and cfg.TRAIN.LINEAR_CONNECT_ANCHOR == "ema"
+                 and cfg.MODEL.TEXT_TOWER != "trainable"), {
         "TRAIN.CAPTION.TEXT_TOWER": ("frozen", "the class embeddings of the anchor would be those "
                                      "of a text tower that moves at every step"),
     })
