@@ -24,12 +24,7 @@ from openvclip.data.video.resample import PackedBatch, PackedClips
 from openvclip.evaluation.runner import compute_outputs
 from openvclip.models.text import class_embeddings
 from openvclip.models.video_clip import VideoCLIP
-from openvclip.predict.input_spec import (
-    InputSpec,
-    change_input_spec,
-    find_input_spec,
-    follow_tower,
-)
+from openvclip.predict.input_spec import InputSpec, change_input, find_input_spec, follow_tower
 from openvclip.predict.label_set import check_labels
 from openvclip.predict.results import Prediction, Timeline, compute_probabilities, rank_labels
 from openvclip.predict.timelines import SHORTEST, check_windows, collect_timeline
@@ -146,7 +141,7 @@ def load_model(
         if number < 1:
             raise ConfigError(f"{what} is {number}; give 1 or more")
     dtype = compute_precision(precision, target := select_device(device))
-    options = change_input_spec(
+    options = change_input(
         find_input_spec(checkpoint, config, name), temporal_type=temporal_type,
         num_frames=num_frames, sampling_rate=sampling_rate)
     model = load_patched(name, checkpoint, patching_ratio, temporal_type=options.temporal_type,

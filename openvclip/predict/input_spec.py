@@ -115,7 +115,7 @@ def build_input_spec(cfg: Any) -> InputSpec:
     return InputSpec(**values)
 
 
-def change_input_spec(spec: InputSpec, **changes: Any) -> InputSpec:
+def change_input(spec: InputSpec, **changes: Any) -> InputSpec:
     """Return the input with the changes that are given; the text none stands for None."""
     return replace(spec, **{name: None if value == "none" else value
                             for name, value in changes.items() if value is not None})
