@@ -31,6 +31,9 @@ OBJECTIVES = Registry("TRAIN.OBJECTIVES", {
     "distill": "openvclip.training.objectives.distill:RawDistillation",
     "class_texts": "openvclip.training.objectives.class_texts:ClassTextTraining",
     "ema": "openvclip.training.objectives.ema:WeightAverage",
+    "ewc": "openvclip.training.objectives.ewc:EWC",
+    "l2sp": "openvclip.training.objectives.l2sp:L2SP",
+    "pull": "openvclip.training.objectives.pull:Pull",
 })
 
 MERGES = Registry("--method", {
@@ -60,5 +63,6 @@ KEYS = (
     "openvclip.training.objectives.keys.raw",
     "openvclip.training.objectives.keys.texts",
     "openvclip.training.objectives.keys.ema",
+    "openvclip.training.objectives.keys.anchor",
     "openvclip.evaluation.tasks.keys",
 )

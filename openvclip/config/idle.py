@@ -78,6 +78,10 @@ def trains(flat: Flat) -> bool:
     return bool(flat["TRAIN.ENABLE"] or flat["VAL_MODE"])
 
 
+# Of training: they read TRAIN.CLIP_ORI_PATH.
+_MIXING = ("TRAIN.LINEAR_CONNECT_CLIMB", "TRAIN.ZS_CONS", "TRAIN.ZS_INIT_CONS",
+           "TRAIN.ZS_RESTART_CONS")
+
 # Asked for on the command line even at the default: nobody writes a ratio and wants none.
 BY_DEFAULT = ("TEST.PATCHING_RATIO",)
 
@@ -108,9 +112,9 @@ PAIRS: list[Pair] = [
     Pair(("TEST.CLIP_ORI_PATH",), ("TEST.PATCHING_MODEL", "MODEL.CLIP_PATH"),
          "patching (TEST.PATCHING_MODEL True), or MODEL.CLIP_PATH left out",
          lambda flat: _patches(flat) or not flat["MODEL.CLIP_PATH"], HARMLESS),
-    Pair(("TRAIN.CLIP_ORI_PATH",), ("TRAIN.LINEAR_CONNECT_CLIMB", "MODEL.CLIP_PATH"),
-         "TRAIN.LINEAR_CONNECT_CLIMB True, or MODEL.CLIP_PATH left out",
-         lambda flat: bool(flat["TRAIN.LINEAR_CONNECT_CLIMB"] or flat["TRAIN.EVAL_PATCHING_RATIO"]
+    Pair(("TRAIN.CLIP_ORI_PATH",), (*_MIXING, "MODEL.CLIP_PATH"),
+         f"{_MIXING[0]} True (or another that mixes with CLIP), or MODEL.CLIP_PATH left out",
+         lambda flat: bool(any(flat[key] for key in _MIXING) or flat["TRAIN.EVAL_PATCHING_RATIO"]
                            or not flat["MODEL.CLIP_PATH"]), HARMLESS),
     # Training.
     is_on("MIXUP.ENABLE", under(

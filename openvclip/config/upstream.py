@@ -20,9 +20,7 @@ OFF: dict[str, object] = {"IMAGENET_SIMPLELABEL_PATH": None, **_name({
     "MULTIGRID": {"SHORT_CYCLE": False, "LONG_CYCLE": False},
     **dict.fromkeys(("DETECTION", "DEMO", "MASK", "VIS_MASK"), {"ENABLE": False}),
     "TRAIN": {
-        "ZS_CONS": False, "ZS_INIT_CONS": False, "ZS_RESTART_CONS": False, "ZS_RESTART_EPOCH": -1,
-        "ADAPT_ZS_CONS_RATIO": False, "EWC_SET": False, "CHECKPOINT_TYPE": "pytorch",
-        "CHECKPOINT_INFLATE": False, "CHECKPOINT_IN_INIT": False,
+        "CHECKPOINT_TYPE": "pytorch", "CHECKPOINT_INFLATE": False, "CHECKPOINT_IN_INIT": False,
         "CHECKPOINT_CLEAR_NAME_PATTERN": (), "KILL_LOSS_EXPLOSION_FACTOR": 0.0,
     },
     "TEST": {"CHECKPOINT_TYPE": "pytorch"},
@@ -51,10 +49,6 @@ OFF: dict[str, object] = {"IMAGENET_SIMPLELABEL_PATH": None, **_name({
 # on. Accepted at any value of the default's type.
 INERT = _name({
     "BN": {"NUM_BATCHES_PRECISE": 200, "WEIGHT_DECAY": 0.0, "NUM_SPLITS": 1, "NUM_SYNC_DEVICES": 1},
-    "TRAIN": {
-        "ZS_CONS_RATIO": 0.8, "EWC_CONSTRAIN_RATIO": 1.0, "EWC_LOAD_FILE": None,
-        "EWC_IDENTITY_FISHER": False, "EWC_IGNORE_LOGIT_SCALE": False,
-    },
     "MODEL": {
         "SINGLE_PATHWAY_ARCH": ["vitb16"], "MULTI_PATHWAY_ARCH": ["slowfast"], "FC_INIT_STD": 0.01,
         "PROMPT_NUM": 1, "EXPERT_INSERT_LAYERS": [10, 11], "EXPERT_FINETUNE_FACTOR": 1.0,

@@ -43,6 +43,12 @@ def draw_ratio(low: float, high: float, *, seed: int, step: int, rank: int | Non
     return random.Random(name).uniform(low, high)
 
 
+def compact(tensor: Tensor) -> Tensor:
+    """Return a copy of a tensor: in fp16 if that is exact, as for OpenAI's archives."""
+    half = tensor.half()
+    return half if torch.equal(half.to(tensor.dtype), tensor) else tensor.clone()
+
+
 class Weights:
     """Parameters of a model that temporarily hold a mixture with the original CLIP.
 
@@ -74,6 +80,12 @@ class Weights:
         finally:
             for parameter, tensor in zip(self._parameters, own, strict=True):
                 _put(parameter, tensor)
+
+    @torch.no_grad()
+    def set_ratio(self, ratio: float) -> None:
+        """Let the model hold its weights at a share of CLIP from here on."""
+        for parameter, tensor in zip(self._parameters, self._mix(ratio), strict=True):
+            local(parameter.data).copy_(tensor)
 
     def _mix(self, ratio: float) -> list[Tensor]:
         """Return the tensors of the parameters at a ratio, of sharded ones this process's parts."""
@@ -129,11 +141,7 @@ class WeightInterpolator(Weights):
             return
         anchors = (cut_like(anchor[name].detach().to(p.device, p.dtype), p)
                    for name, p in shared.items())
-        halves = ((tensor, tensor.half()) for tensor in anchors)
-        self._anchor = [
-            half if torch.equal(half.to(tensor.dtype), tensor) else tensor.clone()
-            for tensor, half in halves
-        ]
+        self._anchor = [compact(tensor) for tensor in anchors]
 
     def _mix(self, ratio: float) -> list[Tensor]:
         current = [local(p.data) for p in self._parameters]
@@ -209,12 +217,6 @@ class WeightPatcher(Weights):
         patched = patch_state_dict(self._checkpoint, self._clip, ratio)
         return [patched[name].to(p.dtype)
                 for name, p in zip(self.names, self._parameters, strict=True)]
-
-    @torch.no_grad()
-    def set_ratio(self, ratio: float) -> None:
-        """Let the model hold ``ratio * clip + (1 - ratio) * checkpoint`` from here on."""
-        for parameter, tensor in zip(self._parameters, self._mix(ratio), strict=True):
-            local(parameter.data).copy_(tensor)
 
 
 class MixedWeights(Weights):

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from openvclip.clip.towers import load_tower
+from openvclip.interpolation import compact
 from openvclip.models.backbone import Backbone
 from openvclip.models.build import build_clip_source, compile_blocks
 from openvclip.models.temporal import build_temporal_clip
 from openvclip.models.video_clip import VideoCLIP
+from openvclip.utils.errors import CheckpointError
 from openvclip.utils.logging import get_logger
 
 logger = get_logger(__name__)
+# Of attributes of the model; not as submodules, whose weights would be the model's.
 _NAME = "raw_model"
+_TENSORS = "raw_tensors"
 
 
 def build_raw_model(cfg: Any, model: VideoCLIP, *, text: bool = False) -> VideoCLIP:
@@ -42,7 +47,7 @@ def build_raw_model(cfg: Any, model: VideoCLIP, *, text: bool = False) -> VideoC
                 parameter.data = parameter.data.new_empty(0)
         logger.info("keeping %s as the raw model: frozen, each frame alone",
                     build_clip_source(cfg))
-        model.__dict__[_NAME] = known  # not as a submodule, whose weights would be the model's
+        model.__dict__[_NAME] = known
     elif text and not has_text(known):
         own = _build_towers(cfg).text_parameters()
         for name, parameter in known.model.text_parameters().items():
@@ -61,6 +66,75 @@ def _build_towers(cfg: Any) -> Backbone:
     tower, state = load_tower(source)
     return build_temporal_clip(state, num_frames=cfg.DATA.NUM_FRAMES, where=source,
                                backbone=cfg.MODEL.BACKBONE, tower=tower)
+
+
+def build_raw_tensors(cfg: Any, model: VideoCLIP) -> dict[str, Tensor]:
+    """Return the raw model's tensors, as now, of the parameters of ``model`` that train.
+
+    They are made when first asked for, without the raw model around them, and lie beside the
+    parameters; in fp16 if that is exact. Parameters that CLIP lacks have none.
+
+    Raises:
+        CheckpointError: a shape differs.
+    """
+    known = model.__dict__.get(_TENSORS)
+    if known is None:
+        source = build_clip_source(cfg)
+        known = find_anchors(model, load_tower(source)[1], source)
+        model.__dict__[_TENSORS] = known
+    return known
+
+
+def find_anchors(
+    model: VideoCLIP, clip: Mapping[str, Tensor], source: str
+) -> dict[str, Tensor]:
+    """Return CLIP's tensors for the parameters of ``model`` that train and that CLIP has.
+
+    Args:
+        model: its parameters have CLIP's names after ``model.``.
+        clip: tensors under CLIP's names.
+        source: where they are from, for errors.
+
+    Raises:
+        CheckpointError: a shape differs.
+    """
+    anchors = {}
+    for name, parameter in model.named_parameters():
+        tensor = clip.get(name.removeprefix("model."))
+        if tensor is None or not parameter.requires_grad:
+            continue
+        if tensor.shape != parameter.shape:
+            raise CheckpointError(
+                f"{name} has shape {tuple(parameter.shape)} in the model and "
+                f"{tuple(tensor.shape)} in {source}; use the CLIP that the model was made from")
+        anchors[name] = compact(tensor.to(parameter.device, parameter.dtype))
+    return anchors
+
+
+@torch.no_grad()
+def move_raw(
+    model: VideoCLIP, weights: Mapping[str, Tensor], classifier: Tensor | None = None
+) -> None:
+    """Let the raw model, and its tensors, be ``weights`` from here on.
+
+    Args:
+        model: the model to which they belong.
+        weights: tensors under the names of the parameters of ``model``; copied.
+        classifier: (classes, D) class embeddings by them; None: those that it has.
+    """
+    tensors = model.__dict__.get(_TENSORS, {})
+    parameters = dict(model.named_parameters())
+    for name in tensors.keys() & weights.keys():
+        own = parameters[name]
+        tensors[name] = weights[name].detach().to(own.device, own.dtype, copy=True)
+    raw = model.__dict__.get(_NAME)
+    if raw is None:
+        return
+    for name, parameter in raw.named_parameters():
+        if name in weights and parameter.numel():  # the text tower may have been left out
+            parameter.copy_(weights[name])
+    if classifier is not None:
+        raw.set_classifier(classifier)
 
 
 class RawEnsemble:

@@ -13,18 +13,22 @@ from fvcore.common.config import CfgNode
 from openvclip.config.defaults import flatten
 from openvclip.config.extensions import declare
 
-_SWITCHES: dict[str, tuple[str, Any]] = {}
+_SWITCHES: dict[str, dict[str, Any]] = {}
 
 
 def switch(name: str, key: str, value: Any = True) -> None:
-    """Let the objective ``name`` be on where the setting ``key`` is ``value``."""
-    _SWITCHES[name] = (key, value)
+    """Let the objective ``name`` be on where the setting ``key`` is ``value``.
+
+    With several keys, each of them switches it on.
+    """
+    _SWITCHES.setdefault(name, {})[key] = value
 
 
 def switched_on(cfg: CfgNode) -> list[str]:
     """Return the objectives that keys of their own switch on."""
     flat = flatten(cfg)
-    return [name for name, (key, value) in _SWITCHES.items() if flat[key] == value]
+    return [name for name, keys in _SWITCHES.items()
+            if any(flat[key] == value for key, value in keys.items())]
 
 
 def refuse_with(
@@ -51,9 +55,8 @@ def check_objectives(cfg: CfgNode) -> Iterator[str]:
     names = cfg.TRAIN.OBJECTIVES
     for name in dict.fromkeys(names):
         if name in _SWITCHES:
-            key, value = _SWITCHES[name]
-            yield (f"TRAIN.OBJECTIVES has {name!r}, which {key} {value} switches on; set that "
-                   "instead")
+            keys = " or ".join(f"{key} {value}" for key, value in _SWITCHES[name].items())
+            yield f"TRAIN.OBJECTIVES has {name!r}, which {keys} switches on; set that instead"
         elif names.count(name) > 1:
             yield f"TRAIN.OBJECTIVES has {name!r} {names.count(name)} times; give it once"
 

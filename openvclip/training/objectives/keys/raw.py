@@ -17,8 +17,8 @@ WITH_RAW_MODEL: set[str] = set()
 
 
 def reads_raw(flat: Flat) -> bool:
-    distils = trains(flat) and flat["MODEL.RAW_MODEL_DISTILLATION"]
-    return bool(distils or flat["MODEL.ENSEMBLE_PRED"]
+    reads = flat["MODEL.RAW_MODEL_DISTILLATION"] or flat["TRAIN.EWC_SET"]
+    return bool((trains(flat) and reads) or flat["MODEL.ENSEMBLE_PRED"]
                 or not WITH_RAW_MODEL.isdisjoint(flat["TRAIN.OBJECTIVES"]))
 
 
@@ -59,6 +59,6 @@ declare({
          "TEST.ENABLE True (validation scores the model's own logits)",
          lambda flat: bool(flat["TEST.ENABLE"]), HARMLESS),
     Pair(("MODEL.KEEP_RAW_MODEL",),
-         ("MODEL.RAW_MODEL_DISTILLATION", "MODEL.ENSEMBLE_PRED"),
-         "MODEL.RAW_MODEL_DISTILLATION or MODEL.ENSEMBLE_PRED True", reads_raw),
+         ("MODEL.RAW_MODEL_DISTILLATION", "MODEL.ENSEMBLE_PRED", "TRAIN.EWC_SET"),
+         "MODEL.RAW_MODEL_DISTILLATION, MODEL.ENSEMBLE_PRED or TRAIN.EWC_SET True", reads_raw),
 ], rules=[check_raw, refuse_others])
