@@ -26,7 +26,7 @@ from openvclip.clip.towers import TOWER, TowerSpec, describe_tower
 from openvclip.interpolation import StateDict
 from openvclip.models.backbone import CLIP, Backbone
 from openvclip.models.build import ARCH_SIZES
-from openvclip.models.temporal import is_adapter
+from openvclip.models.temporal import is_adapter, is_temporal
 from openvclip.models.text import TEMPLATES, class_embeddings
 from openvclip.utils.errors import CheckpointError, ConfigError, first_line
 from openvclip.utils.files import compute_file_hash, replacing_file
@@ -177,7 +177,9 @@ def check_exportable(path: str | Path) -> None:
     """Raise a CheckpointError if a checkpoint has weights that no CLIP has."""
     own = [name for name in read_weights(path) if is_adapter(name) or name == "head"]
     if own:
-        what = "a tuned head" if own == ["head"] else "weights of a temporal variant"
+        what = ("a tuned head" if own == ["head"]
+                else "weights of a temporal variant" if any(map(is_temporal, own))
+                else "weights of experts")
         raise CheckpointError(
             f"{path} has {what} ({len(own)} tensors: {', '.join(own[:3])}"
             f"{', ...' if len(own) > 3 else ''}), which neither OpenAI's layout nor open_clip can "

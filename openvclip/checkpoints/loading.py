@@ -24,6 +24,7 @@ from openvclip.models.build import (
     build_model,
     load_model_weights,
 )
+from openvclip.models.experts import Experts
 from openvclip.models.raw import RawEnsemble, build_raw_model
 from openvclip.models.temporal import build_temporal_clip
 from openvclip.models.video_clip import VideoCLIP
@@ -238,7 +239,7 @@ def check_finite(
 def load_patched(
     clip: str | Path, checkpoint: str | Path | None, ratio: float | None = None, *,
     temporal_type: str | None = None, num_frames: int = 8, backbone: str = "auto",
-    edges: str = "zeros", which: str = CURRENT,
+    edges: str = "zeros", experts: Experts | None = None, which: str = CURRENT,
 ) -> VideoCLIP:
     """Load CLIP, or a checkpoint patched with it, as a model without classes.
 
@@ -246,7 +247,7 @@ def load_patched(
         clip: file, or open_clip name, of the original CLIP.
         checkpoint: fine-tuned weights; None: the original CLIP. A tuned head is not used.
         ratio: share of CLIP in the weights, 0 to 1; None: the unpatched checkpoint.
-        temporal_type, num_frames, backbone, edges: see
+        temporal_type, num_frames, backbone, edges, experts: see
             :func:`openvclip.models.temporal.build_temporal_clip`.
         which: see :func:`openvclip.checkpoints.held.choose_weights`.
 
@@ -256,7 +257,7 @@ def load_patched(
     spec, original = load_tower(clip)
     towers = build_temporal_clip(
         original, temporal_type=temporal_type, num_frames=num_frames, where=str(clip),
-        backbone=backbone, tower=spec, edges=edges)
+        backbone=backbone, tower=spec, edges=edges, experts=experts)
     model = VideoCLIP(towers, num_frames, torch.zeros(0, towers.embed_dim))
     if checkpoint is None:
         return model

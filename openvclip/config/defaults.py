@@ -132,9 +132,13 @@ _C.MODEL.STATIC_GRAPH = False  # Tell DistributedDataParallel that the graph nev
 # Most tokens in a class's sentence or in a caption; auto (ours): as many as the CLIP reads.
 _C.MODEL.CONTEXT_LENGTH = 77
 _C.MODEL.DROPOUT_RATE = 0.5  # Accepted at any value; CLIP has no dropout.
-_C.MODEL.FINETUNE_FACTOR = 1.0  # Learning-rate factor of parameters named message*.
-_C.MODEL.ADAPT_FINETUNE_FACTOR = 1.0  # Learning-rate factor of parameters named stadapt*.
-_C.MODEL.MLP_FINETUNE_FACTOR = 1.0  # Learning-rate factor of parameters named mlp*.
+# Learning-rate factors by a word in the path of a parameter's module; 0 freezes.
+_C.MODEL.DEFAULT_FINETUNE_FACTOR = 1.0  # Of parameters without any of the words below.
+_C.MODEL.FINETUNE_FACTOR = 1.0  # message: those of cross_frame_attend.
+_C.MODEL.ADAPT_FINETUNE_FACTOR = 1.0  # stadapt: those of stadapt_zeroinit.
+_C.MODEL.MLP_FINETUNE_FACTOR = 1.0  # mlp: the MLPs of both towers.
+_C.MODEL.EXPERT_FINETUNE_FACTOR = 1.0  # experts
+_C.MODEL.ROUTING_FINETUNE_FACTOR = 1.0  # routing: the routers of experts.
 # Ours. The sentences that class names are put into: openvclip28, openai_imagenet80, action16,
 # name_only, or a file with one per line, {} for the name. Published numbers use openvclip28.
 _C.MODEL.TEXT_TEMPLATES = "openvclip28"

@@ -25,8 +25,7 @@ OFF: dict[str, object] = {"IMAGENET_SIMPLELABEL_PATH": None, **_name({
     },
     "TEST": {"CHECKPOINT_TYPE": "pytorch"},
     "MODEL": {
-        "NUM_EXPERTS": 0, "RECORD_ROUTING": False, "CLS_LOSS_RATIO": 1.0,
-        "TEXT_PROMPT": False, "DEFAULT_FINETUNE_FACTOR": 1.0, "HEAD_ACT": "softmax",
+        "TEXT_PROMPT": False, "HEAD_ACT": "softmax",
         "ACT_CHECKPOINT": False, "FROZEN_BN": False, "DETACH_FINAL_FC": False,
         "FP16_ALLREDUCE": False, "DROPCONNECT_RATE": 0.0,
     },
@@ -51,9 +50,7 @@ INERT = _name({
     "BN": {"NUM_BATCHES_PRECISE": 200, "WEIGHT_DECAY": 0.0, "NUM_SPLITS": 1, "NUM_SYNC_DEVICES": 1},
     "MODEL": {
         "SINGLE_PATHWAY_ARCH": ["vitb16"], "MULTI_PATHWAY_ARCH": ["slowfast"], "FC_INIT_STD": 0.01,
-        "PROMPT_NUM": 1, "EXPERT_INSERT_LAYERS": [10, 11], "EXPERT_FINETUNE_FACTOR": 1.0,
-        "ROUTING_FINETUNE_FACTOR": 1.0, "ROUTING_FREQUENCE_CONSTRAIN": 0.5,
-        "ROUTING_FREQ_CONS_FACTOR": 1.0, "ROUTING_TYPE": "patch-level", "LOSS_FREQ_TYPE": "mse",
+        "PROMPT_NUM": 1,
     },
     "AUG": {"MASK_WINDOW_SIZE": [8, 7, 7], "MAX_MASK_PATCHES_PER_BLOCK": None},
     "DATA": {

@@ -94,6 +94,9 @@ def build_resume_key(
         keys["MODEL.BACKBONE"] = cfg.MODEL.BACKBONE
     if cfg.MODEL.TEMPORAL_EDGES != "zeros":
         keys["MODEL.TEMPORAL_EDGES"] = cfg.MODEL.TEMPORAL_EDGES
+    if cfg.MODEL.NUM_EXPERTS:
+        keys |= {name: flatten(cfg)[name] for name in (
+            "MODEL.NUM_EXPERTS", "MODEL.EXPERT_INSERT_LAYERS", "MODEL.ROUTING_TYPE")}
     causes = {name: value for name, value in facts.items() if name not in NO_CAUSE}
     if not causes["tower"] or causes["tower"]["family"] == "clip":  # whose weights tell all
         del causes["tower"]

@@ -12,7 +12,8 @@ from openvclip.clip.towers import load_tower
 from openvclip.clip.weights import ARCH_FILES, check_keys, default_clip_path
 from openvclip.config.validate import CHOICES
 from openvclip.models.backbone import CLIP, Backbone
-from openvclip.models.temporal import build_temporal_clip, is_adapter
+from openvclip.models.experts import Experts, find_mlp, is_expert, refuse_experts
+from openvclip.models.temporal import build_temporal_clip, is_temporal
 from openvclip.models.text import class_embeddings
 from openvclip.models.text_choices import build_text_choice
 from openvclip.models.video_clip import VideoCLIP
@@ -110,6 +111,14 @@ def build_temporal_type(cfg: Any) -> str | None:
     return kind
 
 
+def build_experts(cfg: Any) -> Experts | None:
+    """Return which blocks have experts; None: none has."""
+    model = cfg.MODEL
+    if not model.NUM_EXPERTS:
+        return None
+    return Experts(model.NUM_EXPERTS, tuple(model.EXPERT_INSERT_LAYERS), model.ROUTING_TYPE)
+
+
 def _build_device_type(cfg: Any) -> str:
     """Return ``cuda`` if the run has a GPU, else ``cpu``."""
     return "cuda" if cfg.NUM_GPUS > 0 and torch.cuda.is_available() else "cpu"
@@ -152,6 +161,7 @@ def build_model(cfg: Any, label_names: Sequence[str] | None) -> VideoCLIP:
         backbone=cfg.MODEL.BACKBONE,
         tower=tower,
         edges=cfg.MODEL.TEMPORAL_EDGES,
+        experts=build_experts(cfg),
     )
     check_arch(cfg.MODEL.ARCH, clip, where)
     check_crops(build_crops(cfg), clip.image_size, where)
@@ -252,8 +262,9 @@ def load_model_weights(
     """Copy a checkpoint's weights into ``model``; every name and shape must match.
 
     The temporal variant's own parameters, which an original CLIP lacks, keep their values if the
-    checkpoint has none of them; so does the tuned head. The classifier is not touched. A model
-    without classes has no use for a tuned head and takes none.
+    checkpoint has none of them; so does the tuned head. Without any of experts, these become copies
+    of its MLPs. The classifier is not touched. A model without classes has no use for a tuned head
+    and takes none.
 
     Args:
         model: from :func:`build_model`, not wrapped for distributed training.
@@ -266,12 +277,16 @@ def load_model_weights(
     state = {name if name == "head" else f"model.{name.removeprefix('model.')}": tensor
              for name, tensor in state.items() if name != "head" or len(model.classifier)}
     current = model.state_dict()
-    original = not any(is_adapter(name) for name in state)
+    if not any(is_expert(name) for name in current):
+        refuse_experts(state, where)
+    lacks = [kind for kind in (is_temporal, is_expert) if not any(map(kind, state))]
+    if is_expert in lacks:
+        state.update({name: state[mlp] for name in current if (mlp := find_mlp(name)) in state})
     check_keys(
         {name: tuple(tensor.shape) for name, tensor in current.items()},
         {name: tuple(tensor.shape) for name, tensor in state.items()},
         where,
-        allow_missing=lambda name: name == "head" or (original and is_adapter(name)),
+        allow_missing=lambda name: name == "head" or any(kind(name) for kind in lacks),
     )
     # Into the model's own, which carry the versions of its layers.
     current.update({name: shard_like(tensor, current[name]) for name, tensor in state.items()})

@@ -146,7 +146,7 @@ def load_model(
         num_frames=num_frames, sampling_rate=sampling_rate)
     model = load_patched(name, checkpoint, patching_ratio, temporal_type=options.temporal_type,
                          num_frames=options.num_frames, backbone=options.backbone,
-                         edges=options.edges, which=weights)
+                         edges=options.edges, experts=options.experts, which=weights)
     options = follow_tower(options, getattr(model.model, "tower", None))
     return VideoClassifier(model.to(target).eval(), options, views=views, dtype=dtype,
                            batch_size=batch_size, as_tested=as_tested)

@@ -16,6 +16,7 @@ from openvclip.config.parser import merge
 from openvclip.data.dataset import Pixels
 from openvclip.data.video.crops import BILINEAR, SHORTEST
 from openvclip.data.video.sampling import PUBLISHED, Sampling
+from openvclip.models.experts import PATCH, Experts
 from openvclip.models.resolve import build_resolved, find_filter
 from openvclip.utils.errors import CheckpointError, ConfigError
 from openvclip.utils.logging import get_logger
@@ -40,6 +41,9 @@ KEYS = {
     "fill": "DATA.FILL_COLOR",
     "loss": "MODEL.LOSS_FUNC",
     "edges": "MODEL.TEMPORAL_EDGES",
+    "num_experts": "MODEL.NUM_EXPERTS",
+    "expert_layers": "MODEL.EXPERT_INSERT_LAYERS",
+    "routing": "MODEL.ROUTING_TYPE",
 }
 WITHOUT_RAW_MODEL = ("%s mixes the raw model's logits into those of tests (MODEL.ENSEMBLE_PRED); "
                      "predictions are the model's own")
@@ -58,6 +62,7 @@ class InputSpec:
         backbone: the family of towers.
         edges: what lies past the ends of a clip.
         loss: what a classifier was trained with; "": nothing says so.
+        num_experts, expert_layers, routing: see :class:`openvclip.models.experts.Experts`.
     """
 
     temporal_type: str | None = "expand_temporal_view"
@@ -75,6 +80,9 @@ class InputSpec:
     fill: int = 0
     loss: str = ""
     edges: str = "zeros"
+    num_experts: int = 0
+    expert_layers: tuple[int, ...] = ()
+    routing: str = PATCH
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_frames <= 1024:
@@ -94,6 +102,13 @@ class InputSpec:
         """What a clip covers of a video."""
         return self.num_frames * self.sampling_rate / self.target_fps
 
+    @property
+    def experts(self) -> Experts | None:
+        """Which blocks have experts; None: none has."""
+        if not self.num_experts:
+            return None
+        return Experts(self.num_experts, self.expert_layers, self.routing)
+
     def sampling(self) -> Sampling:
         """Return which frames make a clip."""
         return Sampling(self.num_frames, self.sampling_rate, self.target_fps, self.use_offset,
@@ -109,7 +124,8 @@ class InputSpec:
 def build_input_spec(cfg: Any) -> InputSpec:
     """Take the model's input settings from a config."""
     values: dict[str, Any] = {name: attrgetter(key)(cfg) for name, key in KEYS.items()}
-    values.update(mean=tuple(cfg.DATA.MEAN), std=tuple(cfg.DATA.STD))
+    values.update(mean=tuple(cfg.DATA.MEAN), std=tuple(cfg.DATA.STD),
+                  expert_layers=tuple(cfg.MODEL.EXPERT_INSERT_LAYERS))
     if cfg.MODEL.MODEL_NAME == "BasicClipVideo":
         values["temporal_type"] = None
     return InputSpec(**values)

@@ -36,7 +36,7 @@ from openvclip.report.writers import TensorboardWriter, build_tensorboard
 from openvclip.training.batches import Batches, build_captions
 from openvclip.training.objectives.connect import build_interpolator
 from openvclip.training.objectives.keys import switched_on
-from openvclip.training.objectives.losses import build_loss
+from openvclip.training.objectives.losses import build_loss, build_loss_weight
 from openvclip.training.objectives.objective import Objective
 from openvclip.training.optim import (
     Schedule,
@@ -177,6 +177,9 @@ def build_trainer(cfg) -> Trainer:
     model = build_model(cfg, labels.names)
     if batches.captions is not None:
         batches.captions.tokenizer = model.model.tokenizer
+    if not cfg.VAL_MODE:
+        for name in build_objective_names(cfg):
+            OBJECTIVES.get(name).extend_model(cfg, model)
     frozen = freeze_parameters(model, cfg)
     if cfg.LOG_MODEL_INFO:
         log_model_info(model)
@@ -238,13 +241,12 @@ def build_updates(
     """Build the step that changes the weights; for ``VAL_MODE`` one that merely holds the model."""
     if cfg.VAL_MODE:
         return PlainStep(model.to(device), build_loss(cfg)), None
-    for name in build_objective_names(cfg):
-        OBJECTIVES.get(name).extend_model(cfg, model)
     wrapped = build_wrapped(cfg, model, device)
     step = PlainStep(
         wrapped, build_loss(cfg), autocast=build_autocast(cfg, device, "TRAIN"),
         scaler=build_scaler(cfg, device), accumulate=cfg.TRAIN.GRAD_ACCUM_STEPS,
         caption_ratio=None, objectives=build_objectives(cfg, model),
+        loss_weight=build_loss_weight(cfg),
     )
     logger.info("making the optimizer, for which torch loads its compiler")
     return step, build_optimizer(model, cfg)

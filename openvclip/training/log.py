@@ -132,8 +132,8 @@ class TrainingLog:
     def add(self, result: StepResult, label: Tensor, norm: float) -> None:
         """Add the results of a step over the videos of ``label``, and the norm of its gradient."""
         count = len(label)
-        for name, loss in result.losses().items():
-            self.means.setdefault(name, Mean()).add(float(loss), count)
+        for name, number in {**result.losses(), **result.facts}.items():
+            self.means.setdefault(name, Mean()).add(float(number), count)
         if math.isfinite(norm):
             self.means["grad_norm"].add(norm, count)
         if not self.multi_label:

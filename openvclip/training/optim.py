@@ -15,31 +15,45 @@ from openvclip.utils.logging import get_logger
 logger = get_logger(__name__)
 
 
+DEFAULT = "default"
+# The words of learning-rate factors and their keys in MODEL, in the order of the groups.
+FACTORS = {
+    DEFAULT: "DEFAULT_FINETUNE_FACTOR", "message": "FINETUNE_FACTOR",
+    "stadapt": "ADAPT_FINETUNE_FACTOR", "mlp": "MLP_FINETUNE_FACTOR",
+    "experts": "EXPERT_FINETUNE_FACTOR", "routing": "ROUTING_FINETUNE_FACTOR",
+}
+
+
 def compute_parameter_groups(
     named_parameters: Iterable[tuple[str, nn.Parameter]], *, weight_decay: float,
     zero_wd_1d: bool = False, lr_factors: Mapping[str, float] | None = None,
 ) -> list[dict]:
-    """Group parameters by weight decay and learning-rate factor.
+    """Group parameters by weight decay and the word of their learning-rate factor, as published.
 
     Args:
         named_parameters: all parameters; frozen ones may be among them (no gradient, no update).
         weight_decay: of those that decay.
         zero_wd_1d: no decay on 1-D tensors and names ending ``.bias``; ``logit_scale`` (0-D),
             positional embeddings and projections do decay.
-        lr_factors: prefix of the last-but-one part of a name (``message`` matches
-            ``...resblocks.0.message_fc.weight``) -> factor on its learning rate.
+        lr_factors: word -> factor on the learning rate, see :func:`find_word`; words left out have
+            the factor 1. If all are 1, no word has groups of its own.
 
     Returns:
-        Groups for a torch optimizer, decaying ones first, with ``lr_factor`` and ``names``.
-        Parameters with the factor 0 are in none.
+        Groups for a torch optimizer, with ``lr_factor`` and ``names``: by word, ``default`` first,
+        and of each word the decaying ones first. Parameters with the factor 0 are in none.
     """
-    groups: dict[tuple[bool, float], dict] = {}
+    factors = dict(lr_factors or {})
+    if all(factor == 1.0 for factor in factors.values()):
+        factors = {}
+    order = [DEFAULT, *(word for word in factors if word != DEFAULT)]
+    groups: dict[tuple[int, bool], dict] = {}
     for name, parameter in named_parameters:
         plain = zero_wd_1d and (parameter.dim() == 1 or name.endswith(".bias"))
-        factor = find_factor(name, lr_factors or {})
+        word = find_word(name, factors)
+        factor = factors.get(word, 1.0)
         if factor == 0.0:
             continue
-        group = groups.setdefault((plain, factor), {
+        group = groups.setdefault((order.index(word), plain), {
             "params": [], "names": [], "weight_decay": 0.0 if plain else weight_decay,
             "lr_factor": factor,
         })
@@ -48,20 +62,18 @@ def compute_parameter_groups(
     return [groups[key] for key in sorted(groups)]
 
 
-def find_factor(name: str, lr_factors: Mapping[str, float]) -> float:
-    """Return the learning-rate factor of the parameter ``name``; 1 if no prefix matches."""
-    matching = [factor for prefix, factor in lr_factors.items()
-                if any(part.startswith(prefix) for part in name.split("."))]
-    return matching[-1] if matching else 1.0
+def find_word(name: str, words: Iterable[str]) -> str:
+    """Return which of ``words`` is in the path of the parameter's module; ``default``: none.
+
+    The module of ``...resblocks.0.message_fc.weight`` is ``...resblocks.0.message_fc``.
+    """
+    module = name.rpartition(".")[0]
+    return next((word for word in words if word != DEFAULT and word in module), DEFAULT)
 
 
 def build_factors(cfg) -> dict[str, float]:
-    """Return the config's learning-rate factors by the prefix of the parameters' names."""
-    return {
-        "message": cfg.MODEL.FINETUNE_FACTOR,
-        "stadapt": cfg.MODEL.ADAPT_FINETUNE_FACTOR,
-        "mlp": cfg.MODEL.MLP_FINETUNE_FACTOR,
-    }
+    """Return the config's learning-rate factors by their words, in the order of the groups."""
+    return {word: cfg.MODEL[key] for word, key in FACTORS.items()}
 
 
 def freeze_parameters(model: nn.Module, cfg) -> set[str]:
@@ -78,14 +90,15 @@ def freeze_parameters(model: nn.Module, cfg) -> set[str]:
     """
     factors = build_factors(cfg)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    frozen = {name for name in trained if find_factor(name, factors) == 0.0}
+    frozen = {name for name in trained if factors[find_word(name, factors)] == 0.0}
     for name in frozen:
         trained[name].requires_grad_(False)
     if frozen and len(frozen) == len(trained):
+        zero = [f"MODEL.{key}" for word, key in FACTORS.items() if factors[word] == 0.0]
         raise ConfigError(
-            f"all {len(frozen)} parameters are frozen: MODEL.FINETUNE_FACTOR is "
-            f"{factors['message']}, ADAPT_FINETUNE_FACTOR {factors['stadapt']} and "
-            f"MLP_FINETUNE_FACTOR {factors['mlp']}; give one of them more than 0"
+            f"all {len(frozen)} parameters are frozen: {' and '.join(zero)} "
+            f"{'is' if len(zero) == 1 else 'are'} 0, and no parameter of this model has another "
+            "factor; give one of them more than 0"
         )
     if frozen:
         logger.info("%d of %d parameters are frozen: their learning-rate factor is 0", len(frozen),

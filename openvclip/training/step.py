@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -32,11 +32,13 @@ class StepResult:
             ``<objective>_loss``, with ``<pass>_`` before it if taken at other weights; with more
             than one, ``total_loss``, the sum with weights whose gradient the step took.
         ratio: share of CLIP in the mixture of an interpolated step, or None.
+        facts: what else objectives log, scalars by name.
     """
 
     logits: Tensor
     terms: dict[str, Tensor]
     ratio: float | None = None
+    facts: dict[str, Tensor] = field(default_factory=dict)
 
     def __getattr__(self, name: str) -> Tensor:
         try:
@@ -66,6 +68,7 @@ class PlainStep:
         caption_ratio: weight of the contrastive loss of a batch that comes with captions; None: one
             of ``objectives`` computes it, or none does.
         objectives: additional objectives.
+        loss_weight: weight of ``loss`` beside them.
     """
 
     def __init__(
@@ -78,13 +81,14 @@ class PlainStep:
         accumulate: int = 1,
         caption_ratio: float | None = 1.0,
         objectives: Sequence[Objective] = (),
+        loss_weight: float = 1.0,
     ) -> None:
         self.model = model
         self.autocast = autocast
         self.scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
         self.accumulate = accumulate
         captions = [] if caption_ratio is None else [CaptionContrast(caption_ratio)]
-        self.objectives = (ClassificationLoss(loss), *captions, *objectives)
+        self.objectives = (ClassificationLoss(loss, loss_weight), *captions, *objectives)
 
     @property
     def interpolator(self) -> WeightInterpolator | None:
@@ -122,7 +126,9 @@ class PlainStep:
         terms = {**self._values(), **terms}
         if len(terms) > 1:
             terms["total_loss"] = sum(totals, self._total())
-        return StepResult(logits, terms, ratio)
+        facts = {name: fact for objective in self.objectives
+                 for name, fact in objective.facts().items()}
+        return StepResult(logits, terms, ratio, facts)
 
     def _values(self) -> dict[str, Tensor]:
         """The losses of the last pass, by name, before their weights."""

@@ -93,6 +93,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict, where: str | P
     Raises:
         CheckpointError: it belongs to others.
     """
+    state = _regroup(state, optimizer.state_dict()["param_groups"])
     names = [group.get("names") for group in state["param_groups"]]
     if names != [group["names"] for group in optimizer.param_groups]:
         raise CheckpointError(
@@ -105,6 +106,21 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict, where: str | P
     for parameter, values in optimizer.state.items():
         values.update({k: shard_like(v, parameter).clone() for k, v in values.items()
                        if isinstance(v, torch.Tensor)})
+
+
+def _regroup(state: dict, groups: list[dict]) -> dict:
+    """Give an optimizer's state the ``groups`` of another one if it is of the same parameters.
+
+    Earlier versions grouped parameters by the values of their learning-rate factors, not by words.
+    """
+    places = {name: place for group in state["param_groups"]
+              for name, place in zip(group.get("names", ()), group["params"], strict=False)}
+    if places.keys() != {name for group in groups for name in group["names"]}:
+        return state
+    if [group["names"] for group in state["param_groups"]] == [g["names"] for g in groups]:
+        return state
+    return {**state, "param_groups": [
+        {**group, "params": [places[name] for name in group["names"]]} for group in groups]}
 
 
 def load_objectives(

@@ -66,7 +66,7 @@ def test_keys_of_published_files_and_scripts(tmp_path: Path) -> None:
     cfg = load_cfg(write(tmp_path, PUBLISHED), [
         "DATA.PATH_LABEL_SEPARATOR", ",", "TEST.CUSTOM_LOAD_FILE", "None", "TRAIN.ZS_CONS", "False",
         "SOLVER.BASE_LR", "3.33e-6", "SOLVER.WARMUP_EPOCHS", "2", "TRAIN.EWC_LOAD_FILE", "None",
-        "MODEL.TEMPORAL_MODELING_TYPE", "'channel_shift'", "MODEL.ROUTING_TYPE", "frame-level",
+        "MODEL.TEMPORAL_MODELING_TYPE", "'channel_shift'", "MODEL.FC_INIT_STD", "0.02",
         "MVIT.PATCH_STRIDE", "[2, 4, 4]", "AVA.FRAME_DIR", "/some/where",
         "CONTRASTIVE.DELTA_CLIPS_MAX", "inf",
     ])
@@ -165,7 +165,6 @@ def test_an_unknown_key_with_no_neighbour() -> None:
 
 
 @pytest.mark.parametrize(("key", "value", "off"), [
-    ("MODEL.NUM_EXPERTS", "4", "0"),
     ("MODEL.TEXT_PROMPT", "True", "False"),
     ("BN.USE_PRECISE_STATS", "True", "False"),
     ("MULTIGRID.LONG_CYCLE", "True", "False"),

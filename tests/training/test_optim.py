@@ -9,14 +9,18 @@ import torch
 from torch import nn
 
 from openvclip.config import get_cfg
+from openvclip.models.build import build_experts
+from openvclip.models.temporal import build_temporal_clip
 from openvclip.training.optim import (
+    FACTORS,
     build_optimizer,
     build_schedule,
     compute_parameter_groups,
     freeze_parameters,
     set_learning_rate,
 )
-from openvclip.utils.errors import ConfigError
+from openvclip.training.train_state import load_optimizer
+from openvclip.utils.errors import CheckpointError, ConfigError
 
 
 def schedule_of(solver: dict):
@@ -126,29 +130,77 @@ def test_factor_zero_freezes_and_is_in_no_group():
 def test_everything_frozen_is_an_error_and_nothing_frozen_is_no_work():
     cfg = get_cfg()
     cfg.MODEL.MLP_FINETUNE_FACTOR = 0.0
-    with pytest.raises(ConfigError, match="all 2 parameters are frozen.*MLP_FINETUNE_FACTOR 0.0"):
+    with pytest.raises(ConfigError, match="all 2 parameters are frozen.*MLP_FINETUNE_FACTOR is 0"):
         freeze_parameters(nn.ModuleDict({"mlp": nn.Linear(2, 2)}), cfg)
     assert freeze_parameters(Block(), get_cfg()) == set()
 
 
-FACTOR_KEYS = {"FINETUNE_FACTOR", "ADAPT_FINETUNE_FACTOR", "MLP_FINETUNE_FACTOR"}
+CASES = range(21)
 
 
-def test_frozen_names_are_the_recorded_ones(shared):
-    recorded = json.loads((shared / "golden" / "param_groups_factors.json").read_text())
-    checked = 0
-    for case in recorded["cases"]:
-        # The default factor, which is not built, freezes nothing where it is over 0.
-        settings = {key: value for key, value in case["settings"].items()
-                    if key != "DEFAULT_FINETUNE_FACTOR" or value == 0.0}
-        if not set(settings) <= FACTOR_KEYS or 0.0 not in settings.values():
-            continue
-        factors = {"message": case["settings"].get("FINETUNE_FACTOR", 1.0),
-                   "stadapt": case["settings"].get("ADAPT_FINETUNE_FACTOR", 1.0),
-                   "mlp": case["settings"].get("MLP_FINETUNE_FACTOR", 1.0)}
-        named = [(name, torch.zeros(1)) for name in case["group_of"]]
-        groups = compute_parameter_groups(named, weight_decay=0.01, lr_factors=factors)
-        kept = {name for group in groups for name in group["names"]}
-        assert kept == {name for name, group in case["group_of"].items() if group >= 0}
-        checked += 1
-    assert checked >= 3
+@pytest.mark.parametrize("index", CASES)
+def test_groups_with_factors_are_the_recorded_ones(golden, tiny_clip_state, index):
+    case = json.loads((golden / "param_groups_factors.json").read_text())["cases"][index]
+    solver = json.loads((golden / "lr.json").read_text())["solver"]
+    cfg, alone = get_cfg(), False
+    for key, value in solver.items():
+        if key in cfg.SOLVER:
+            cfg.SOLVER[key] = value
+    cfg.SOLVER.OPTIMIZING_METHOD = "adamw"
+    for key, value in case["settings"].items():
+        cfg.MODEL[key] = value
+        alone = set(case["settings"]) & set(FACTORS.values()) == {"ROUTING_FINETUNE_FACTOR"}
+    clip = build_temporal_clip(tiny_clip_state, temporal_type=case["type"], num_frames=8,
+                               experts=build_experts(cfg)).requires_grad_(True)
+    if alone:  # published code ignores it then
+        cfg.MODEL.ROUTING_FINETUNE_FACTOR = 1.0
+    frozen = freeze_parameters(clip, cfg)
+    assert frozen == {name for name, group in case["group_of"].items() if group < 0}
+    optimizer = build_optimizer(clip, cfg)
+    set_learning_rate(optimizer, build_schedule(cfg)(5.0))
+    assert len(optimizer.param_groups) == len(case["groups"])
+    for place, (ours, theirs) in enumerate(
+            zip(optimizer.param_groups, case["groups"], strict=True)):
+        assert (ours["lr_factor"], ours["weight_decay"]) == (
+            theirs["lr_factor"], theirs["weight_decay"])
+        assert ours["lr"] == pytest.approx(theirs["lr_at_epoch_5"], rel=1e-9)
+        assert len(ours["names"]) == theirs["count"]
+        assert set(ours["names"]) == {n for n, at in case["group_of"].items() if at == place}
+
+
+def test_the_factor_of_routers_works_alone():
+    model = nn.ModuleDict({"routing1": nn.Linear(2, 2), "attn": nn.Linear(2, 2)})
+    cfg = get_cfg()
+    cfg.SOLVER.OPTIMIZING_METHOD = "adamw"
+    cfg.MODEL.ROUTING_FINETUNE_FACTOR = 20.0
+    factors = {n: g["lr_factor"] for g in build_optimizer(model, cfg).param_groups
+               for n in g["names"]}
+    assert factors == {"attn.weight": 1.0, "attn.bias": 1.0,
+                       "routing1.weight": 20.0, "routing1.bias": 20.0}
+
+
+def test_a_state_grouped_by_values_resumes_in_groups_by_words():
+    model = nn.ModuleDict({name: nn.Linear(2, 2) for name in ("mlp", "attn", "stadapt_up_1")})
+    named = dict(model.named_parameters())
+    factors = {"default": 1.0, "stadapt": 1.0, "mlp": 0.5}
+
+    def build(order):
+        groups = compute_parameter_groups(order, weight_decay=0.1, lr_factors=factors)
+        return torch.optim.AdamW(groups, lr=0.1)
+
+    new = build(named.items())
+    # As earlier versions grouped: attn and stadapt share the factor 1 and so a group.
+    names = [[n for n in named if "mlp" in n], [n for n in named if "mlp" not in n]]
+    old = torch.optim.AdamW([
+        {"params": [named[n] for n in group], "names": group, "lr_factor": factor}
+        for group, factor in zip(names, (0.5, 1.0), strict=True)], lr=0.1)
+    for i, parameter in enumerate(named.values()):
+        parameter.grad = torch.full_like(parameter, i + 1.0)
+    old.step()
+    load_optimizer(new, old.state_dict(), "old.pyth")
+    for parameter in named.values():
+        assert torch.equal(new.state[parameter]["exp_avg"], old.state[parameter]["exp_avg"])
+    assert [g["lr_factor"] for g in new.param_groups] == [1.0, 1.0, 0.5]
+    del model["attn"]
+    with pytest.raises(CheckpointError, match="not of this model's parameters"):
+        load_optimizer(build(model.named_parameters()), old.state_dict(), "old.pyth")

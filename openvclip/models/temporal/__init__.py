@@ -16,6 +16,13 @@ from openvclip.clip.towers import TowerSpec
 from openvclip.config.doors import BACKBONES, TEMPORAL
 from openvclip.models.backbone import Backbone
 from openvclip.models.backbone.opened import View
+from openvclip.models.experts import (
+    Experts,
+    insert_experts,
+    is_expert,
+    refuse_experts,
+    take_expert_weights,
+)
 from openvclip.models.layers import ResidualAttentionBlock
 from openvclip.models.temporal.block import EDGES
 from openvclip.utils.errors import ConfigError
@@ -23,7 +30,12 @@ from openvclip.utils.registry import not_a_choice
 
 
 def is_adapter(name: str) -> bool:
-    """Whether a parameter belongs to a temporal variant and so is not in an original CLIP."""
+    """Whether a parameter belongs to a temporal variant or to experts: no original CLIP has it."""
+    return is_temporal(name) or is_expert(name)
+
+
+def is_temporal(name: str) -> bool:
+    """Whether a parameter belongs to a temporal variant."""
     own = {part for kind in TEMPORAL.names() if kind for part in TEMPORAL.get(kind).own_parameters}
     return not own.isdisjoint(name.split("."))
 
@@ -62,33 +74,44 @@ def build_temporal_clip(
     backbone: str = "auto",
     tower: TowerSpec | None = None,
     edges: str = "zeros",
+    experts: Experts | None = None,
 ) -> Backbone:
     """Build a CLIP whose image tower runs on clips of ``num_frames`` frames.
 
     Args:
         state: the towers' names to tensors; an original CLIP, with which the variant's own
-            parameters keep their initial values, or one trained with the same variant.
+            parameters keep their initial values, or one trained with the same variant. Without
+            weights of experts these are copies of its MLPs.
         temporal_type, num_frames, edges: see :func:`temporal_block`.
         use_checkpoint: activation checkpointing in the image tower.
         where: what to call ``state`` in errors.
         backbone: a name in ``BACKBONES``; ``auto`` is the one that ``tower`` needs.
         tower: what the towers are, from :func:`openvclip.clip.towers.load_tower`; None: a CLIP
             built like OpenAI's, whose weights tell its sizes.
+        experts: which blocks have experts; None: none has.
 
     Raises:
         CheckpointError: names or shapes do not fit.
         ConfigError: unknown ``temporal_type`` or ``backbone``, or one that does not fit ``tower``.
     """
-    original = not any(is_adapter(name) for name in state)
+    own = {name: tensor for name, tensor in state.items() if is_expert(name)}
+    if experts is None:
+        refuse_experts(own, where)
+    original = not any(is_temporal(name) for name in state)
     family = "clip" if tower is None else tower.family
     if backbone == "clip" and family != "clip":
         raise ConfigError(f"MODEL.BACKBONE is clip, but {where} is not built like OpenAI's ViT; "
                           "set it to auto")
-    return BACKBONES.get(family if backbone == "auto" else backbone).from_state_dict(
-        state,
+    clip = BACKBONES.get(family if backbone == "auto" else backbone).from_state_dict(
+        {name: tensor for name, tensor in state.items() if name not in own} if own else state,
         vision_block=temporal_block(temporal_type, num_frames, edges),
         use_checkpoint=use_checkpoint,
-        allow_missing=is_adapter if original else None,
+        allow_missing=is_temporal if original else None,
         where=where,
         tower=tower,
     )
+    if experts is not None:
+        insert_experts(clip, experts, where)
+        if own:
+            take_expert_weights(clip, own, where)
+    return clip

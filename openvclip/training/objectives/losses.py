@@ -69,11 +69,21 @@ def build_loss(cfg) -> Loss:
     return LOSSES[cfg.MODEL.LOSS_FUNC]
 
 
-class ClassificationLoss(Objective):
-    """The loss of the logits against the labels: ``compute``, a mean over the videos."""
+def build_loss_weight(cfg) -> float:
+    """Return the weight of that loss beside those of other objectives."""
+    return cfg.MODEL.CLS_LOSS_RATIO if cfg.MODEL.RECORD_ROUTING else 1.0
 
-    def __init__(self, compute: Loss) -> None:
-        self.compute = compute
+
+class ClassificationLoss(Objective):
+    """The loss of the logits against the labels, a mean over the videos.
+
+    Args:
+        compute: logits and labels to a scalar.
+        weight: factor of the loss.
+    """
+
+    def __init__(self, compute: Loss, weight: float = 1.0) -> None:
+        self.compute, self.weight = compute, weight
 
     def loss(self, logits: Tensor, part: Part) -> Tensor:
         """Return the mean over the part's videos."""

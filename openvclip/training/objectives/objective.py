@@ -161,6 +161,10 @@ class Objective:
     def begin_step(self, step: int) -> None:
         """Prepare for optimizer step ``step``, before its first pass."""
 
+    def facts(self) -> dict[str, Tensor]:
+        """Return other numbers of the batch for the log, scalars by name, the same ones always."""
+        return {}
+
     def passes(self, step: int) -> Iterable[Pass]:
         """Return the passes that optimizer step ``step`` takes before that at its own weights."""
         return ()
