@@ -7,9 +7,11 @@ model    the forward pass, without and with the temporal view
 step     one training step, plain and interpolated: time, gradients, memory; rates on a GPU
 text     the text classifier, from class names to embeddings
 average  the mean of checkpoints: time and memory
+class-texts  a training step whose class sentences are encoded with gradients, against one with a
+         frozen text tower
 
-Each of the last four runs the library against a straightforward implementation, both with the same
-random weights in real sizes, alternating, and checks that the results agree.
+Each of model, step, text and average runs the library against a straightforward implementation,
+both with the same random weights in real sizes, alternating, and checks that the results agree.
 """
 
 from __future__ import annotations
@@ -125,6 +127,19 @@ def _add_text(commands) -> None:
     parser.set_defaults(run=_run_text)
 
 
+def _add_class_texts(commands) -> None:
+    parser = _add_compute(commands, "class-texts", "a step that trains the text tower", repeats=3)
+    _add_clips(parser)
+    add = parser.add_argument
+    add("--classes", type=_positive, default=400,
+        help="first names of Kinetics-400 to take; default: 400")
+    add("--samples", type=_positive, nargs="+", default=[1, 4],
+        help="templates drawn a step (MODEL.TEXT_SAMPLE); default: 1 4")
+    add("--no-all", action="store_true", help="leave out the step with all templates")
+    add("--chunk", type=_positive, default=256, help="MODEL.TEXT_CHUNK; default: 256")
+    parser.set_defaults(run=_run_class_texts)
+
+
 def _add_average(commands) -> None:
     parser = _add_compute(commands, "average", "the mean of checkpoints", repeats=3)
     add = parser.add_argument
@@ -153,6 +168,12 @@ def _run_text(args: argparse.Namespace) -> None:
     run_text(args)
 
 
+def _run_class_texts(args: argparse.Namespace) -> None:
+    from benchmarks.class_texts import run_class_texts
+
+    run_class_texts(args)
+
+
 def _run_average(args: argparse.Namespace) -> None:
     from benchmarks.average import run_average
 
@@ -162,7 +183,8 @@ def _run_average(args: argparse.Namespace) -> None:
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    for add_command in (_add_data, _add_model, _add_step, _add_text, _add_average):
+    for add_command in (_add_data, _add_model, _add_step, _add_text, _add_average,
+                        _add_class_texts):
         add_command(commands)
     return parser.parse_args(argv)
 

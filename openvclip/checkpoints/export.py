@@ -175,9 +175,11 @@ def name_arch(model: Backbone) -> str:
 
 def check_exportable(path: str | Path) -> None:
     """Raise a CheckpointError if a checkpoint has weights that no CLIP has."""
-    own = [name for name in read_weights(path) if is_adapter(name) or name == "head"]
+    own = [name for name in read_weights(path)
+           if is_adapter(name) or name in ("head", "prompt_embed")]
     if own:
         what = ("a tuned head" if own == ["head"]
+                else "trained prompts" if own == ["prompt_embed"]
                 else "weights of a temporal variant" if any(map(is_temporal, own))
                 else "weights of experts")
         raise CheckpointError(

@@ -107,6 +107,7 @@ def build_tested(
         raise ConfigError(f"TEST.WEIGHTS is {test.WEIGHTS!r}, but there is no checkpoint; name it "
                           "in TEST.CHECKPOINT_FILE_PATH")
     if checkpoint is None:
+        require_prompts(model, None)
         logger.info("testing the untouched CLIP: no checkpoint was given")
     else:
         own_text = load_weights(model, checkpoint, finite=True, which=test.WEIGHTS)
@@ -185,8 +186,9 @@ def load_weights(
     Args:
         model: what to load into.
         path: the checkpoint.
-        leave_head: do not use a tuned head (TUNE_HEAD) in the file: it knows only its own classes.
-        finite: refuse weights that are NaN or infinite.
+        leave_head: do not use a tuned head (TUNE_HEAD) in the file: it knows only its own classes;
+            give the model the prompts (MODEL.TEXT_PROMPT) in it.
+        finite: refuse weights that are NaN or infinite, or leave prompts untrained.
         which: see :func:`openvclip.checkpoints.held.choose_weights`.
 
     Returns:
@@ -198,8 +200,12 @@ def load_weights(
     state = read_weights(path, which)
     if leave_head and state.pop("head", None) is not None:
         logger.warning("%s has a head tuned for its own classes, which is not used", path)
+    if leave_head and "prompt_embed" in state:  # they serve any classes
+        model.model.add_prompts(len(state["prompt_embed"]))
     check_tower(path, getattr(model.model, "tower", None))
     text = copy_text_tower(model)
+    if finite:
+        require_prompts(model, state, str(path))
     load_model_weights(model, state, str(path))
     changed = text_tower_differs(model, text)
     logger.info("loaded the %sweights of %s%s", "" if which == CURRENT else f"{which} ", path,
@@ -207,6 +213,17 @@ def load_weights(
     if finite:
         check_finite(dict(model.named_parameters()), str(path))
     return changed
+
+
+def require_prompts(
+    model: VideoCLIP, state: Mapping[str, torch.Tensor] | None, where: str = ""
+) -> None:
+    """Raise a CheckpointError if the model's prompts are not those of a checkpoint."""
+    if model.model.prompts is not None and "prompt_embed" not in (state or {}):
+        raise CheckpointError(
+            (f"{where} has no trained prompts" if state else "the original CLIP has no prompts")
+            + ", but MODEL.TEXT_PROMPT is True; set it False, or give a checkpoint that has them"
+        )
 
 
 def check_tower(path: str | Path, tower: TowerSpec | None) -> None:

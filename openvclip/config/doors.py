@@ -35,6 +35,7 @@ OBJECTIVES = Registry("TRAIN.OBJECTIVES", {
     "ewc": "openvclip.training.objectives.ewc:EWC",
     "l2sp": "openvclip.training.objectives.l2sp:L2SP",
     "pull": "openvclip.training.objectives.pull:Pull",
+    "text_prompt": "openvclip.training.objectives.class_texts:ClassTextTraining",
 })
 
 MERGES = Registry("--method", {

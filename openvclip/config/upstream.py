@@ -25,7 +25,7 @@ OFF: dict[str, object] = {"IMAGENET_SIMPLELABEL_PATH": None, **_name({
     },
     "TEST": {"CHECKPOINT_TYPE": "pytorch"},
     "MODEL": {
-        "TEXT_PROMPT": False, "HEAD_ACT": "softmax",
+        "HEAD_ACT": "softmax",
         "ACT_CHECKPOINT": False, "FROZEN_BN": False, "DETACH_FINAL_FC": False,
         "FP16_ALLREDUCE": False, "DROPCONNECT_RATE": 0.0,
     },
@@ -50,7 +50,6 @@ INERT = _name({
     "BN": {"NUM_BATCHES_PRECISE": 200, "WEIGHT_DECAY": 0.0, "NUM_SPLITS": 1, "NUM_SYNC_DEVICES": 1},
     "MODEL": {
         "SINGLE_PATHWAY_ARCH": ["vitb16"], "MULTI_PATHWAY_ARCH": ["slowfast"], "FC_INIT_STD": 0.01,
-        "PROMPT_NUM": 1,
     },
     "AUG": {"MASK_WINDOW_SIZE": [8, 7, 7], "MAX_MASK_PATCHES_PER_BLOCK": None},
     "DATA": {

@@ -30,6 +30,7 @@ ARCH_SIZES = {
     "vitl14": (14, 1024, 224), "vitl14_336": (14, 1024, 336),
 }
 ANY_ARCH = ("", "auto")
+PROMPTS = "model.prompt_embed"
 
 
 def build_clip_source(cfg: Any) -> str:
@@ -171,6 +172,8 @@ def build_model(cfg: Any, label_names: Sequence[str] | None) -> VideoCLIP:
     classifier = torch.empty(0, clip.embed_dim)
     if label_names is not None:
         classifier = build_classifier(cfg, clip, label_names)
+    if cfg.MODEL.TEXT_PROMPT:  # not before: the untouched CLIP classifies by its templates
+        clip.add_prompts(cfg.MODEL.PROMPT_NUM, cfg.RNG_SEED)
     if cfg.MODEL.COMPILE:
         compile_blocks(clip)
     tune_head = cfg.TUNE_HEAD and label_names is not None
@@ -182,7 +185,7 @@ def build_train_text(cfg: Any) -> bool:
     """Return whether a training changes the text tower."""
     caption = cfg.TRAIN.CAPTION
     by_captions = caption.ENABLE and caption.TEXT_TOWER == "trainable"
-    return bool(by_captions or cfg.MODEL.TEXT_TOWER == "trainable")
+    return bool(by_captions or cfg.MODEL.TEXT_TOWER == "trainable" or cfg.MODEL.TEXT_PROMPT)
 
 
 def build_sigmoid_keys(cfg: Any) -> list[str]:
@@ -218,11 +221,12 @@ def build_classifier(
 ) -> torch.Tensor:
     """Return the (classes, embed_dim) classifier of ``label_names`` made by ``clip``'s text tower.
 
-    Its texts are those of MODEL.TEXT_TEMPLATES or MODEL.CLASS_DESCRIPTIONS. A GPU is used if the
+    Its texts are those of MODEL.TEXT_TEMPLATES or MODEL.CLASS_DESCRIPTIONS, or have the CLIP's
+    prompts. A GPU is used if the
     run has one. Results are kept in MODEL.TEXT_CACHE_DIR unless ``cache`` is False, as for a text
     tower that trains.
     """
-    choice = build_text_choice(cfg, label_names)
+    choice = build_text_choice(cfg, label_names, clip.prompts is not None)
     logger.info("class texts: %s (%d sentences)", choice.file or choice.name,
                 choice.facts()["count"])
     device = _build_device_type(cfg)
@@ -262,9 +266,9 @@ def load_model_weights(
     """Copy a checkpoint's weights into ``model``; every name and shape must match.
 
     The temporal variant's own parameters, which an original CLIP lacks, keep their values if the
-    checkpoint has none of them; so does the tuned head. Without any of experts, these become copies
-    of its MLPs. The classifier is not touched. A model without classes has no use for a tuned head
-    and takes none.
+    checkpoint has none of them; so do the tuned head and prompts. Without any of experts, these
+    become copies of its MLPs. The classifier is not touched. A model without classes has no use for
+    a tuned head and takes none.
 
     Args:
         model: from :func:`build_model`, not wrapped for distributed training.
@@ -277,6 +281,9 @@ def load_model_weights(
     state = {name if name == "head" else f"model.{name.removeprefix('model.')}": tensor
              for name, tensor in state.items() if name != "head" or len(model.classifier)}
     current = model.state_dict()
+    if PROMPTS in state and PROMPTS not in current:
+        raise CheckpointError(f"{where} has {len(state[PROMPTS])} trained prompts; set "
+                              f"MODEL.TEXT_PROMPT True and PROMPT_NUM {len(state[PROMPTS])}")
     if not any(is_expert(name) for name in current):
         refuse_experts(state, where)
     lacks = [kind for kind in (is_temporal, is_expert) if not any(map(kind, state))]
@@ -286,7 +293,7 @@ def load_model_weights(
         {name: tuple(tensor.shape) for name, tensor in current.items()},
         {name: tuple(tensor.shape) for name, tensor in state.items()},
         where,
-        allow_missing=lambda name: name == "head" or any(kind(name) for kind in lacks),
+        allow_missing=lambda name: name in ("head", PROMPTS) or any(kind(name) for kind in lacks),
     )
     # Into the model's own, which carry the versions of its layers.
     current.update({name: shard_like(tensor, current[name]) for name, tensor in state.items()})

@@ -26,6 +26,7 @@ TEMPLATES: tuple[str, ...] = tuple(
     for action in ("", "a person ", *(f"a person {verb} " for verb in
                    ("using", "doing", "during", "performing", "practicing")))
 )
+PROMPT = "X"  # The word in whose place a prompt is.
 CACHE_VERSION = 1  # Raise it when the same inputs give different embeddings.
 
 
@@ -50,6 +51,11 @@ def class_texts(
     return [list(descriptions[name]) for name in names]
 
 
+def prompt_templates(count: int) -> tuple[str]:
+    """Return the one template of a CLIP with ``count`` prompts; a word stands for each."""
+    return (f"{' '.join([PROMPT] * count)} {{}}.",)
+
+
 def embed_texts(
     clip: Backbone,
     texts: Sequence[str],
@@ -57,6 +63,7 @@ def embed_texts(
     batch_size: int = 256,
     *,
     truncate: bool = False,
+    classes: bool = False,
     what: str = "texts",
 ) -> torch.Tensor:
     """Encode texts with CLIP's text tower, on its device.
@@ -67,6 +74,7 @@ def embed_texts(
         context_length: most tokens of a text.
         batch_size: texts per batch.
         truncate: cut longer texts off, as OpenAI's CLIP can, and log how many.
+        classes: they are sentences of classes, in which a CLIP may have prompts.
         what: name of the work in the progress line.
 
     Returns:
@@ -84,7 +92,7 @@ def embed_texts(
         logger.warning("%d of %d texts have more than %d tokens and were cut off there", cut,
                        len(texts), context_length)
     features = torch.empty(len(texts), clip.embed_dim)
-    rows, encoded = embed_tokens(clip, tokens, batch_size, what=what)
+    rows, encoded = embed_tokens(clip, tokens, batch_size, classes=classes, what=what)
     features[rows] = encoded
     return features
 
@@ -102,7 +110,8 @@ def class_embeddings(
     """Encode each class in every template; normalise, average over templates, normalise.
 
     Args:
-        clip: its text tower is used, on its device.
+        clip: its text tower is used, on its device. If it has prompts, they take the place of
+            templates and descriptions.
         names: class names, put into the templates unchanged.
         templates: sentences with one ``{}``.
         context_length: most tokens of a sentence.
@@ -118,6 +127,8 @@ def class_embeddings(
         DataError: no names, a class without a text, or a sentence that is too long.
         CheckpointError: an embedding is not finite; nothing is cached then.
     """
+    if clip.prompts is not None:
+        templates, descriptions = prompt_templates(len(clip.prompts)), None
     texts = class_texts(names, templates, descriptions)
     truncate = descriptions is not None
     if cache_dir is None:
@@ -163,6 +174,7 @@ def embed_tokens(
     batch_size: int = 256,
     *,
     share: tuple[int, int] = (0, 1),
+    classes: bool = False,
     what: str = "texts",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Encode token ids, or a process's share of them, with CLIP's text tower on its device.
@@ -174,6 +186,7 @@ def embed_tokens(
         tokens: (N, columns) from ``tokenize``.
         batch_size: texts per batch.
         share: number of this process, and how many share the texts.
+        classes: as for :func:`embed_texts`.
         what: name of the work in the progress line.
 
     Returns:
@@ -185,11 +198,11 @@ def embed_tokens(
     """
     # Texts of similar length together, so that short ones do not take many columns.
     batches = clip.count_columns(tokens).argsort(stable=True).split(batch_size)[share[0]::share[1]]
-    device = clip.logit_scale.device
+    device, encode = clip.logit_scale.device, clip.encode_classes if classes else clip.encode_text
     progress = Progress(sum(map(len, batches)), what, "sentences")
     parts = [torch.empty(0, clip.embed_dim)]
     for rows in batches:
-        encoded = clip.encode_text(tokens[rows].to(device))
+        encoded = encode(tokens[rows].to(device))
         features = F.normalize(encoded.float(), dim=-1).cpu()
         parts.append(require_finite(features, f"{what}: the embedding of a sentence is"))
         progress.update(len(rows))
@@ -201,7 +214,7 @@ def _compute(
 ) -> torch.Tensor:
     features = embed_texts(
         clip, [text for own in texts for text in own], context_length, batch_size,
-        truncate=truncate, what="text classifier",
+        truncate=truncate, classes=True, what="text classifier",
     )
     counts = [len(own) for own in texts]
     if len(set(counts)) == 1:

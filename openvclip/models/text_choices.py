@@ -13,7 +13,7 @@ from typing import Any
 
 from openvclip.clip.tokenizer import find_in_open_clip
 from openvclip.config.validate import TEMPLATE_SETS
-from openvclip.models.text import TEMPLATES
+from openvclip.models.text import TEMPLATES, prompt_templates
 from openvclip.utils.errors import ConfigError, DataError
 from openvclip.utils.files import MOST_JSON_BYTES, read_bytes, read_table, read_text
 from openvclip.utils.json_text import parse_json
@@ -26,6 +26,7 @@ ACTION_TEMPLATES: tuple[str, ...] = (
     "Can you recognize the action of {}?", "Video classification of {}", "A video of {}",
     "The man is {}", "The woman is {}",
 )
+PROMPTS = "prompts"  # What results call the sentences with trained prompts.
 DESCRIPTIONS = "descriptions"  # What results call texts that come from MODEL.CLASS_DESCRIPTIONS.
 HINT = 'expected {"class name": "text", "other class": ["text", "text"]}'
 
@@ -35,7 +36,7 @@ class TextChoice:
     """The texts that represent the classes.
 
     Attributes:
-        name: the set's name, the file of templates, or ``descriptions``.
+        name: the set's name, the file of templates, ``descriptions`` or ``prompts``.
         templates: sentences with one ``{}`` for the name; unused if there are descriptions.
         descriptions: class name -> its texts, used unchanged; None: the templates are used.
         file: where the descriptions come from.
@@ -65,17 +66,22 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def build_text_choice(cfg: Any, names: Sequence[str]) -> TextChoice:
-    """Read what MODEL.TEXT_TEMPLATES and MODEL.CLASS_DESCRIPTIONS name.
+def build_text_choice(
+    cfg: Any, names: Sequence[str], prompted: bool | None = None
+) -> TextChoice:
+    """Read what MODEL.TEXT_TEMPLATES and MODEL.CLASS_DESCRIPTIONS name, or count prompts.
 
     Args:
         cfg: the config tree.
         names: the class names, which descriptions must cover.
+        prompted: whether the CLIP has prompts; None: as MODEL.TEXT_PROMPT says.
 
     Raises:
         ConfigError: there is no such set and no such file.
         DataError: a file cannot be used.
     """
+    if cfg.MODEL.TEXT_PROMPT if prompted is None else prompted:
+        return TextChoice(PROMPTS, prompt_templates(cfg.MODEL.PROMPT_NUM))
     if cfg.MODEL.CLASS_DESCRIPTIONS:
         return load_descriptions(cfg.MODEL.CLASS_DESCRIPTIONS, names)
     return TextChoice(cfg.MODEL.TEXT_TEMPLATES, load_templates(cfg.MODEL.TEXT_TEMPLATES))

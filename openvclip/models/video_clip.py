@@ -48,6 +48,12 @@ def _leave_out_extras(module: nn.Module, state: dict, prefix: str, metadata: obj
         del state[name]
 
 
+def _unit(features: torch.Tensor) -> torch.Tensor:
+    """(N, D) features -> the same at length 1, in fp32 at least."""
+    with torch.autocast(features.device.type, enabled=False):
+        return F.normalize(at_least_fp32(features), dim=-1)
+
+
 class VideoCLIP(nn.Module):
     """CLIP as a classifier of video clips (Open-VCLIP, arXiv 2302.00624).
 
@@ -59,7 +65,8 @@ class VideoCLIP(nn.Module):
         num_frames: T, frames in a clip.
         classifier: (classes, embed_dim) embeddings of the classes, each of length 1.
         tune_head: train a copy of ``classifier``.
-        train_text: let the text tower train; it needs captions, or class embeddings that are made
+        train_text: let the text tower train, of one with prompts what trains beside them; it needs
+            captions, or class embeddings that are made
             at each step, to do so.
         train_bias: let ``logit_bias`` train, if the CLIP has one; only a sigmoid loss depends on
             it.
@@ -83,8 +90,9 @@ class VideoCLIP(nn.Module):
     ) -> None:
         super().__init__()
         self.model = clip
-        for parameter in self.model.text_parameters().values():
-            parameter.requires_grad_(train_text)
+        prompted = None if clip.prompts is None else clip.prompted_parameters()
+        for name, parameter in self.model.text_parameters().items():
+            parameter.requires_grad_(train_text and (prompted is None or name in prompted))
         if self.logit_bias is not None:
             self.logit_bias.requires_grad_(train_bias)
         self.train_text = train_text
@@ -177,9 +185,11 @@ class VideoCLIP(nn.Module):
         """
         # A text of nothing replaces a missing one.
         stand_in = tokens.new_zeros(1, tokens.shape[1]) if len(tokens) == 0 else tokens
-        features = at_least_fp32(self.model.encode_text(stand_in))
-        with torch.autocast(features.device.type, enabled=False):
-            return F.normalize(features, dim=-1)[:len(tokens)]
+        return _unit(self.model.encode_text(stand_in))[:len(tokens)]
+
+    def encode_classes(self, tokens: torch.Tensor) -> torch.Tensor:
+        """As :meth:`encode_text` for sentences of classes, with prompts if there are any."""
+        return _unit(self.model.encode_classes(tokens))
 
     def pool_frames(self, video: torch.Tensor) -> torch.Tensor:
         """(B, 3, T, H, W) normalised video -> (B, D), the mean of its frames' unit embeddings.
@@ -204,8 +214,7 @@ class VideoCLIP(nn.Module):
         # (B·T, 3, H, W), a clip's frames adjacent.
         frames = video.transpose(1, 2).flatten(0, 1).to(self.model.logit_scale.dtype)
         features = self.model.encode_image(frames)  # (B·T, D)
-        with torch.autocast(features.device.type, enabled=False):
-            return F.normalize(at_least_fp32(features), dim=-1)
+        return _unit(features)
 
     def classify(self, pooled: torch.Tensor) -> torch.Tensor:
         """(B, D) of :meth:`pool_frames` -> (B, classes) logits.

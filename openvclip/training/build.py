@@ -17,6 +17,7 @@ from openvclip.checkpoints.loading import (
     build_weights,
     copy_text_tower,
     load_weights,
+    require_prompts,
     text_tower_differs,
     unwrap,
 )
@@ -184,8 +185,8 @@ def build_trainer(cfg) -> Trainer:
     if cfg.LOG_MODEL_INFO:
         log_model_info(model)
     embed_classes = partial(build_classifier, cfg, label_names=labels.names, cache=False)
-    own_text = embed_classes if model.train_text else None
     step, optimizer = build_updates(cfg, model, device)
+    own_text = embed_classes if model.train_text else None
     writer = build_tensorboard(cfg, labels.names)
     trainer = Trainer(
         step=step,
@@ -275,6 +276,8 @@ def _build_start(cfg, trainer: Trainer, embed_classes: Callable[[Backbone], torc
     if trainer.start_iteration == 0 and other_text:
         model.set_classifier(embed_classes(model.model))
     if cfg.VAL_MODE:
+        if loaded is None:
+            require_prompts(model, None)
         weights, ratios = build_weights(cfg, model, loaded)
         if ratios and (validator := trainer.validator) is not None:
             shares = dict.fromkeys((cfg.TRAIN.EVAL_PATCHING_RATIO, *ratios))

@@ -165,7 +165,6 @@ def test_an_unknown_key_with_no_neighbour() -> None:
 
 
 @pytest.mark.parametrize(("key", "value", "off"), [
-    ("MODEL.TEXT_PROMPT", "True", "False"),
     ("BN.USE_PRECISE_STATS", "True", "False"),
     ("MULTIGRID.LONG_CYCLE", "True", "False"),
     ("TRAIN.CHECKPOINT_TYPE", "caffe2", "'pytorch'"),

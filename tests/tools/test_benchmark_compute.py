@@ -56,6 +56,17 @@ def in_this_process(monkeypatch):
     return asked
 
 
+def test_class_texts(run):
+    """Every variant computes; sentences are counted as a step encodes them."""
+    result, lines = run("class-texts", "--classes", "5", "--dtype", "fp32", "--frames", "2",
+                        "--samples", "2", "--chunk", "4")
+    sentences = {row["variant"]: row["sentences"] for row in result["rows"]}
+    assert sentences == {"frozen": 0, "2 a step": 10, "4 prompts": 5, "all templates": 140}
+    assert [row["name"] for row in result["ratios"]] == [
+        "2 a step / frozen", "4 prompts / frozen", "all templates / frozen"]
+    assert any("5 classes, chunks of 4 sentences" in line for line in lines)
+
+
 def check_machine(result):
     machine = result["machine"]
     assert {"date", "cpu", "cores", "torch", "load_average", "load_average_after"} <= machine.keys()

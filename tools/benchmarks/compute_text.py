@@ -105,6 +105,16 @@ def text_lines(result: dict[str, Any]) -> Iterator[str]:
     yield from ratio_lines(result["ratios"])
 
 
+def class_texts_lines(result: dict[str, Any]) -> Iterator[str]:
+    """Show the step whose classes are encoded with gradients."""
+    settings = result["settings"]
+    title = (f"training step of {_clips(settings)}; {settings['classes']} classes, chunks of "
+             f"{settings['chunk']} sentences")
+    columns = ("variant", "dtype", "sentences", "median_ms", "min_ms")
+    yield from _section(result, title, columns, "")
+    yield from ratio_lines(result["ratios"])
+
+
 def average_lines(result: dict[str, Any]) -> Iterator[str]:
     """Show the averaging of checkpoints."""
     settings = result["settings"]

@@ -105,6 +105,31 @@ class Backbone(nn.Module):
     def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
         """(N, columns) of :meth:`tokenize` -> (N, D), not normalised."""
 
+    @property
+    def prompts(self) -> nn.Parameter | None:
+        """(n, width) trained vectors in the sentences of classes, after the start token, or None.
+
+        They are the parameter ``prompt_embed``, which no original CLIP has.
+        """
+        return self._parameters.get("prompt_embed")
+
+    def add_prompts(self, count: int, seed: int = 0) -> None:
+        """Give class sentences ``count`` trained vectors of initial values N(0, 0.01²).
+
+        Raises:
+            ConfigError: these towers cannot have them.
+        """
+        raise ConfigError(f"MODEL.TEXT_PROMPT is True, but the text tower of {self.describe()} "
+                          "cannot have prompts; it must be built like OpenAI's")
+
+    def prompted_parameters(self) -> set[str]:
+        """Names of the text tower's parameters that train beside the prompts, and of these."""
+        return set()
+
+    def encode_classes(self, tokens: torch.Tensor) -> torch.Tensor:
+        """As :meth:`encode_text`, for sentences of classes, which have ``prompts`` in them."""
+        return self.encode_text(tokens)
+
     def tokenize(
         self, texts: Sequence[str], context_length: int, *, truncate: bool = False
     ) -> torch.Tensor:

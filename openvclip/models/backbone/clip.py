@@ -192,7 +192,25 @@ class CLIP(Backbone):
         """(N, 3, image_size, image_size) normalised images -> (N, embed_dim), not normalised."""
         return self.visual(images)
 
-    def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
+    def add_prompts(self, count: int, seed: int = 0) -> None:
+        """Give class sentences ``count`` trained vectors of initial values N(0, 0.01²)."""
+        values = torch.randn(count, self.config.text_width,
+                             generator=torch.Generator().manual_seed(seed))
+        scale = self.logit_scale
+        self.prompt_embed = nn.Parameter((0.01 * values).to(scale.device, scale.dtype))
+
+    def prompted_parameters(self) -> set[str]:
+        """As published: all but the blocks and the token embedding."""
+        return {name for name in self.text_parameters()
+                if not name.startswith(("transformer.", "token_embedding."))}
+
+    def encode_classes(self, tokens: torch.Tensor) -> torch.Tensor:
+        """As :meth:`encode_text`; the first tokens after the start are those of ``prompts``."""
+        return self.encode_text(tokens, self.prompts)
+
+    def encode_text(
+        self, tokens: torch.Tensor, prompts: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Encode token ids; the feature is that of the (first) end-of-text token.
 
         The tower is causal, so nothing after the batch's last end-of-text token can reach a
@@ -200,6 +218,7 @@ class CLIP(Backbone):
 
         Args:
             tokens: int64 (N, columns) from ``tokenize``; end-of-text is the largest id.
+            prompts: (n, width), used as the embeddings of tokens 1 to n.
 
         Returns:
             (N, embed_dim), not normalised.
@@ -214,6 +233,10 @@ class CLIP(Backbone):
                 f"a text has {length} tokens, but this CLIP's context length is "
                 f"{self.context_length}; shorten the class name"
             )
-        x = self.token_embedding(tokens[:, :length]) + self.positional_embedding[:length]
+        x = self.token_embedding(tokens[:, :length])
+        if prompts is not None:
+            own = prompts.to(x.dtype).expand(len(x), -1, -1)
+            x = torch.cat([x[:, :1], own, x[:, 1 + len(prompts):]], dim=1)
+        x = x + self.positional_embedding[:length]
         x = self.ln_final(self.transformer(x))  # (N, length, D)
         return x[torch.arange(len(x), device=x.device), ends] @ self.text_projection

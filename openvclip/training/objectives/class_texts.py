@@ -68,7 +68,7 @@ class ClassTextTraining(Objective):
 
     @classmethod
     def build(cls, cfg: Any, model: nn.Module) -> ClassTextTraining:
-        """Build what ``MODEL.TEXT_TOWER trainable`` asks for."""
+        """Build what ``MODEL.TEXT_TOWER trainable`` or ``MODEL.TEXT_PROMPT`` asks for."""
         names, sample = build_label_space(cfg).names, cfg.MODEL.TEXT_SAMPLE
         choice = build_text_choice(cfg, names)
         texts = class_texts(names, choice.templates, choice.descriptions)
@@ -82,8 +82,8 @@ class ClassTextTraining(Objective):
         autocast = build_autocast(cfg, model.model.logit_scale.device, "TRAIN")
         live = LiveClassifier(model, tokens, cfg.MODEL.TEXT_CHUNK, autocast)
         drawn = sum(min(count, sample or count) for count in counts)
-        logger.info("the text tower trains by classification: %d sentences of %d classes a step",
-                    drawn, len(names))
+        logger.info("class sentences are encoded with gradients (%s): %d of %d classes a step",
+                    choice.file or choice.name, drawn, len(names))
         return cls(live, TextDraw(counts, sample, shared, cfg.RNG_SEED) if sample else None)
 
     def begin_step(self, step: int) -> None:

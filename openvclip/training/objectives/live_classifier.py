@@ -59,8 +59,8 @@ class LiveClassifier:
         texts: of all classes; each class has one at least.
         chunk: most texts whose activations are held.
         autocast: makes the context of the text tower's forward pass.
-        encode: int64 (n, columns) -> (n, D) unit embeddings, n may be 0; None: the model's
-            ``encode_text``.
+        encode: int64 (n, columns) -> (n, D) unit embeddings; None: the model's
+            ``encode_classes``.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class LiveClassifier:
         autocast: Callable = nullcontext, encode: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.model, self.texts, self.chunk, self.autocast = model, texts, chunk, autocast
-        self.encode = encode or model.encode_text
+        self.encode = encode or model.encode_classes
         self.num_classes = int(texts.classes.max()) + 1
         self._columns = model.model.count_columns(texts.tokens)
         self._share = slice(distributed.rank(), None, distributed.world_size())
@@ -134,10 +134,14 @@ class LiveClassifier:
     def _sum(self, rows: Tensor) -> Tensor:
         """(C, D): the sum over the texts of each class, divided by how many all processes have."""
         device = self.model.model.logit_scale.device
+        # A process without texts encodes one that counts as none: DistributedDataParallel demands
+        # a gradient of every parameter.
+        encoded = rows if len(rows) else torch.zeros(1, dtype=torch.int64)
         with self.autocast():
-            features = self.encode(self.texts.tokens[rows].to(device))
+            features = self.encode(self.texts.tokens[encoded].to(device))
         # As a product, whose order of summation is fixed on every device.
-        owned = self.texts.classes[rows] == torch.arange(self.num_classes)[:, None]
+        owned = self.texts.classes[encoded] == torch.arange(self.num_classes)[:, None]
+        owned &= bool(len(rows))
         weights = (owned / self._counts.double()[:, None]).to(device, features.dtype)
         return weights @ features
 

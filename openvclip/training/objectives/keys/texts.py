@@ -1,4 +1,4 @@
-"""Config keys of class texts that train: the text tower by classification."""
+"""Config keys of class texts that train: the text tower by classification, and prompts."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from fvcore.common.config import CfgNode
 
 from openvclip.config.extensions import declare
-from openvclip.config.idle import equals
+from openvclip.config.idle import RESULT, Pair, equals, is_on
 from openvclip.training.objectives.keys import refuse_with, switch
 
 switch("class_texts", "MODEL.TEXT_TOWER", "trainable")
+switch("text_prompt", "MODEL.TEXT_PROMPT")
 
 
 def trains_text(cfg: CfgNode) -> bool:
@@ -24,12 +25,31 @@ def check_captions(cfg: CfgNode) -> Iterator[str]:
                "it must be trainable: captions and classes share one text tower")
 
 
-refuse_others = refuse_with("MODEL.TEXT_TOWER trainable", trains_text, {
+OTHERS = {
     "TUNE_HEAD": (False, "the class embeddings are those of the text tower"),
     "TRAIN.SHARDING": ("ddp", "processes encode different texts"),
     "TRAIN.LINEAR_CONNECT_PER_RANK": (False, "processes share the texts at the same weights"),
     "MODEL.STATIC_GRAPH": (False, "part of the backward pass is taken twice"),
+}
+refuse_others = refuse_with("MODEL.TEXT_TOWER trainable", trains_text, OTHERS)
+refuse_with_prompts = refuse_with("MODEL.TEXT_PROMPT True", lambda cfg: cfg.MODEL.TEXT_PROMPT, {
+    **OTHERS,
+    "MODEL.TEXT_TOWER": ("frozen", "prompts come with what trains beside them"),
+    "MODEL.TEXT_TEMPLATES": ("openvclip28", "prompts take the place of templates"),
+    "MODEL.CLASS_DESCRIPTIONS": ("", "prompts take the place of descriptions"),
+    "TRAIN.CAPTION.ENABLE": (False, "captions would train the text tower without its prompts"),
 })
+
+declare({
+    # Trained vectors in the classes' sentences instead of templates; beside them and the image
+    # tower the text tower's positional embedding, last normalisation and projection train.
+    "MODEL.TEXT_PROMPT": False,
+    "MODEL.PROMPT_NUM": 1,  # How many, the same for all classes.
+}, ranges={
+    "MODEL.PROMPT_NUM": (1, None),
+}, needs=[
+    is_on("MODEL.TEXT_PROMPT", ("MODEL.PROMPT_NUM",), RESULT),
+], rules=[refuse_with_prompts])
 
 # Ours.
 declare({
@@ -45,5 +65,8 @@ declare({
     "MODEL.TEXT_SAMPLE": (0, None),
     "MODEL.TEXT_CHUNK": (1, None),
 }, needs=[
-    equals("MODEL.TEXT_TOWER", ("trainable",), ("MODEL.TEXT_SAMPLE", "MODEL.TEXT_CHUNK")),
+    equals("MODEL.TEXT_TOWER", ("trainable",), ("MODEL.TEXT_SAMPLE",)),
+    Pair(("MODEL.TEXT_CHUNK",), ("MODEL.TEXT_TOWER", "MODEL.TEXT_PROMPT"),
+         "MODEL.TEXT_TOWER trainable or MODEL.TEXT_PROMPT True",
+         lambda flat: flat["MODEL.TEXT_TOWER"] == "trainable" or flat["MODEL.TEXT_PROMPT"]),
 ], rules=[check_captions, refuse_others])
