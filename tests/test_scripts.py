@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from openvclip.commands.demo import build_parser
 from openvclip.config import load_cfg
 from openvclip.data.lists.protocols import PROTOCOLS
 
@@ -408,3 +409,20 @@ def test_settings_that_cannot_be_are_refused_before_the_first(names, settings, m
     finished = bash(ROOT / "tests/settings.sh", *names, **settings, SETTINGS_DIR=tmp_path / "out")
     assert finished.returncode == 1 and message in finished.stderr, finished.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_quickstart_methods_starts_the_comparison(tmp_path):
+    python = tmp_path / "venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/usr/bin/env bash\n[ "$2" = pip ] || printf "%s\\n" "$@"\n')
+    python.chmod(0o755)
+    out = tmp_path / "a folder"
+    settings = {"VENV": tmp_path / "venv", "SKIP_INSTALL": 1, "OUT": out}
+    finished = start("quickstart_methods.sh", "--lanes", "1", SEED=3, **settings)
+    assert finished.returncode == 0, finished.stderr
+    given = finished.stdout.splitlines()
+    assert given[:6] == ["tools/make_demo.py", "methods", "--root", str(out), "--seed", "3"]
+    args = build_parser().parse_args([line for line in given[1:8] if line])
+    assert (args.root, args.seed, args.lanes) == (str(out), 3, 1)
+    assert (ROOT / args.configs / "plain.yaml").is_file()
+    assert f"{out}/table.md" in finished.stdout

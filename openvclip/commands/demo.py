@@ -1,4 +1,4 @@
-"""Make the demo's videos (``data``), its CLIP (``clip``) and its table (``report``)."""
+"""Make the demo's videos, its CLIP and its table; compare training methods on them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,26 @@ def build_parser() -> Parser:
         "report", help="the quickstart's table and picture, from the results of its tests"
     ).add_argument
     add("--root", required=True, help="folder of the quickstart's run")
+    _add_methods(commands)
     return parser
+
+
+def _add_methods(commands: argparse._SubParsersAction) -> None:
+    add = commands.add_parser(
+        "methods", help="compare training methods: videos, CLIP, all runs, tables and a picture",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    ).add_argument
+    add("--root", required=True, help="folder to write")
+    add("--configs", default="configs/Synthetic/methods", help="folder of the methods' configs")
+    add("--seed", type=int, default=2, help="seed of videos and CLIP")
+    add("--seeds", type=int, nargs="+", help="seeds of training (default: the demo's three)")
+    add("--methods", nargs="+", help="methods, plain among them (default: all)")
+    add("--ratios", type=float, nargs="+", help="patching ratios (default: the demo's)")
+    add("--lanes", type=int, default=2, help="runs at a time, of one thread each")
+    add("--scale", type=float, default=1.0, help="multiplies the number of clips of every class")
+    add("--clip-steps", type=int, help="optimizer steps of CLIP (default: the demo's)")
+    add("--opts", nargs="*", default=[], metavar="KEY VALUE",
+        help="settings of all runs of training")
 
 
 @through_run_tool("what was made is kept; start again to resume")
@@ -49,9 +68,27 @@ def main(argv: list[str] | None) -> None:
         from openvclip.demo.table import write_report
 
         print(clean_lines(write_report(args.root)))
+    elif args.command == "methods":
+        print(clean_lines(_compare(args)))
     else:
         from openvclip.demo.pretrain import PretrainOptions, pretrain
 
         given = {"steps": args.steps, "batch_size": args.batch_size}
         options = PretrainOptions(**{k: v for k, v in given.items() if v is not None})
         pretrain(args.output, args.seed, options=options)
+
+
+def _compare(args: argparse.Namespace) -> str:
+    from pathlib import Path
+
+    from openvclip.demo.methods import SIZE, Bench
+    from openvclip.demo.pretrain import PretrainOptions
+    from openvclip.launch.comparison import compare
+
+    given = {name: tuple(getattr(args, name)) for name in ("methods", "seeds", "ratios", "opts")
+             if getattr(args, name)}
+    return compare(
+        Bench(Path(args.root), Path(args.configs), **given), seed=args.seed,
+        size=SIZE.scaled(args.scale), lanes=args.lanes,
+        options=PretrainOptions(steps=args.clip_steps) if args.clip_steps else None,
+    )

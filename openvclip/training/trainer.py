@@ -138,7 +138,7 @@ class Trainer:
             self.bad_rows.note(batch["bad"])
             lr = self.schedule.learning_rate(epoch + i / iterations)
             set_learning_rate(self._trained_by(), lr)
-            result, label, norm = self._train_iteration(batch, epoch, i, epoch * iterations + i)
+            result, label, norm = self.train_iteration(batch, epoch, i, epoch * iterations + i)
             self.log.add(result, label, norm)
             timer.iteration_done(len(label) * distributed.world_size())
             place = epoch, i, iterations
@@ -154,7 +154,7 @@ class Trainer:
         for objective in self.step.objectives:
             objective.end_epoch(epoch)
 
-    def _train_iteration(
+    def train_iteration(
         self, batch: dict, epoch: int, iteration: int, step: int
     ) -> tuple[StepResult, Tensor, float]:
         """Forward, backward, clip and update for one batch."""

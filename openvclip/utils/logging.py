@@ -25,7 +25,9 @@ def get_logger(name: str = ROOT) -> logging.Logger:
     return logging.getLogger(name if name.startswith(ROOT) else f"{ROOT}.{name}")
 
 
-def setup_logging(output_dir: str | Path | None = None, rank: int = 0) -> None:
+def setup_logging(
+    output_dir: str | Path | None = None, rank: int = 0, terminal: str | None = None
+) -> None:
     """Send the log to the terminal and to ``output_dir/stdout.log``.
 
     Only rank 0 logs below the level of a warning, so that N processes do not write N copies. In a
@@ -34,6 +36,8 @@ def setup_logging(output_dir: str | Path | None = None, rank: int = 0) -> None:
     Args:
         output_dir: folder of the log file; none is written without it or on other ranks.
         rank: number of this process in the run.
+        terminal: for one of several runs side by side: the logger whose records go to the terminal;
+            of others only warnings and errors do, and there is no live line.
 
     Raises:
         ConfigError: the log's file is a pipe or a device, for which a run might wait forever.
@@ -49,11 +53,14 @@ def setup_logging(output_dir: str | Path | None = None, rank: int = 0) -> None:
     if rank != 0:
         layout = f"[%(asctime)s][%(levelname)s][rank {rank}] %(message)s"
     formatter = _CleanFormatter(layout, datefmt="%m/%d %H:%M:%S")
-    line = live.LiveLine(sys.stdout) if live.is_terminal(sys.stdout) else None
+    whole = terminal is None
+    line = live.LiveLine(sys.stdout) if whole and live.is_terminal(sys.stdout) else None
     live.set_current(line if rank == 0 else None)
     # Python's warnings would be written into the live line otherwise.
     logging.captureWarnings(line is not None and sys.stderr.isatty())
     console = live.LiveHandler(line) if line else logging.StreamHandler(sys.stdout)
+    if terminal is not None:
+        console.addFilter(lambda x: x.levelno >= logging.WARNING or x.name == terminal)
     _add_handler(console, "console", formatter, loggers)
     if output_dir is not None and rank == 0:
         Path(output_dir).mkdir(parents=True, exist_ok=True)

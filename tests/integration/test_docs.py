@@ -57,7 +57,7 @@ UP_TO_PYTHON = [
 NOT_RUN = {
     r"MODEL\.CLIP_PATH (ViT-B-16-SigLIP2|PE-Core-B-16|ViT-B-16)/": "downloads the weights",
     r"weight_average\.py --source output/(siglip2|pe|dfn) ": "needs what training left",
-    r"^(\w+=\S* )*bash script/quickstart(_captions)?\.sh": "takes minutes",
+    r"^(\w+=\S* )*bash script/quickstart(_captions|_methods)?\.sh": "takes minutes",
     r"^(\w+=\S* )*bash script/run_tests\.sh": "these are the tests",
     r"^(\w+=\S* )*bash tests/settings\.sh": "these are the tests, six times",
     r"^python -m pytest": "these are the tests",
