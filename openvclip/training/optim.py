@@ -15,12 +15,13 @@ from openvclip.utils.logging import get_logger
 logger = get_logger(__name__)
 
 
-DEFAULT = "default"
+DEFAULT, PROMPTS = "default", "prompt_embed"
 # The words of learning-rate factors and their keys in MODEL, in the order of the groups.
 FACTORS = {
     DEFAULT: "DEFAULT_FINETUNE_FACTOR", "message": "FINETUNE_FACTOR",
     "stadapt": "ADAPT_FINETUNE_FACTOR", "mlp": "MLP_FINETUNE_FACTOR",
     "experts": "EXPERT_FINETUNE_FACTOR", "routing": "ROUTING_FINETUNE_FACTOR",
+    PROMPTS: "PROMPT_FINETUNE_FACTOR",
 }
 
 
@@ -65,10 +66,12 @@ def compute_parameter_groups(
 def find_word(name: str, words: Iterable[str]) -> str:
     """Return which of ``words`` is in the path of the parameter's module; ``default``: none.
 
-    The module of ``...resblocks.0.message_fc.weight`` is ``...resblocks.0.message_fc``.
+    The module of ``...resblocks.0.message_fc.weight`` is ``...resblocks.0.message_fc``. Prompts,
+    which belong to the towers as a whole, have a word of their own.
     """
-    module = name.rpartition(".")[0]
-    return next((word for word in words if word != DEFAULT and word in module), DEFAULT)
+    module, _, own = name.rpartition(".")
+    return next((word for word in words if word != DEFAULT
+                 and (word in module or word == own == PROMPTS)), DEFAULT)
 
 
 def build_factors(cfg) -> dict[str, float]:

@@ -160,6 +160,6 @@ def test_train_average_patch_test_and_predict(name, tiny, tmp_path, empty_cfg, i
             key: value for key, value in weights.items() if "TEST__" not in key}
         with pytest.raises(CheckpointError, match=f"{said}.*MODEL.TEXT_PROMPT is True"):
             build_runner(load_cfg(None, options(tiny, tested, **changes)), tmp_path)
-    done = tool("export_model", "--clip", tiny / "clip.pt", "--checkpoint", swa, "--output",
+    done = tool("export", "--clip", tiny / "clip.pt", "--checkpoint", swa, "--output",
                 tmp_path / "exported", check=2)
     assert "swa.pth has trained prompts (1 tensors: prompt_embed)" in done.output

@@ -19,6 +19,7 @@ from openvclip.training.objectives.class_texts import ClassTextTraining
 from openvclip.training.objectives.connect import Connect
 from openvclip.training.objectives.live_classifier import LiveClassifier, tokenize_classes
 from openvclip.training.objectives.losses import cross_entropy
+from openvclip.training.optim import build_optimizer, freeze_parameters
 from openvclip.training.step import PlainStep
 from openvclip.utils.errors import CheckpointError, ConfigError
 
@@ -140,6 +141,31 @@ def test_interpolated_prompts_are_those_of_the_mixed_tower():
     PlainStep(model, cross_entropy, accumulate=2, objectives=[connect, objective])(video, label, 0)
     for name, gradient in wanted.items():
         torch.testing.assert_close(trained[name].grad, gradient, atol=1e-12, rtol=1e-9, msg=name)
+
+
+ALONE = ["MODEL.TEXT_PROMPT", "True", "MODEL.DEFAULT_FINETUNE_FACTOR", "0",
+         "MODEL.MLP_FINETUNE_FACTOR", "0"]
+
+
+def test_prompts_train_alone():
+    """The step needs no gradient of the towers; each group has its own rate."""
+    cfg = load_cfg(None, [*ALONE, "MODEL.PROMPT_FINETUNE_FACTOR", "0.5"])
+    model = make_model()
+    freeze_parameters(model, cfg)
+    assert {n for n, p in model.named_parameters() if p.requires_grad} == {"model.prompt_embed"}
+    group, = build_optimizer(model, cfg).param_groups
+    assert group["names"] == ["model.prompt_embed"] and group["lr_factor"] == 0.5
+    video, label = torch.randn(4, 3, 2, 16, 16).double(), torch.tensor([0, 2, 1, 1])
+    objective = ClassTextTraining(live(model, ["a dog", "somebody sings", "red"], chunk=2))
+    PlainStep(model, cross_entropy, accumulate=2, objectives=[objective])(video, label, 0)
+    assert model.model.prompts.grad.abs().max() > 0
+    assert sum(p.grad is not None for p in model.parameters()) == 1
+
+
+def test_prompts_can_be_frozen_with_the_rest():
+    with pytest.raises(ConfigError, match="MODEL.PROMPT_FINETUNE_FACTOR are 0"):
+        freeze_parameters(make_model(), load_cfg(
+            None, [*ALONE, "MODEL.PROMPT_FINETUNE_FACTOR", "0"]))
 
 
 def test_weights_with_prompts_and_without():

@@ -45,10 +45,14 @@ declare({
     # tower the text tower's positional embedding, last normalisation and projection train.
     "MODEL.TEXT_PROMPT": False,
     "MODEL.PROMPT_NUM": 1,  # How many, the same for all classes.
+    # Ours. Factor on their learning rate; with MODEL.DEFAULT_FINETUNE_FACTOR 0 they train alone.
+    "MODEL.PROMPT_FINETUNE_FACTOR": 1.0,
 }, ranges={
     "MODEL.PROMPT_NUM": (1, None),
+    "MODEL.PROMPT_FINETUNE_FACTOR": (0, None),
 }, needs=[
     is_on("MODEL.TEXT_PROMPT", ("MODEL.PROMPT_NUM",), RESULT),
+    is_on("MODEL.TEXT_PROMPT", ("MODEL.PROMPT_FINETUNE_FACTOR",)),
 ], rules=[refuse_with_prompts])
 
 # Ours.
