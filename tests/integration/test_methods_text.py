@@ -15,6 +15,7 @@ from conftest_integration import CLASSES, INTERPOLATED, options
 
 from openvclip.checkpoints.files import checkpoint_path, load_file
 from openvclip.config import load_cfg
+from openvclip.data.captions.index import write_captions
 from openvclip.evaluation.build import build_runner
 from openvclip.models.text import class_embeddings
 from openvclip.predict.classifier import load_model
@@ -78,6 +79,20 @@ def test_processes_share_the_texts(name, processes, train, alone):
         assert moved == (key in trained), key
     for ours, theirs in zip(rows, other_rows, strict=True):
         for loss in ("connect_loss", "loss", "grad_norm"):
+            assert ours[loss] == pytest.approx(theirs[loss], rel=2e-5), loss
+
+
+def test_captions_and_class_texts_share_a_tower(train, tmp_path):
+    file = tmp_path / "captions.sqlite"
+    write_captions(file, {str(n): [f"clip number {n}", f"a clip {n}"] for n in range(3)})
+    changes = {**TEXTS, "TRAIN__CAPTION__ENABLE": True, "TRAIN__CAPTION__FILE": file,
+               "TRAIN__CAPTION__TEXT_TOWER": "trainable"}
+    state, rows, _ = train(1, **changes)
+    other, other_rows, _ = train(2, **changes)
+    for key, tensor in state.items():
+        torch.testing.assert_close(other[key], tensor, atol=1e-9, rtol=0, msg=key)
+    for ours, theirs in zip(rows, other_rows, strict=True):
+        for loss in ("caption_loss", "connect_caption_loss", "loss", "grad_norm"):
             assert ours[loss] == pytest.approx(theirs[loss], rel=2e-5), loss
 
 

@@ -17,8 +17,12 @@ from openvclip.models.temporal import build_temporal_clip
 from openvclip.models.video_clip import VideoCLIP
 from openvclip.training.objectives.class_texts import ClassTextTraining, TextDraw
 from openvclip.training.objectives.connect import Connect
+from openvclip.training.objectives.contrastive import contrastive_loss
+from openvclip.training.objectives.distill import RawDistillation, compute_divergence
 from openvclip.training.objectives.live_classifier import LiveClassifier, tokenize_classes
 from openvclip.training.objectives.losses import cross_entropy
+from openvclip.training.objectives.objective import Captions
+from openvclip.training.objectives.raw_features import RawFeatures
 from openvclip.training.step import PlainStep
 from openvclip.utils.errors import ConfigError
 
@@ -112,6 +116,28 @@ def test_a_loss_scale_reaches_the_texts(batch):
     PlainStep(model, cross_entropy, accumulate=2, scaler=scaler,
               objectives=[objective(model, 3)])(video, label, 0)
     check(model, gradients(other), 1024.0)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_with_captions_and_a_raw_model(batch, accumulate):
+    """One text tower trains by both; the raw model keeps its classifier."""
+    video, label = batch
+    captions = Captions(tokenize(["a dog runs", "red", "a long song"]), torch.tensor([0, 2, 3]))
+    model, other, raw = make_model(), make_model(), make_model(seed=1)
+    logits = classify(other, video)
+    with torch.no_grad():
+        raw_logits = raw(video)
+    divergence = compute_divergence(logits, raw_logits)
+    output = other(video, *captions).captioned
+    contrast = contrastive_loss(output.video, output.text, output.scale)
+    (cross_entropy(logits, label) + 0.7 * contrast + 2 * divergence).backward()
+    result = PlainStep(
+        model, cross_entropy, accumulate=accumulate, caption_ratio=0.7,
+        objectives=[RawDistillation(RawFeatures(raw), 2.0), objective(model, 3)],
+    )(video, label, 0, captions)
+    torch.testing.assert_close(result.caption_loss, contrast.detach())
+    torch.testing.assert_close(result.distill_loss, divergence.detach())
+    check(model, gradients(other))
 
 
 def test_drawn_texts_are_the_only_ones(batch):
