@@ -191,7 +191,8 @@ def train(bench: Bench, job: Job, stop: StopSignals) -> bool:
     cfg, _ = build_run_config(bench, job)
     build_trainer(cfg).run(stop)
     first, last = build_average_range(bench, cfg)
-    average_checkpoints(folder, start=first, end=last, output=folder / AVERAGE)
+    average_checkpoints(folder, start=first, end=last, output=folder / AVERAGE,
+                        which=METHODS[job.method].weights)
     shutil.rmtree(folder / ckpt.FOLDER)
     return True
 

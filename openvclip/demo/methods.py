@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from openvclip.checkpoints.held import CURRENT
 from openvclip.demo.dataset import DatasetSize
 from openvclip.utils.errors import ConfigError
 
@@ -20,17 +21,22 @@ class Method:
     Attributes:
         title: its name in table and picture.
         cost: about how long a step takes, in plain steps: the longest runs are started first.
+        weights: which of a checkpoint's weights are averaged: current, or ema.
     """
 
     title: str
     cost: float = 1.0
+    weights: str = CURRENT
 
 
 # In the order of the table; the name is that of the config file.
 METHODS = {
     "plain": Method("fine-tuned"),
     "interpolated": Method("interpolated", 2.0),
+    "ewc": Method("EWC", 1.2),  # with the Fisher information
+    "l2sp": Method("L2-SP"),
     "distill": Method("distillation", 1.3),
+    "ema": Method("EMA", weights="ema"),
 }
 PLAIN = "plain"
 # The demo's world with fewer test videos: they are evaluated once per run and ratio.

@@ -78,8 +78,11 @@ def _draw_method(axes: Axes, number: int, name: str, method: Tradeoff, place: in
     xs, ys = ([points[r][i][0] for r in ratios] for i in (0, 1))
     line, = axes.plot(xs, ys, color=colour, linestyle=LINES[number % len(LINES)], linewidth=1.5,
                       marker=mark, markersize=5, markerfacecolor="white", label=name)
+    spreads = [[points[r][i][1] for r in ratios] for i in (0, 1)]
+    axes.errorbar(xs, ys, xerr=spreads[0], yerr=spreads[1], fmt="none", ecolor=colour,
+                  elinewidth=0.8, alpha=0.45, zorder=1)
     if method.chosen in points:
         (x, x_spread), (y, y_spread) = points[method.chosen]
-        axes.errorbar(x, y, xerr=x_spread, yerr=y_spread, color=colour, linewidth=1.1, capsize=2,
+        axes.errorbar(x, y, xerr=x_spread, yerr=y_spread, color=colour, elinewidth=1.3, capsize=2,
                       marker=mark, markersize=10, markeredgecolor="black", zorder=5)
     return line
