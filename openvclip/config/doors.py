@@ -28,6 +28,7 @@ TEMPORAL = Registry("MODEL.TEMPORAL_MODELING_TYPE", {
 OBJECTIVES = Registry("TRAIN.OBJECTIVES", {
     "connect": "openvclip.training.objectives.connect:Connect",
     "caption": "openvclip.training.objectives.caption:CaptionContrast",
+    "lora": "openvclip.training.objectives.lora:LoRA",
     "distill": "openvclip.training.objectives.distill:RawDistillation",
     "routing": "openvclip.training.objectives.routing:Routing",
     "class_texts": "openvclip.training.objectives.class_texts:ClassTextTraining",
@@ -62,6 +63,7 @@ TASKS = Registry("TEST.TASK", {
 KEYS = (
     "openvclip.training.objectives.keys.connect",
     "openvclip.training.objectives.keys.caption",
+    "openvclip.training.objectives.keys.lora",
     "openvclip.training.objectives.keys.raw",
     "openvclip.training.objectives.keys.experts",
     "openvclip.training.objectives.keys.texts",

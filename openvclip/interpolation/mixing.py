@@ -112,6 +112,9 @@ class WeightInterpolator(Weights):
         anchor: tensors of the original CLIP under the same names.
         live: mix with the tensors of ``anchor`` themselves, as they are at that time, rather than
             with copies: an anchor that moves. They are on the parameters' devices, cut as these.
+        additions: by name, what returns the tensor that the model adds to a parameter where it
+            computes (LoRA). The mixture is of the sum; while it is held, the parameter holds it
+            less the addition, so that the addition's gradient is that of the mixture itself.
 
     Raises:
         CheckpointError: the anchor shares no name with the parameters, or a shape differs.
@@ -120,6 +123,7 @@ class WeightInterpolator(Weights):
     def __init__(
         self, parameters: Mapping[str, torch.nn.Parameter], anchor: Mapping[str, Tensor],
         live: bool = False,
+        additions: Mapping[str, Callable[[], Tensor]] | None = None,
     ) -> None:
         shared = {name: p for name, p in parameters.items() if name in anchor}
         if not shared:
@@ -136,6 +140,8 @@ class WeightInterpolator(Weights):
                     "model was made from (TRAIN.CLIP_ORI_PATH)"
                 )
         super().__init__(shared)
+        self._additions = [(self.names.index(name), addition)
+                           for name, addition in (additions or {}).items() if name in shared]
         if live:
             self._anchor = [local(anchor[name]) for name in shared]
             return
@@ -147,6 +153,9 @@ class WeightInterpolator(Weights):
         current = [local(p.data) for p in self._parameters]
         mixture = [torch.empty_like(tensor) for tensor in current]
         torch._foreach_copy_(mixture, self._anchor)
+        # r·anchor + (1 - r)·(current + added) - added is current mixed with anchor - added.
+        for place, addition in self._additions:
+            mixture[place] -= addition()
         torch._foreach_lerp_(mixture, current, 1.0 - ratio)
         return mixture
 

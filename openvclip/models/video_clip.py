@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -43,9 +44,17 @@ class Outputs(NamedTuple):
     captioned: Captioned | None = None
 
 
-def _leave_out_extras(module: nn.Module, state: dict, prefix: str, metadata: object) -> None:
+def _describe_weights(module: nn.Module, state: dict, prefix: str, metadata: object) -> None:
     for name in [name for name in state if name.startswith(f"{prefix}extras.")]:
         del state[name]
+    for name, addition in module.additions.items():
+        state[prefix + name] = state[prefix + name] + addition()
+
+
+def _take_weights(module: nn.Module, state: dict, prefix: str, *_: object) -> None:
+    for name, addition in module.additions.items():
+        if (tensor := state.get(prefix + name)) is not None:
+            state[prefix + name] = tensor - addition().to(tensor.device)
 
 
 def _unit(features: torch.Tensor) -> torch.Tensor:
@@ -58,7 +67,8 @@ class VideoCLIP(nn.Module):
     """CLIP as a classifier of video clips (Open-VCLIP, arXiv 2302.00624).
 
     The state dict has CLIP's names after ``model.`` (and ``head`` with ``tune_head``); neither the
-    classifier nor ``extras`` is part of it.
+    classifier nor ``extras`` is part of it. Its weights are those that the model computes with,
+    ``additions`` included.
 
     Args:
         clip: towers whose image tower was built for ``num_frames`` frames.
@@ -73,6 +83,8 @@ class VideoCLIP(nn.Module):
 
     Attributes:
         extras: modules that objectives of training add, by the objective's name.
+        additions: by the name of a parameter, what returns the tensor that the model adds to it
+            where it computes (LoRA).
         keep_frames: return :class:`Outputs`, with the embeddings of the frames.
         embeds_classes: whether an objective makes class embeddings at each step.
         live_classifier: class embeddings with a gradient, which an objective sets for the length of
@@ -103,7 +115,9 @@ class VideoCLIP(nn.Module):
         self.head = nn.Parameter(self.classifier.clone()) if tune_head else None
         # What objectives train beside the model; it is part of their states, not of its weights.
         self.extras = nn.ModuleDict()
-        self.register_state_dict_post_hook(_leave_out_extras)
+        self.additions: dict[str, Callable[[], torch.Tensor]] = {}
+        self.register_state_dict_post_hook(_describe_weights)
+        self.register_load_state_dict_pre_hook(_take_weights)
         self.keep_frames = self.embeds_classes = False
         self.live_classifier: torch.Tensor | None = None
 

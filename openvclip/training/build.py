@@ -185,7 +185,9 @@ def build_trainer(cfg) -> Trainer:
     if cfg.LOG_MODEL_INFO:
         log_model_info(model)
     embed_classes = partial(build_classifier, cfg, label_names=labels.names, cache=False)
+    trained = _list_trained(model)
     step, optimizer = build_updates(cfg, model, device)
+    frozen |= trained - _list_trained(model)
     own_text = embed_classes if model.train_text else None
     writer = build_tensorboard(cfg, labels.names)
     trainer = Trainer(
@@ -210,6 +212,10 @@ def build_trainer(cfg) -> Trainer:
     )
     _build_start(cfg, trainer, embed_classes)
     return trainer
+
+
+def _list_trained(model: VideoCLIP) -> set[str]:
+    return {name for name, p in model.named_parameters() if p.requires_grad}
 
 
 def _build_batches(cfg, loader: Any) -> Batches:

@@ -70,7 +70,11 @@ class OpenClipBlock(OpenedBlock):
     ls_2: nn.Module
 
     def project(self, x: torch.Tensor) -> torch.Tensor:
-        return F.linear(self.ln_1(x), self.attn.in_proj_weight, self.attn.in_proj_bias)
+        return self.project_joined(self.ln_1(x))
+
+    def project_joined(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, L, D) -> (N, L, 3·D): the linear map."""
+        return F.linear(x, self.attn.in_proj_weight, self.attn.in_proj_bias)
 
     def join(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return x + self.ls_1(self.attn.out_proj(y))

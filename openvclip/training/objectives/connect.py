@@ -33,9 +33,12 @@ def build_interpolator(
     states the ``purpose``.
     """
     source = cfg.TRAIN.CLIP_ORI_PATH or build_clip_source(cfg)
+    additions = unwrap(model).additions
     interpolator = WeightInterpolator(
-        {name: p for name, p in model.named_parameters() if p.requires_grad or name in frozen},
+        {name: p for name, p in unwrap(model).named_parameters()
+         if p.requires_grad or name in frozen or name in additions},
         load_original_clip(source, getattr(unwrap(model).model, "tower", None)),
+        additions,
     )
     logger.info("mixing %d tensors with those of %s %s", len(interpolator.names), source, purpose)
     return interpolator
