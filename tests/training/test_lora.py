@@ -1,4 +1,4 @@
-"""LoRA: what is added, to what, that only it trains, and that the merged weights are what counts."""
+"""LoRA: what is added, to what, that only it trains, and that merged weights are what counts."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_what_is_mixed_are_the_merged_weights(ratio, batch):
     kept = {n: p.detach().clone() for n, p in model.named_parameters()}
     interpolator = WeightInterpolator(
         {n: p for n, p in model.named_parameters() if n in model.additions}, clip,
-        model.additions)
+        additions=model.additions)
     with interpolator.at(ratio):
         held, logits = model.state_dict(), model(batch[0])
     for name in own:
@@ -159,7 +159,7 @@ def test_interpolated_step_adds_the_mixtures_gradient_without_a_factor(batch):
     lora = add(model)
     interpolator = WeightInterpolator(
         {n: p for n, p in model.named_parameters() if n in model.additions}, clip,
-        model.additions)
+        additions=model.additions)
     connect = Connect(model=model, interpolator=interpolator, low=0.3, high=0.3, loss_ratio=0.5,
                       seed=0)
     result = PlainStep(model, cross_entropy, objectives=[connect, lora])(video, label, 0)
@@ -212,7 +212,7 @@ def test_what_no_clip_has_trains_too(batch):
     assert all("stadapt" in name for name in trained if name.startswith("model."))
 
 
-SMALL = {"embed_dim": 32, "vision_cfg": {"layers": 2, "width": 64},
+SMALL = {"embed_dim": 64, "vision_cfg": {"layers": 2, "width": 64},
          "text_cfg": {"layers": 1, "width": 64, "heads": 1}}
 
 
@@ -240,7 +240,7 @@ def test_towers_of_open_clip(name, targets):
 def small_tower(name, sizes, temporal="expand_temporal_view"):
     torch.manual_seed(0)
     clip = build_backbone(name, temporal_type=temporal, num_frames=2, overrides=sizes)
-    return VideoCLIP(clip, 2, F.normalize(torch.randn(3, 32), dim=-1))
+    return VideoCLIP(clip, 2, F.normalize(torch.randn(3, clip.embed_dim), dim=-1))
 
 
 def test_bf16_autocast(batch):
@@ -283,5 +283,5 @@ def test_a_rank_that_no_matrix_has_is_refused():
 
 def test_frames_alone_in_open_clips_transformer_are_refused():
     for target in ("q", "out"):
-        with pytest.raises(ConfigError, match=f"{target}', but the blocks of .*which opens the att"):
+        with pytest.raises(ConfigError, match=f"{target}', but the blocks of .*, which opens"):
             add(small_tower("ViT-B-16", SMALL, temporal=None), targets=f"['{target}']")

@@ -38,7 +38,7 @@ def build_interpolator(
         {name: p for name, p in unwrap(model).named_parameters()
          if p.requires_grad or name in frozen or name in additions},
         load_original_clip(source, getattr(unwrap(model).model, "tower", None)),
-        additions,
+        additions=additions,
     )
     logger.info("mixing %d tensors with those of %s %s", len(interpolator.names), source, purpose)
     return interpolator
