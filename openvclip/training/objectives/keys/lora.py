@@ -38,6 +38,7 @@ refuse_others = refuse_with("TRAIN.LORA.ENABLE True", lambda cfg: cfg.TRAIN.LORA
     "TRAIN.SHARDING": ("ddp", "what is added is not cut among processes"),
     "MODEL.TEXT_TOWER": ("frozen", "CLIP's weights stay; it adds to the image tower's"),
     "TRAIN.EMA.ENABLE": (False, "an average of factors is not the average of their product"),
+    "MODEL.NUM_EXPERTS": (0, "it adds to a block's one MLP"),
     **{f"TRAIN.{key}": (False, "it acts on weights that stay as they are") for key in (
         "EWC_SET", "L2SP.ENABLE", "ZS_CONS", "ZS_INIT_CONS", "ZS_RESTART_CONS")},
     "MODEL.COMPILE": (False, "blocks that add to their weights do not share their code"),
