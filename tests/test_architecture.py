@@ -184,7 +184,7 @@ def test_config_needs_no_torch():
 
 
 # What has the config checked, or runs what it asks for.
-CFG_READERS = {"check_early", "_run", "check_retrieval"}
+CFG_READERS = {"check_early", "_run", "check_retrieval", "extend_model"}
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if p.parent.name not in ("config", "keys")],
