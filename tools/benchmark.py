@@ -5,6 +5,8 @@ data     the data path, against a bare decode of the same frames and a straightf
          implementation; single items, their stages, and the whole loader
 model    the forward pass, without and with the temporal view
 step     one training step, plain and interpolated: time, gradients, memory; rates on a GPU
+methods  one training step of each method, plain, interpolated, distilled and others
+against  plain and interpolated steps of this checkout and of another one
 text     the text classifier, from class names to embeddings
 average  the mean of checkpoints: time and memory
 class-texts  a training step whose class sentences are encoded with gradients, against one with a
@@ -116,6 +118,35 @@ def _add_step(commands) -> None:
     parser.set_defaults(run=_run_step)
 
 
+def _add_methods(commands) -> None:
+    from benchmarks.method_table import METHODS
+
+    parser = _add_compute(commands, "methods", "one training step of each method", repeats=7)
+    _add_one_precision(parser)
+    add = parser.add_argument
+    add("--methods", nargs="+", choices=tuple(METHODS), metavar="NAME",
+        help=f"measure only these of {', '.join(METHODS)}")
+    add("--classes", type=_positive, default=400, help="default: 400")
+    parser.set_defaults(run=_run_methods)
+
+
+def _add_against(commands) -> None:
+    parser = _add_compute(commands, "against", "this checkout's steps and another's", repeats=15)
+    parser.add_argument("checkout", metavar="FOLDER", help="of the clone to compare with")
+    _add_one_precision(parser)
+    parser.set_defaults(run=_run_against)
+
+
+def _add_one_precision(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--clips", type=_positive, default=4, help="of a batch; default: 4")
+    add("--frames", type=_positive, default=8, help="of a clip; default: 8")
+    add("--dtype", choices=("fp32", "bf16", "fp16"), default="fp32",
+        help="precision, the lower ones by autocast; default: fp32")
+    add("--no-memory", action="store_true", help="measure times only")
+    _add_device(parser)
+
+
 def _add_text(commands) -> None:
     parser = _add_compute(commands, "text", "the text classifier", repeats=1)
     add = parser.add_argument
@@ -162,6 +193,18 @@ def _run_step(args: argparse.Namespace) -> None:
     run_step(args)
 
 
+def _run_methods(args: argparse.Namespace) -> None:
+    from benchmarks.methods import run_methods
+
+    run_methods(args)
+
+
+def _run_against(args: argparse.Namespace) -> None:
+    from benchmarks.against import run_against
+
+    run_against(args)
+
+
 def _run_text(args: argparse.Namespace) -> None:
     from benchmarks.text_classifier import run_text
 
@@ -183,8 +226,8 @@ def _run_average(args: argparse.Namespace) -> None:
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    for add_command in (_add_data, _add_model, _add_step, _add_text, _add_average,
-                        _add_class_texts):
+    for add_command in (_add_data, _add_model, _add_step, _add_methods, _add_against, _add_text,
+                        _add_average, _add_class_texts):
         add_command(commands)
     return parser.parse_args(argv)
 

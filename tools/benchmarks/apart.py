@@ -17,12 +17,16 @@ import torch
 TOOLS = Path(__file__).resolve().parents[1]
 
 
-def run_apart(function: Callable[..., dict[str, Any]], *, threads: int, **arguments: Any) -> dict:
+def run_apart(
+    function: Callable[..., dict[str, Any]], *, threads: int, checkout: Path = TOOLS.parent,
+    **arguments: Any,
+) -> dict:
     """Call a module's function in a new process.
 
     Args:
         function: found by its module and name; its arguments and what it returns go through JSON.
         threads: torch's threads in that process.
+        checkout: the folder whose package openvclip it imports.
         arguments: the function's arguments.
 
     Returns:
@@ -34,7 +38,7 @@ def run_apart(function: Callable[..., dict[str, Any]], *, threads: int, **argume
     """
     order = {"module": function.__module__, "name": function.__name__, "threads": threads,
              "arguments": arguments}
-    paths = [str(TOOLS.parent), os.environ.get("PYTHONPATH", "")]
+    paths = [str(checkout), os.environ.get("PYTHONPATH", "")]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.apart"], cwd=TOOLS, input=json.dumps(order), text=True,
         stdout=subprocess.PIPE, check=False,

@@ -10,8 +10,10 @@ from benchmarks.text import format_table, machine_lines, met_or_missed
 UNITS = {"peak_gib": "peak GiB", "copies_above_plain": "copies above plain",
          "clips_per_s": "clips/s", "sentences_per_s": "sentences/s", "median_ms": "median ms",
          "min_ms": "least ms", "tflops": "TFLOP/s", "matmul_tflops": "matmul TFLOP/s",
-         "share": "share"}
-FORMATS = {"peak_gib": ".2f", "copies_above_plain": ".2f", "share": ".0%"}
+         "share": "share", "plain_ms": "plain ms", "over_plain": "/ plain",
+         "floor_over_plain": "floor", "trained_millions": "trained M", "tflop": "TFLOP"}
+FORMATS = {"peak_gib": ".2f", "copies_above_plain": ".2f", "share": ".0%",
+           "over_plain": ".3f", "floor_over_plain": ".3f"}
 TIMED = ("variant", "dtype", "median_ms", "min_ms", "clips_per_s")
 
 
@@ -89,6 +91,26 @@ def step_lines(result: dict[str, Any]) -> Iterator[str]:
             "variant", "dtype", "clips", "median_ms", "clips_per_s", "tflops", "matmul_tflops",
             "share", "peak_gib",
         ))
+    yield from ratio_lines(result["ratios"])
+
+
+def methods_lines(result: dict[str, Any]) -> Iterator[str]:
+    """Show the methods next to a plain step."""
+    title = f"training step of {_clips(result['settings'])}, each with a plain step"
+    columns = ("variant", "median_ms", "plain_ms", "over_plain", "floor_over_plain", "tflop",
+               "trained_millions", *(["peak_gib"] if "peak_gib" in result["rows"][0] else []))
+    yield from _section(result, title, columns, "")
+    yield (f"floor: operations, and what must be read and written for each weight at "
+           f"{result['memory_gb_per_s']:.1f} GB/s")
+    yield from ratio_lines(result["ratios"])
+
+
+def against_lines(result: dict[str, Any]) -> Iterator[str]:
+    """Show the steps of this checkout next to those of another."""
+    title = (f"training step of {_clips(result['settings'])}; there: "
+             f"{result['settings']['checkout'][-40:]}")
+    columns = (*TIMED, *(["peak_gib"] if "peak_gib" in result["rows"][0] else []))
+    yield from _section(result, title, columns, "")
     yield from ratio_lines(result["ratios"])
 
 
