@@ -33,8 +33,11 @@ NOT_WEIGHTS = frozenset({"input_resolution", "context_length", "vocab_size"})
 # Counters of layers, as whole numbers; nothing here reads them.
 COUNTERS = (".num_batches_tracked", ".position_ids", ".token_type_ids")
 PREFIXES = ("module.", "model.")
-# Names under which published code stores the original CLIP (MODEL.KEEP_RAW_MODEL).
-RAW_MODEL = "raw_model."
+# Names of what published checkpoints hold beside the model, by their beginnings.
+BESIDE = {
+    ("raw_model.",): "its copy of the original CLIP",
+    ("projector_v.", "projector_t."): "what FROSTER's training added",
+}
 CONTAINERS = ("model_state", "state_dict")
 # Computation with weights is in fp32; nothing else is a weight.
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -287,22 +290,25 @@ def _report_others(content: Mapping, where: str) -> None:
 
 
 def drop_raw_model(state: Mapping[str, torch.Tensor], where: str) -> dict[str, torch.Tensor]:
-    """Leave out the copy of the original CLIP that published checkpoints may contain, and say so.
+    """Leave out what published checkpoints may contain beside the model, and say so.
+
+    It is a copy of the original CLIP, and FROSTER's projectors, which take part in no prediction.
 
     Raises:
         CheckpointError: there is nothing else.
     """
-    kept = {name: tensor for name, tensor in state.items()
-            if not (isinstance(name, str) and name.removeprefix("module.").startswith(RAW_MODEL))}
-    if state and not kept:
-        raise CheckpointError(
-            f"{where} has only tensors named {RAW_MODEL}*, a copy of the original CLIP, and not "
-            "the model itself; give the whole checkpoint"
-        )
-    if len(kept) < len(state):
-        logger.info("%s: its copy of the original CLIP, %d tensors named %s*, is not used", where,
-                    len(state) - len(kept), RAW_MODEL)
-    return kept
+    for prefixes, what in BESIDE.items():
+        kept = {name: tensor for name, tensor in state.items()
+                if not str(name).removeprefix("module.").startswith(prefixes)}
+        names = " and ".join(f"{prefix}*" for prefix in prefixes)
+        if state and not kept:
+            raise CheckpointError(f"{where} has only tensors named {names}, {what}, and not the "
+                                  "model itself; give the whole checkpoint")
+        if len(kept) < len(state):
+            logger.info("%s: %s, %d tensors named %s, is not used", where, what,
+                        len(state) - len(kept), names)
+        state = kept
+    return dict(state)
 
 
 def clean_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -37,7 +37,11 @@ OBJECTIVES = Registry("TRAIN.OBJECTIVES", {
     "l2sp": "openvclip.training.objectives.l2sp:L2SP",
     "pull": "openvclip.training.objectives.pull:Pull",
     "text_prompt": "openvclip.training.objectives.class_texts:ClassTextTraining",
+    "lipsum": "openvclip.training.objectives.lipsum:EnergyGap",
+    "froster": "openvclip.training.objectives.froster:Froster",
 })
+# Objectives that train the text tower without captions.
+TEXT_TRAINERS: set[str] = set()
 
 MERGES = Registry("--method", {
     "mean": "openvclip.interpolation.merging.mean:PlainMean",
@@ -69,5 +73,7 @@ KEYS = (
     "openvclip.training.objectives.keys.texts",
     "openvclip.training.objectives.keys.ema",
     "openvclip.training.objectives.keys.anchor",
+    "openvclip.training.objectives.keys.lipsum",
+    "openvclip.training.objectives.keys.froster",
     "openvclip.evaluation.tasks.keys",
 )

@@ -18,7 +18,8 @@ from openvclip.utils.errors import ConfigError
 from openvclip.utils.registry import not_a_choice
 
 # Names that MODEL.TEXT_TEMPLATES takes besides files.
-TEMPLATE_SETS = ("openvclip28", "openai_imagenet80", "action16", "name_only")
+TEMPLATE_SETS = ("openvclip28", "openai_imagenet80", "action16", "name_only",
+                 "froster29")
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "DIST_BACKEND": ("nccl", "gloo"),

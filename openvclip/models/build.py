@@ -10,6 +10,7 @@ import torch
 
 from openvclip.clip.towers import load_tower
 from openvclip.clip.weights import ARCH_FILES, check_keys, default_clip_path
+from openvclip.config.doors import TEXT_TRAINERS
 from openvclip.config.validate import CHOICES
 from openvclip.models.backbone import CLIP, Backbone
 from openvclip.models.experts import Experts, find_mlp, is_expert, refuse_experts
@@ -185,7 +186,8 @@ def build_train_text(cfg: Any) -> bool:
     """Return whether a training changes the text tower."""
     caption = cfg.TRAIN.CAPTION
     by_captions = caption.ENABLE and caption.TEXT_TOWER == "trainable"
-    return bool(by_captions or cfg.MODEL.TEXT_TOWER == "trainable" or cfg.MODEL.TEXT_PROMPT)
+    by_classes = cfg.MODEL.TEXT_TOWER == "trainable" or cfg.MODEL.TEXT_PROMPT
+    return bool(by_captions or by_classes or not TEXT_TRAINERS.isdisjoint(cfg.TRAIN.OBJECTIVES))
 
 
 def build_sigmoid_keys(cfg: Any) -> list[str]:

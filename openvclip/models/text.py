@@ -27,6 +27,9 @@ TEMPLATES: tuple[str, ...] = tuple(
                    ("using", "doing", "during", "performing", "practicing")))
 )
 PROMPT = "X"  # The word in whose place a prompt is.
+# FROSTER's (arXiv 2402.03241, as in its code): a name may be a description, "Name: sentence", of
+# which {short} is the part before the colon.
+FROSTER_TEMPLATES = (*(f"{template.replace('{}', '{short}')} {{}}" for template in TEMPLATES), "{}")
 CACHE_VERSION = 1  # Raise it when the same inputs give different embeddings.
 
 
@@ -44,7 +47,8 @@ def class_texts(
         raise DataError(f"{len(names)} class names and {len(templates)} templates make no "
                         "classifier; check the file of class names")
     if descriptions is None:
-        return [[template.format(name) for template in templates] for name in names]
+        return [[template.format(name, short=name.partition(":")[0]) for template in templates]
+                for name in names]
     empty = next((name for name in names if not descriptions.get(name)), None)
     if empty is not None:
         raise DataError(f"the class {empty!r} has no description; every class needs one")
@@ -113,7 +117,7 @@ def class_embeddings(
         clip: its text tower is used, on its device. If it has prompts, they take the place of
             templates and descriptions.
         names: class names, put into the templates unchanged.
-        templates: sentences with one ``{}``.
+        templates: sentences with one ``{}``; ``{short}`` is the name up to a colon.
         context_length: most tokens of a sentence.
         batch_size: sentences per batch.
         cache_dir: folder for caching results, named by a digest of everything they depend on.

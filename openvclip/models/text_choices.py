@@ -13,7 +13,7 @@ from typing import Any
 
 from openvclip.clip.tokenizer import find_in_open_clip
 from openvclip.config.validate import TEMPLATE_SETS
-from openvclip.models.text import TEMPLATES, prompt_templates
+from openvclip.models.text import FROSTER_TEMPLATES, TEMPLATES, prompt_templates
 from openvclip.utils.errors import ConfigError, DataError
 from openvclip.utils.files import MOST_JSON_BYTES, read_bytes, read_table, read_text
 from openvclip.utils.json_text import parse_json
@@ -101,6 +101,8 @@ def load_templates(choice: str) -> tuple[str, ...]:
         return TEMPLATES
     if choice == "action16":
         return ACTION_TEMPLATES
+    if choice == "froster29":
+        return FROSTER_TEMPLATES
     if choice == "name_only":
         return ("{}",)
     if choice == "openai_imagenet80":

@@ -85,7 +85,7 @@ class VideoCLIP(nn.Module):
         extras: modules that objectives of training add, by the objective's name.
         additions: by the name of a parameter, what returns the tensor that the model adds to it
             where it computes (LoRA).
-        keep_frames: return :class:`Outputs`, with the embeddings of the frames.
+        keep_frames: in training, return :class:`Outputs`, with the embeddings of the frames.
         embeds_classes: whether an objective makes class embeddings at each step.
         live_classifier: class embeddings with a gradient, which an objective sets for the length of
             a step in place of ``classifier``.
@@ -175,7 +175,7 @@ class VideoCLIP(nn.Module):
             captioned: (n,) the video of the batch to which each caption belongs.
 
         Returns:
-            The logits; :class:`Outputs` with captions, or if ``keep_frames`` is on.
+            The logits; :class:`Outputs` with captions, or in training if ``keep_frames`` is on.
 
         Raises:
             DataError: the frame count or size is not the model's.
@@ -185,7 +185,7 @@ class VideoCLIP(nn.Module):
             pooled = frames.unflatten(0, (-1, self.num_frames)).mean(dim=1)
         logits = self.classify(pooled)
         if tokens is None:
-            return Outputs(logits, frames) if self.keep_frames else logits
+            return Outputs(logits, frames) if self.keep_frames and self.training else logits
         with torch.autocast(pooled.device.type, enabled=False):
             embedded = F.normalize(pooled[captioned], dim=-1)
         scale = self.model.logit_scale.exp()

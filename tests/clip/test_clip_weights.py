@@ -280,6 +280,18 @@ def test_a_copy_of_the_original_clip_beside_the_model_is_left_out(state, tmp_pat
     assert f"{len(state) + 1} tensors named raw_model.*, is not used" in caplog.text
 
 
+def test_frosters_projectors_are_left_out(state, tmp_path, caplog):
+    caplog.set_level("INFO", logger="openvclip")
+    both = {f"module.model.{name}": tensor for name, tensor in state.items()}
+    both |= {f"module.raw_model.{name}": tensor for name, tensor in state.items()}
+    both |= {f"module.projector_{x}.{layer}.weight": torch.ones(2, 2)
+             for x in "vt" for layer in (0, 2)}
+    torch.save({"model_state": both}, tmp_path / "froster.pyth")
+    assert load_state_dict_file(tmp_path / "froster.pyth").keys() == state.keys()
+    assert f"{len(state)} tensors named raw_model.*, is not used" in caplog.text
+    assert "4 tensors named projector_v.* and projector_t.*, is not used" in caplog.text
+
+
 def test_nothing_but_a_copy_of_the_original_clip_is_refused(state, tmp_path):
     torch.save({f"raw_model.{name}": t for name, t in state.items()}, tmp_path / "raw.pyth")
     with pytest.raises(CheckpointError, match="only tensors named raw_model"):

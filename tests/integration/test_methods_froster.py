@@ -26,7 +26,11 @@ from openvclip.training.build import build_trainer
 PROGRAM = Path(__file__).with_name("double_run.py")
 DISTILL = {"MODEL__KEEP_RAW_MODEL": True, "MODEL__RAW_MODEL_DISTILLATION": True,
            "MODEL__DISTILLATION_RATIO": 2.0}
-METHODS = {"distill": DISTILL}
+METHODS = {
+    "distill": DISTILL,
+    "lipsum": {"TRAIN__OBJECTIVES": "['lipsum']"},
+    "froster": {"TRAIN__OBJECTIVES": "['froster']", "MODEL__TEXT_TEMPLATES": "froster29"},
+}
 # 12 rows: one batch of 8 an epoch.
 SHORT = {"TRAIN__BATCH_SIZE": 8, "SOLVER__MAX_EPOCH": 4, "TRAIN__CHECKPOINT_PERIOD": 4,
          "TRAIN__EVAL_PERIOD": 4, "TEST__ENABLE": False}
@@ -75,7 +79,9 @@ def assert_close(ours, theirs, where=""):
 WAYS = {"ddp": {"MODEL__COMPILE": shutil.which("g++") is not None}, "fsdp": {}}
 
 
-@pytest.mark.parametrize(("name", "sharding"), [("distill", "ddp"), ("distill", "fsdp")])
+@pytest.mark.parametrize(("name", "sharding"), [
+    ("distill", "ddp"), ("distill", "fsdp"), ("lipsum", "ddp"), ("lipsum", "fsdp"),
+    ("froster", "ddp")])
 def test_two_processes_equal_one(name, sharding, train, alone):
     """In float64, interpolated; two processes accumulate, and checkpoint activations."""
     content, rows = alone(name)

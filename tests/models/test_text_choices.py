@@ -43,7 +43,8 @@ def write(tmp_path):
 def test_every_set_has_the_number_of_templates_that_its_name_says():
     counts = {name: len(load_templates(name)) for name in TEMPLATE_SETS}
     assert counts == {
-        "openvclip28": 28, "openai_imagenet80": 80, "action16": 16, "name_only": 1}
+        "openvclip28": 28, "openai_imagenet80": 80, "action16": 16, "name_only": 1,
+        "froster29": 29}
     for name in TEMPLATE_SETS:
         assert all(template.count("{}") == 1 for template in load_templates(name))
         assert len(set(load_templates(name))) == counts[name]

@@ -199,7 +199,7 @@ def test_the_raw_model_keeps_a_text_tower_only_where_one_is_asked_for(cfg):
 @pytest.mark.parametrize(("opts", "said"), [
     (["MODEL.RAW_MODEL_DISTILLATION", "True"], "set MODEL.KEEP_RAW_MODEL True"),
     (["MODEL.ENSEMBLE_PRED", "True"], "set MODEL.KEEP_RAW_MODEL True"),
-    (["MODEL.KEEP_RAW_MODEL", "True"], "has no effect without MODEL.RAW_MODEL_DISTILLATION or"),
+    (["MODEL.KEEP_RAW_MODEL", "True"], "has no effect without MODEL.RAW_MODEL_DISTILLATION, "),
     (["MODEL.DISTILLATION_RATIO", "2.0"], "no effect without MODEL.RAW_MODEL_DISTILLATION True"),
     (["MODEL.ENSEMBLE_RAWMODEL_RATIO", "0.3"], "no effect without MODEL.ENSEMBLE_PRED True"),
     ([*SWITCHES, "MODEL.DISTILLATION_RATIO", "0.0"], "DISTILLATION_RATIO is 0.0; .* over 0"),

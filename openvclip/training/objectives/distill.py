@@ -8,7 +8,6 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openvclip.checkpoints.loading import unwrap
 from openvclip.models.layers import at_least_fp32
 from openvclip.training.objectives.objective import Objective, Part
 from openvclip.training.objectives.raw_features import RawFeatures, build_raw_features
@@ -43,7 +42,7 @@ class RawDistillation(Objective):
     @classmethod
     def build(cls, cfg: Any, model: nn.Module) -> RawDistillation:
         """Build what ``MODEL.RAW_MODEL_DISTILLATION`` asks for."""
-        return cls(build_raw_features(cfg, unwrap(model)), cfg.MODEL.DISTILLATION_RATIO)
+        return cls(build_raw_features(cfg, model), cfg.MODEL.DISTILLATION_RATIO)
 
     def begin(self, parts: Sequence[Part], forward: Callable[[Part], Any]) -> None:
         """Let the raw model look at a new batch."""

@@ -125,8 +125,10 @@ class Objective:
             part: the videos and their labels.
         """
         loss = self.loss(logits, part)
-        if loss is None:
-            return None
+        return None if loss is None else self.add_up(loss, part)
+
+    def add_up(self, loss: Tensor, part: Part) -> Tensor:
+        """Return what a part's mean adds to the batch's, which :meth:`value` then counts."""
         loss = loss * part.share
         self._seen = loss.detach() if self._seen is None else self._seen + loss.detach()
         return loss

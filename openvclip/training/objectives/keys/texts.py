@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from fvcore.common.config import CfgNode
 
+from openvclip.config.doors import TEXT_TRAINERS
 from openvclip.config.extensions import declare
 from openvclip.config.idle import RESULT, Pair, equals, is_on
 from openvclip.training.objectives.keys import refuse_with, switch
@@ -70,7 +71,9 @@ declare({
     "MODEL.TEXT_CHUNK": (1, None),
 }, needs=[
     equals("MODEL.TEXT_TOWER", ("trainable",), ("MODEL.TEXT_SAMPLE",)),
-    Pair(("MODEL.TEXT_CHUNK",), ("MODEL.TEXT_TOWER", "MODEL.TEXT_PROMPT"),
-         "MODEL.TEXT_TOWER trainable or MODEL.TEXT_PROMPT True",
-         lambda flat: flat["MODEL.TEXT_TOWER"] == "trainable" or flat["MODEL.TEXT_PROMPT"]),
+    Pair(("MODEL.TEXT_CHUNK",), ("MODEL.TEXT_TOWER", "MODEL.TEXT_PROMPT", "TRAIN.OBJECTIVES"),
+         "MODEL.TEXT_TOWER trainable, MODEL.TEXT_PROMPT True, or an objective that trains the text "
+         "tower",
+         lambda flat: flat["MODEL.TEXT_TOWER"] == "trainable" or flat["MODEL.TEXT_PROMPT"]
+         or not TEXT_TRAINERS.isdisjoint(flat["TRAIN.OBJECTIVES"])),
 ], rules=[check_captions, refuse_others])
