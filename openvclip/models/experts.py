@@ -28,7 +28,10 @@ from openvclip.clip.weights import check_keys
 from openvclip.models.backbone import CLIP, Backbone
 from openvclip.models.layers import ResidualAttentionBlock, at_least_fp32
 from openvclip.utils.errors import CheckpointError, ConfigError
+from openvclip.utils.logging import get_logger
 from openvclip.utils.registry import not_a_choice
+
+logger = get_logger(__name__)
 
 PATCH, IMAGE = "patch-level", "image-level"
 OWN_PARAMETERS = frozenset({"experts_head", "experts_tail", "routing1", "routing2"})
@@ -133,6 +136,8 @@ def insert_experts(clip: Backbone, experts: Experts, where: str) -> None:
             f"MODEL.EXPERT_INSERT_LAYERS is {list(experts.layers)}, but the image tower of {where} "
             f"has {len(blocks)} blocks, 0 to {len(blocks) - 1}; list blocks that it has"
         )
+    logger.info("experts: %d beside the MLPs of blocks %s, %s routing", experts.count,
+                ", ".join(map(str, experts.layers)), experts.routing)
     for layer in sorted(set(experts.layers)):
         _open(blocks[layer], experts)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ from openvclip.config import get_cfg
 from openvclip.config.validate import find_problems
 from openvclip.interpolation import WeightInterpolator
 from openvclip.models.backbone import CLIP, CLIPConfig
+from openvclip.models.build import compile_blocks
 from openvclip.models.experts import Experts, expert_blocks, is_expert
 from openvclip.models.temporal import build_temporal_clip
 from openvclip.models.video_clip import VideoCLIP
@@ -23,7 +26,9 @@ SIZES = CLIPConfig(embed_dim=16, image_size=16, patch_size=8, vision_width=64, v
                    text_width=64, text_layers=1, context_length=8, vocab_size=60)
 
 
-def make_model(use_checkpoint: bool = False, routing: str = "patch-level") -> VideoCLIP:
+def make_model(
+    use_checkpoint: bool = False, routing: str = "patch-level", compiled: bool = False
+) -> VideoCLIP:
     torch.manual_seed(0)
     clip = build_temporal_clip(CLIP(SIZES).state_dict(), temporal_type="expand_temporal_view",
                                num_frames=2, use_checkpoint=use_checkpoint,
@@ -31,6 +36,8 @@ def make_model(use_checkpoint: bool = False, routing: str = "patch-level") -> Vi
     for name, parameter in clip.named_parameters():
         if is_expert(name):
             parameter.data += 0.1 * torch.randn(parameter.shape)
+    if compiled:
+        compile_blocks(clip)
     return VideoCLIP(clip, 2, torch.nn.functional.normalize(torch.randn(3, 16))).double().train()
 
 
@@ -113,6 +120,14 @@ def test_parts_and_checkpointing_change_nothing(connected):
         assert_close(result.terms, whole.terms)
         assert_close(result.facts, whole.facts)
     assert set(whole.facts) == {"clip_share_block_0", "clip_share_block_1"}
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
+def test_compiled_blocks_record_as_well():
+    (whole, wanted), (result, grads) = [take_step(model, [Routing(model, 0.6)]) for model in (
+        make_model(), make_model(compiled=True))]
+    assert_close(grads, wanted)
+    assert_close({**result.terms, **result.facts}, {**whole.terms, **whole.facts})
 
 
 def test_shares_are_those_of_clips_own_mlp_and_nothing_stays():
