@@ -18,6 +18,9 @@ SMALL = {
     "TRAIN.EVAL_PERIOD": 1,
 }
 
+TEXTS = {"MODEL.TEXT_TEMPLATES": "froster29"}
+FROSTER = {"MODEL.RAW_MODEL_DISTILLATION": False, "TRAIN.OBJECTIVES": "[froster]", **TEXTS}
+
 
 @pytest.fixture
 def tree(tiny, tmp_path):
@@ -96,6 +99,8 @@ def test_open_vclips_scripts(in_process, tiny, tmp_path):
 
 @pytest.mark.parametrize(("script", "changes", "term"), [
     ("training/temporal_b16/train_clip_B2N_ucf.sh", {}, "distill_loss"),
+    # The loss that FROSTER's code adds under the key that is another one's here.
+    ("training/temporal_b16/train_clip.sh", FROSTER, "froster_loss"),
 ])
 def test_frosters_scripts(in_process, tiny, tree, tmp_path, script, changes, term):
     """Training on the base classes, then a test of both halves, by TEST_FILE and their maps."""
@@ -118,7 +123,7 @@ def test_frosters_scripts(in_process, tiny, tree, tmp_path, script, changes, ter
         start(in_process, tiny, scripts["testing/temporal_test_b16/ucf_clip_B2N.sh"], tested, {
             **names, "TEST_FILE": f"{half}.csv", "TEST.CUSTOM_LOAD_FILE": last,
             "DATA.INDEX_LABEL_MAPPING_FILE": tree / f"{half}.json",
-        }, **{"MODEL.NUM_CLASSES": 2 if half == "base" else 1})
+        }, **{"MODEL.NUM_CLASSES": 2 if half == "base" else 1}, **(TEXTS if changes else {}))
         results = read_results(tested)
         assert results["list"] == str(tree / f"{half}.csv") and results["videos"] == videos
         assert results["trained_on"]["list"] == str(tree / "train_1.csv")

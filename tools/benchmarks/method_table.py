@@ -47,4 +47,6 @@ METHODS = {
     "l2sp": Method({"TRAIN.L2SP.ENABLE": True, "SOLVER.WEIGHT_DECAY": 0.0}, touched=4),
     # The weight, and the average twice.
     "ema": Method({"TRAIN.EMA.ENABLE": True}, 1.02, touched=3),
+    "lora": Method({"TRAIN.LORA.ENABLE": True}, 0.85, saves_memory=True),
+    "lipsum": Method({"TRAIN.OBJECTIVES": ["lipsum"]}),
 }
