@@ -203,6 +203,7 @@ def test_cached_classifiers_know_their_prompts():
     (["MODEL.TEXT_TEMPLATES", "name_only"], "TEXT_TEMPLATES is name_only; with MODEL.TEXT_PROMPT"),
     (["MODEL.CLASS_DESCRIPTIONS", "a.json"], "CLASS_DESCRIPTIONS is a.json; with MODEL.TEXT_PR"),
     (["TRAIN.CAPTION.ENABLE", "True", "TRAIN.CAPTION.FILE", "a"], "CAPTION.ENABLE is True; with"),
+    (["TRAIN.LORA.ENABLE", "True"], "TRAIN.LORA.ENABLE is True; with MODEL.TEXT_PROMPT True"),
     (["MODEL.PROMPT_NUM", "0"], "MODEL.PROMPT_NUM is 0"),
 ])
 def test_what_the_config_refuses(opts, said):

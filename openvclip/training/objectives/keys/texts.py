@@ -38,6 +38,7 @@ refuse_with_prompts = refuse_with("MODEL.TEXT_PROMPT True", lambda cfg: cfg.MODE
     "MODEL.TEXT_TOWER": ("frozen", "prompts come with what trains beside them"),
     "MODEL.TEXT_TEMPLATES": ("openvclip28", "prompts take the place of templates"),
     "MODEL.CLASS_DESCRIPTIONS": ("", "prompts take the place of descriptions"),
+    "TRAIN.LORA.ENABLE": (False, "it freezes what trains with the prompts"),
     "TRAIN.CAPTION.ENABLE": (False, "captions would train the text tower without its prompts"),
 })
 
