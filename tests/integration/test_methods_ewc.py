@@ -21,7 +21,7 @@ from openvclip.utils.errors import CheckpointError, ConfigError
 HERE = Path(__file__).parent
 EWC = {"TRAIN__EWC_SET": True, "MODEL__KEEP_RAW_MODEL": True, "TRAIN__EWC_CONSTRAIN_RATIO": 50.0}
 L2SP = {"TRAIN__L2SP__ENABLE": True}
-PULL = {"TRAIN__ZS_INIT_CONS": True, "TRAIN__ZS_RESTART_CONS": True, "TRAIN__ZS_RESTART_EPOCH": 1,
+PULL = {"TRAIN__ZS_INIT_CONS": True, "TRAIN__ZS_RESTART_CONS": True, "TRAIN__ZS_RESTART_EPOCH": 2,
         "TRAIN__ZS_CONS_RATIO": 0.3, "TRAIN__ADAPT_ZS_CONS_RATIO": True}
 # 12 rows: one batch of 8 an epoch.
 SHORT = {"TRAIN__BATCH_SIZE": 8, "SOLVER__MAX_EPOCH": 4, "TRAIN__CHECKPOINT_PERIOD": 4,
@@ -75,8 +75,8 @@ def test_two_processes_equal_one(tiny, repo, tmp_path):
     assert states[0]["objectives"] == states[1]["objectives"]
     for number, (ours, theirs) in enumerate(zip(*epochs, strict=True)):
         for key in ("ewc_loss", "l2sp_loss", "total_loss", "grad_norm"):
-            # The first restart is before the second epoch: no EWC in the first.
-            assert (key in ours) == (key != "ewc_loss" or number > 0)
+            # Restarts are before the second and the fourth epoch: no EWC in the others.
+            assert (key in ours) == (key != "ewc_loss" or number in (1, 3))
             if key in ours:
                 assert ours[key] == pytest.approx(theirs[key], rel=2e-5), key
 

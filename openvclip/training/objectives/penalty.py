@@ -7,7 +7,7 @@ is ``c (theta - a)``: it is added to what the processes share, without a graph.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,34 @@ class Quadratic(NamedTuple):
     curvature: Sequence[Tensor] | float
 
 
+# Elements that are worked on at once, so that they stay in a CPU's cache, and that little memory is
+# needed beside the weights.
+_AT_ONCE = {"cpu": 1 << 18}
+_AT_ONCE_ELSEWHERE = 1 << 26
+
+
+def _cut(columns: Sequence[Sequence[Tensor]], most: int) -> Iterator[list[list[Tensor]]]:
+    """Yield pieces of tensors, at most ``most`` elements of a column together; they share memory.
+
+    Args:
+        columns: lists of tensors, of which those at one place have one shape.
+        most: elements of a piece, unless a tensor's do not lie side by side.
+    """
+    group: list[Sequence[Tensor]] = []
+    size = 0
+    for row in zip(*columns, strict=True):
+        whole = row[0].numel() <= most or not all(t.is_contiguous() for t in row)
+        rows = [row] if whole else zip(*(t.view(-1).split(most) for t in row), strict=True)
+        for pieces in rows:
+            if group and size + pieces[0].numel() > most:
+                yield [list(column) for column in zip(*group, strict=True)]
+                group, size = [], 0
+            group.append(pieces)
+            size += pieces[0].numel()
+    if group:
+        yield [list(column) for column in zip(*group, strict=True)]
+
+
 @torch.no_grad()
 def add_quadratic(penalty: Quadratic, factor: Tensor) -> Tensor:
     """Add ``factor`` times a penalty's gradient to the parameters' ``grad``; return the penalty.
@@ -37,18 +65,21 @@ def add_quadratic(penalty: Quadratic, factor: Tensor) -> Tensor:
         penalty: of at least one parameter.
         factor: a scalar.
     """
-    weights = [p.detach() for p in penalty.parameters]
-    away = weights if penalty.anchors is None else torch._foreach_sub(weights, penalty.anchors)
-    gradients = torch._foreach_mul(away, penalty.curvature)
-    products = [torch.dot(a.flatten(), g.flatten())
-                for a, g in zip(away, gradients, strict=True)]
-    torch._foreach_mul_(gradients, factor)
-    shared = []
-    for parameter in penalty.parameters:
+    weights, anchors, curvature = penalty
+    for parameter in weights:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-        shared.append(parameter.grad)
-    torch._foreach_add_(shared, gradients)
+    columns: list[Sequence[Any]] = [[p.detach() for p in weights], [p.grad for p in weights]]
+    columns += [] if anchors is None else [anchors]
+    columns += [] if isinstance(curvature, float) else [curvature]
+    most = _AT_ONCE.get(weights[0].device.type, _AT_ONCE_ELSEWHERE)
+    products = []
+    for theta, shared, *others in _cut(columns, most):
+        away = theta if anchors is None else torch._foreach_sub(theta, others[0])
+        own = torch._foreach_mul(away, curvature if isinstance(curvature, float) else others[-1])
+        products += [torch.dot(a.flatten(), g.flatten()) for a, g in zip(away, own, strict=True)]
+        torch._foreach_mul_(own, factor)
+        torch._foreach_add_(shared, own)
     return torch.stack(products).sum() / 2
 
 
