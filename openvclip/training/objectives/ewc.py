@@ -114,6 +114,9 @@ class EWC(WeightPenalty):
                 f"the Fisher information {f'in {path}' if path else 'of this run'} is not that "
                 "with which the checkpoint was trained; put that file back, or name it in "
                 "TRAIN.EWC_LOAD_FILE")
+        if free := self.parameters.keys() - fisher.keys():
+            logger.warning("EWC: %d tensors that train have no Fisher information, such as %s: it "
+                           "does not hold them", len(free), min(free))
         self.fisher = {name: tensor for name, tensor in fisher.items()
                        if name not in self.left_out}
 

@@ -26,8 +26,7 @@ def pulls(flat: Flat) -> bool:
 
 
 def reads_anchor(flat: Flat) -> bool:
-    return bool(flat["TRAIN.EWC_SET"] or flat["MODEL.RAW_MODEL_DISTILLATION"]
-                or not WITH_RAW_MODEL.isdisjoint(flat["TRAIN.OBJECTIVES"]))
+    return bool(flat["TRAIN.EWC_SET"] or flat["MODEL.RAW_MODEL_DISTILLATION"])
 
 
 def check_ewc(cfg: CfgNode) -> Iterator[str]:
@@ -59,6 +58,10 @@ def check_pull(cfg: CfgNode) -> Iterator[str]:
     on = [key for key in PULLS if train[key.split(".")[1]]]
     if on and train.ZS_CONS_RATIO == 0:
         yield f"TRAIN.ZS_CONS_RATIO is 0.0; {on[0]} True needs a ratio over 0"
+    others = sorted(WITH_RAW_MODEL & set(train.OBJECTIVES))
+    if on and others and train.ZS_CONS_ANCHOR != "clip":
+        yield (f"TRAIN.ZS_CONS_ANCHOR is {train.ZS_CONS_ANCHOR}; with {others[0]!r} in "
+               "TRAIN.OBJECTIVES it must be clip: the texts that it compares with stay CLIP's")
     if not train.ZS_RESTART_CONS:
         return
     period, warmup = train.ZS_RESTART_EPOCH, solver.WARMUP_EPOCHS
@@ -119,7 +122,6 @@ declare({
     is_on("TRAIN.ZS_RESTART_CONS", ("TRAIN.ZS_RESTART_EPOCH",)),
     Pair(under("TRAIN", "ZS_CONS_RATIO ADAPT_ZS_CONS_RATIO ZS_CONS_ANCHOR"), PULLS,
          "TRAIN.ZS_CONS, ZS_INIT_CONS or ZS_RESTART_CONS True", pulls),
-    Pair(("TRAIN.ZS_CONS_ANCHOR",), (
-        "TRAIN.EWC_SET", "MODEL.RAW_MODEL_DISTILLATION", "TRAIN.OBJECTIVES"),
+    Pair(("TRAIN.ZS_CONS_ANCHOR",), ("TRAIN.EWC_SET", "MODEL.RAW_MODEL_DISTILLATION"),
          "TRAIN.EWC_SET or MODEL.RAW_MODEL_DISTILLATION True", reads_anchor),
 ], rules=[check_ewc, check_l2sp, check_pull, refuse_ewc, refuse_l2sp, refuse_pull])
