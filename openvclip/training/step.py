@@ -20,6 +20,7 @@ from openvclip.training.objectives.caption import CaptionContrast
 from openvclip.training.objectives.connect import Connect
 from openvclip.training.objectives.losses import ClassificationLoss, Loss
 from openvclip.training.objectives.objective import Captions, Objective, Part
+from openvclip.utils import distributed
 
 
 @dataclass
@@ -121,8 +122,14 @@ class PlainStep:
             terms.update({f"{other.name}_{name}": value for name, value in seen.items()})
             totals.append(other.weight * self._total())
             ratio = ratio if other.ratio is None else other.ratio
-        logits = self._backward(parts, weight=1.0, reduce=True)
+        only = next((found for objective in self.objectives
+                     if (found := objective.trains_only()) is not None), None)
+        logits = self._backward(parts, weight=1.0, reduce=only is None)
+        if only is not None:
+            distributed.average([p.grad for p in only if p.grad is not None])
         self._add_gradients(logits.device)
+        if only is not None:
+            self._drop_others(only)
         terms = {**self._values(), **terms}
         if len(terms) > 1:
             terms["total_loss"] = sum(totals, self._total())
@@ -171,6 +178,12 @@ class PlainStep:
         scale = self.scaler.scale(torch.ones((), device=device))
         for objective in self.objectives:
             objective.add_gradients(scale)
+
+    def _drop_others(self, only: Sequence[nn.Parameter]) -> None:
+        kept = set(map(id, only))
+        for parameter in self.model.parameters():
+            if id(parameter) not in kept:
+                parameter.grad = None
 
     def _forward(self, part: Part) -> Any:
         with self.autocast():

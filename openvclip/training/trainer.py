@@ -132,11 +132,11 @@ class Trainer:
         self.train_loader.set_epoch(epoch, start)
         iterations = len(self.train_loader)
         timer = IterationTimer((self.schedule.max_epoch - epoch) * iterations - start)
-        lr = self.schedule.learning_rate(epoch + max(start - 1, 0) / iterations)
+        lr = self._learning_rate(epoch + max(start - 1, 0) / iterations)
         for i, batch in enumerate(self.train_loader, start):
             timer.data_ready()
             self.bad_rows.note(batch["bad"])
-            lr = self.schedule.learning_rate(epoch + i / iterations)
+            lr = self._learning_rate(epoch + i / iterations)
             set_learning_rate(self._trained_by(), lr)
             result, label, norm = self.train_iteration(batch, epoch, i, epoch * iterations + i)
             self.log.add(result, label, norm)
@@ -153,6 +153,10 @@ class Trainer:
             model.set_classifier(self.embed_classes(model.model))
         for objective in self.step.objectives:
             objective.end_epoch(epoch)
+
+    def _learning_rate(self, epoch: float) -> float:
+        factor = math.prod(objective.rate for objective in self.step.objectives)
+        return self.schedule.learning_rate(epoch) * factor
 
     def train_iteration(
         self, batch: dict, epoch: int, iteration: int, step: int

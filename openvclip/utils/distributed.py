@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -57,6 +57,15 @@ def all_reduce_sum(values: list[float], device: torch.device) -> list[float]:
     tensor = torch.tensor(values, dtype=torch.float64, device=device)
     dist.all_reduce(tensor)
     return tensor.tolist()
+
+
+def average(tensors: Sequence[torch.Tensor]) -> None:
+    """Let tensors hold their means over all processes."""
+    if not is_distributed():
+        return
+    for tensor in tensors:
+        dist.all_reduce(tensor)
+        tensor /= world_size()
 
 
 def run_together(work: Callable[[], T]) -> T:

@@ -69,10 +69,11 @@ class Objective:
     Attributes:
         name: name of its loss in the log, ``<name>_loss``; set from the registry.
         weight: factor of its loss.
+        rate: factor of the learning rate, which may change from epoch to epoch.
     """
 
     name = ""
-    weight = 1.0
+    weight = rate = 1.0
     _seen: Tensor | None = None
 
     @classmethod
@@ -159,6 +160,13 @@ class Objective:
     def value(self) -> Tensor | None:
         """Return the batch's loss, detached, once all parts are through; None: there is none."""
         return self._seen
+
+    def trains_only(self) -> Sequence[nn.Parameter] | None:
+        """Return the only parameters that train in this epoch; None: all that may.
+
+        The step drops the gradients of all others, and exchanges none of theirs.
+        """
+        return None
 
     def begin_step(self, step: int) -> None:
         """Prepare for optimizer step ``step``, before its first pass."""
