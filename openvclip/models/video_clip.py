@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -44,14 +44,14 @@ class Outputs(NamedTuple):
     captioned: Captioned | None = None
 
 
-def _describe_weights(module: nn.Module, state: dict, prefix: str, metadata: object) -> None:
+def _describe_weights(module: Any, state: dict, prefix: str, metadata: object) -> None:
     for name in [name for name in state if name.startswith(f"{prefix}extras.")]:
         del state[name]
     for name, addition in module.additions.items():
         state[prefix + name] = state[prefix + name] + addition()
 
 
-def _take_weights(module: nn.Module, state: dict, prefix: str, *_: object) -> None:
+def _take_weights(module: Any, state: dict, prefix: str, *_: object) -> None:
     for name, addition in module.additions.items():
         if (tensor := state.get(prefix + name)) is not None:
             state[prefix + name] = tensor - addition().to(tensor.device)

@@ -60,7 +60,7 @@ class LoRA(Objective):
     @classmethod
     def build(cls, cfg: Any, model: VideoCLIP) -> LoRA:  # type: ignore[override]
         """Build what ``TRAIN.LORA.ENABLE`` asks for."""
-        return cls(model, dict(model.extras[_NAME].items()))  # type: ignore[arg-type,operator]
+        return cls(model, dict(model.extras[_NAME].items()))  # type: ignore[operator]
 
     def _kept(self) -> dict[str, Tensor]:
         parameters = dict(self.model.named_parameters())
