@@ -11,9 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
-from openvclip.report.styles import BLUE, GREEN, GREY, ORANGE, colour_runs, style_sets
+from openvclip.report.styles import BLUE, GREY, colour_runs, style_sets
 from openvclip.utils.files import replacing_file
 from openvclip.utils.logging import get_logger
 
@@ -115,7 +114,7 @@ def draw_ratio_sweep(
                       color=runs[run] if several else by_set[name], **styles[name])
     left.set(xlabel="patching ratio (0: fine-tuned, 1: CLIP)", ylabel=metric, xlim=(-0.01, 1.01),
              ylim=(0, 100), title="Accuracy against the patching ratio")
-    _legend_below(
+    legend_below(
         left,
         [Line2D([], [], color=c, linewidth=4, label=r) for r, c in runs.items() if several],
         [Line2D([], [], color=GREY if several else by_set[name], label=name, markersize=4,
@@ -165,9 +164,9 @@ def _draw_tradeoff(
                           ha="right" if left else "left", color=colours[run], **look)
     axes.margins(0.08)
     if len(curves) > 1 or marks:
-        _legend_below(axes, lines, marks)
+        legend_below(axes, lines, marks)
     else:
-        _finish(axes)
+        finish(axes)
 
 
 def _name_mean(names: Sequence[str], kind: str, metric: str) -> str:
@@ -178,9 +177,9 @@ def _name_mean(names: Sequence[str], kind: str, metric: str) -> str:
     return f"{text if len(text) <= 42 else f'{text[:39]}...'}\n{metric}"
 
 
-def _legend_below(axes: Axes, *groups: Sequence[Line2D]) -> None:
+def legend_below(axes: Axes, *groups: Sequence[Line2D]) -> None:
     """Put the legend below the axes, where there are no curves: a column for each group."""
-    _finish(axes)
+    finish(axes)
     groups = tuple(list(group) for group in groups if group)
     if len(groups) == 1:  # in columns as its texts allow
         longest = max(len(str(line.get_label())) for line in groups[0])
@@ -194,59 +193,7 @@ def _legend_below(axes: Axes, *groups: Sequence[Line2D]) -> None:
                 loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=6.8, handlelength=3)
 
 
-def draw_training(points: Callable[[str, str], tuple[list[float], list[float]]]) -> Figure:
-    """Draw losses and learning rate against epochs, and validation accuracies if there are any.
-
-    Args:
-        points: kind of line (``train_iter``, ``train_epoch``, ``val_epoch``) and name of a
-            statistic -> epochs and values.
-    """
-    shown = [
-        ("top1_acc", "top-1, unpatched", BLUE, "o-"), ("top1_acc_patched", "top-1", ORANGE, "o-"),
-        ("top5_acc", "top-5, unpatched", BLUE, "s:"), ("top5_acc_patched", "top-5", ORANGE, "s:"),
-        ("map", "mAP, unpatched", BLUE, "o-"), ("map_patched", "mAP", ORANGE, "o-"),
-    ]
-    validated = [entry for entry in shown if points("val_epoch", entry[0])[0]]
-    figure = Figure(figsize=(11 if validated else 6.5, 5.6), layout="constrained")
-    grid = figure.add_gridspec(2, 2 if validated else 1, height_ratios=(2, 1))
-    losses = figure.add_subplot(grid[0, 0])
-    rates = figure.add_subplot(grid[1, 0], sharex=losses)
-    for name, label, colour in (
-        ("loss", "loss", BLUE), ("connect_loss", "connect loss", ORANGE),
-        ("caption_loss", "caption loss", GREEN),
-        ("connect_caption_loss", "connect caption loss", GREY),
-    ):
-        losses.plot(*points("train_iter", name), color=colour, alpha=0.35, linewidth=1)
-        if (mean := points("train_epoch", name))[0]:
-            losses.plot(*mean, "o-", color=colour, markersize=4,
-                        label=f"{label} (dots: epoch's mean)")
-    rate = points("train_iter", "lr")
-    if not rate[0]:  # logs of before had no line in an epoch shorter than LOG_PERIOD
-        rate = points("train_epoch", "lr")
-    rates.plot(*rate, color=GREEN, marker="o" if len(rate[0]) <= FEW else "", markersize=4)
-    losses.set(ylabel="training loss", title="Training", ylim=(0, None))
-    losses.tick_params(labelbottom=False)
-    rates.set(xlabel="epoch", ylabel="learning rate", xlim=(0, None), ylim=(0, None))
-    rates.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-    rates.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if validated:
-        axes = figure.add_subplot(grid[:, 1])
-        ratios = points("val_epoch", "patching_ratio")[1]
-        for name, label, colour, style in validated:
-            at = f", patched at {ratios[-1]:g}" if name.endswith("_patched") else ""
-            axes.plot(*points("val_epoch", name), style, color=colour, markersize=5,
-                      label=label + at)
-        axes.set(xlabel="epoch", ylabel="accuracy (%)", ylim=(0, 102), title="Validation",
-                 xlim=losses.get_xlim())
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        _legend_below(axes, axes.get_lines())
-    _finish(losses)
-    losses.legend(fontsize=8)
-    _finish(rates)
-    return figure
-
-
-def _finish(axes: Axes) -> None:
+def finish(axes: Axes) -> None:
     """Give axes the common look of all pictures here."""
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

@@ -22,9 +22,7 @@ from openvclip.utils.memory import memory_stats, peak_gpu_memory, resident_memor
 # In the order of the log's lines; the losses of further objectives follow.
 MEANS = ("loss", "connect_loss", "caption_loss", "connect_caption_loss", "grad_norm", "top1_err",
          "top5_err")
-# Losses in the live line: name, text, short text, rank.
-SHOWN = (("loss", "loss", "loss", 1), ("connect_loss", "connect", "con", 3),
-         ("caption_loss", "captions", "cap", 3))
+LOSS, ENDING = "loss", "_loss"
 
 
 class Mean:
@@ -56,6 +54,24 @@ class Mean:
         value = self.recent
         self._total = self._count = 0.0
         return value
+
+
+def list_loss_fields(means: Mapping[str, Mean]) -> list[live.Field]:
+    """Return every loss that has occurred, for the live line: that of classification first.
+
+    What there is no room for is left out from the last one on, but never the first.
+    """
+    names = [name for name, mean in means.items()
+             if name == LOSS or (name.endswith(ENDING) and mean.count)]
+    fields = []
+    for place, name in enumerate(sorted(names, key=lambda name: name != LOSS)):
+        value = f"{means[name].recent:.3f}"
+        words = name.removesuffix(ENDING).split("_")
+        short = "-".join(word if name == LOSS else word[:3] for word in words)
+        # Ranks from 3 to 4, where clips per second are; the first of all is the last to go.
+        rank = 1 if name == LOSS else 3 + place / (len(names) + 1)
+        fields.append(live.Field(f"{' '.join(words)} {value}", f"{short} {value}", rank))
+    return fields
 
 
 class IterationTimer:
@@ -158,10 +174,7 @@ class TrainingLog:
         cuda = self.device.type == "cuda"
         memory = f"{peak_gpu_memory(self.device) if cuda else resident_memory():.1f}G"
         fields = [live.Field(f"epoch {where}", where)]
-        for name, text, short, rank in SHOWN:
-            if name == "loss" or self.means[name].count:
-                value = f"{self.means[name].recent:.3f}"
-                fields.append(live.Field(f"{text} {value}", f"{short} {value}", rank))
+        fields += list_loss_fields(self.means)
         if ratio is not None:
             fields.append(live.Field(f"ratio {ratio:.2f}", f"r {ratio:.2f}", 7))
         line.show([

@@ -25,7 +25,7 @@ class Field(NamedTuple):
 
     text: str
     short: str
-    rank: int = 0
+    rank: float = 0
 
 
 def fit(fields: Sequence[Field], width: int) -> str:

@@ -183,8 +183,10 @@ def test_it_is_tested_predicted_exported_and_averaged(trained, tiny, tmp_path, t
         tiny, tmp_path / "refused", TRAIN__ENABLE=False, TEST__CHECKPOINT_FILE_PATH=mean,
         TEST__WEIGHTS="ema"), check=2)
     assert "mean.pth is itself an average of ema weights" in refused.output
-    summary = tool("summarize", *(tmp_path / name for name in found))
-    assert "checkpoint_epoch_00002.pyth, ema weights" in summary.output
+    tool("summarize", *(tmp_path / name for name in found))
+    summary = (tmp_path / "current" / "summary_protocols.csv").read_text()
+    assert "checkpoint_epoch_00002.pyth, ema weights" in summary
+    assert "mean.pth, ema weights" in summary
 
 
 def test_a_test_of_it_has_the_scores_of_its_weights(trained, tiny, tmp_path):

@@ -39,6 +39,12 @@ class Curves:
                     rows.popitem()
         self.rows[kind][place] = stats
 
+    def names(self, kind: str) -> list[str]:
+        """Statistics that are numbers in any line of a kind, in the order of the log."""
+        return list(dict.fromkeys(
+            name for _, stats in sorted(self.rows[kind].items()) for name, value in stats.items()
+            if isinstance(value, int | float)))
+
     def points(self, kind: str, name: str) -> tuple[list[float], list[float]]:
         """Epochs and values of one statistic, where it is a number."""
         rows = sorted(self.rows[kind].items())
@@ -70,9 +76,11 @@ def write_curves(output_dir: str | Path) -> Path | None:
         return None
     if not curves.rows["train_iter"] and not curves.rows["train_epoch"]:
         return None
-    from openvclip.report.plots import draw_training, save_or_warn  # matplotlib takes a second
+    from openvclip.report.plots import save_or_warn  # matplotlib takes a second
+    from openvclip.report.training_plot import draw_training
 
-    path = save_or_warn(Path(output_dir) / PICTURE, lambda: draw_training(curves.points))
+    path = save_or_warn(
+        Path(output_dir) / PICTURE, lambda: draw_training(curves.points, curves.names))
     if path is not None:
         logger.info("wrote %s", path)
     return path
