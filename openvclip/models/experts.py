@@ -143,7 +143,8 @@ def insert_experts(clip: Backbone, experts: Experts, where: str) -> None:
 
 
 def _open(block: Any, experts: Experts) -> None:
-    block.__class__ = _combine(type(block))
+    original: Any = type(block)
+    block.__class__ = _combine(original)
     block.image_level = experts.routing == IMAGE
     for name, part in (("experts_head", "c_fc"), ("experts_tail", "c_proj")):
         layer = getattr(block.mlp, part)

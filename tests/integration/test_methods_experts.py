@@ -65,7 +65,9 @@ def read_epochs(output):
 
 
 @pytest.mark.parametrize(("changes", "ways"), [
-    (ROUTING, {}), (EXPERTS, {"TRAIN__SHARDING": "fsdp"})], ids=["routing, ddp", "fsdp"])
+    (ROUTING, {}),
+    ({**EXPERTS, "MODEL__ROUTING_TYPE": "patch-level"}, {"TRAIN__SHARDING": "fsdp"}),
+], ids=["routing, ddp", "fsdp"])
 def test_two_processes_equal_one(changes, ways, train):
     """Interpolated; the two accumulate, and checkpoint activations."""
     state, rows = train(1, **changes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +19,7 @@ from openvclip.checkpoints.loading import (
 from openvclip.data.lists.labels import build_label_space
 from openvclip.interpolation import WeightInterpolator, compact
 from openvclip.models.build import build_classifier, build_clip_source
+from openvclip.models.experts import find_mlp
 from openvclip.models.raw import move_raw
 from openvclip.models.video_clip import VideoCLIP
 from openvclip.training.objectives.objective import Objective
@@ -29,8 +29,6 @@ from openvclip.utils.logging import get_logger
 
 logger = get_logger(__name__)
 
-# An expert is pulled to the layer of CLIP's MLP of which it began as a copy.
-EXPERT = re.compile(r"\bexperts_(?:head|tail)\.\d+\.")
 EPOCH, RAW, CLASSIFIER = "epoch", "raw", "classifier"
 
 
@@ -78,8 +76,11 @@ def build_pull_plan(cfg: Any) -> PullPlan:
 
 
 def find_sources(names: Mapping[str, Any], clip: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return parameter -> name of CLIP's tensor that it is pulled to; others have none."""
-    sources = {name: EXPERT.sub("mlp.", name) for name in names}
+    """Return parameter -> name of CLIP's tensor that it is pulled to; others have none.
+
+    An expert is pulled to the layer of CLIP's MLP of which it began as a copy.
+    """
+    sources = {name: find_mlp(name) or name for name in names}
     return {name: source for name, source in sources.items() if source in clip}
 
 
