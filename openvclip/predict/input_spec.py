@@ -81,7 +81,7 @@ class InputSpec:
     loss: str = ""
     edges: str = "zeros"
     num_experts: int = 0
-    expert_layers: tuple[int, ...] = ()
+    expert_layers: tuple[int, ...] = (10, 11)
     routing: str = PATCH
 
     def __post_init__(self) -> None:
