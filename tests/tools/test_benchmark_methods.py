@@ -78,7 +78,7 @@ def test_each_method_is_on_and_trains(world, name):
     assert len(names) == (1 if name == PLAIN else 2)
     moved = {key for key, p in configured.model.named_parameters()
              if not torch.equal(p, before[key])}
-    assert len(moved) > 5
+    assert len(moved) >= 4  # two matrices in each of two blocks, at least
     assert configured.trained == sum(
         p.numel() for p in configured.model.parameters() if p.requires_grad)
 

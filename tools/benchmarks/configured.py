@@ -11,10 +11,13 @@ import torch
 
 from benchmarks.compute import AMP_NAMES, ARCHS, CLASSES, VIEW, Case, build_clip, synchronize
 from openvclip.config import load_cfg
+from openvclip.config.doors import OBJECTIVES
 from openvclip.data.lists.labels import build_label_space
 from openvclip.models.build import build_model
+from openvclip.models.video_clip import VideoCLIP
 from openvclip.training import build
 from openvclip.training.optim import freeze_parameters
+from openvclip.training.step import PlainStep
 from openvclip.utils.logging import get_logger
 
 # The second has the optimizer's state from its beginning.
@@ -60,6 +63,23 @@ def list_options(case: Case, folder: str | Path, options: Mapping[str, Any]) -> 
     return [str(word) for pair in values.items() for word in pair]
 
 
+def _build_updates(
+    cfg: Any, model: VideoCLIP, device: torch.device
+) -> tuple[PlainStep, torch.optim.Optimizer]:
+    """Build what changes the weights, as ``build_trainer`` does before its first epoch."""
+    if not hasattr(build, "build_updates"):  # a checkout from before objectives had these hooks
+        freeze_parameters(model, cfg)
+        return build._build_updates(cfg, model, device)
+    for name in build.build_objective_names(cfg):
+        OBJECTIVES.get(name).extend_model(cfg, model)
+    freeze_parameters(model, cfg)
+    step, optimizer = build.build_updates(cfg, model, device)
+    for objective in step.objectives:
+        objective.prepare()
+        objective.begin_epoch(0)
+    return step, optimizer
+
+
 class ConfiguredStep:
     """A model, its step and its optimizer, and iterations as the trainer takes them.
 
@@ -74,15 +94,9 @@ class ConfiguredStep:
         cfg = load_cfg(None, list_options(case, folder, options))
         torch.manual_seed(case.seed)
         self.model = build_model(cfg, build_label_space(cfg).names)
-        freeze_parameters(self.model, cfg)
-        # A checkout that this one is compared with may be of a version in which it was private.
-        build_updates = getattr(build, "build_updates", None) or build._build_updates
-        self.step, self.optimizer = build_updates(cfg, self.model, torch.device(case.device))
+        self.step, self.optimizer = _build_updates(cfg, self.model, torch.device(case.device))
         self.clip_norm = cfg.SOLVER.CLIP_GRAD_L2NORM
         self.model.train()
-        for objective in self.step.objectives:
-            objective.prepare()
-            objective.begin_epoch(0)
         video, label = case.batch()
         self.batch = video, label % cfg.MODEL.NUM_CLASSES
         self.steps = 0
