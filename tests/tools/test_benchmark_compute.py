@@ -64,6 +64,7 @@ def test_class_texts(run):
     assert sentences == {"frozen": 0, "2 a step": 10, "4 prompts": 5, "all templates": 140}
     assert [row["name"] for row in result["ratios"]] == [
         "2 a step / frozen", "4 prompts / frozen", "all templates / frozen"]
+    assert all(0 < row["cpu_ms"] for row in result["rows"])
     assert any("5 classes, chunks of 4 sentences" in line for line in lines)
 
 

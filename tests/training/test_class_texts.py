@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -116,6 +117,26 @@ def test_a_loss_scale_reaches_the_texts(batch):
     PlainStep(model, cross_entropy, accumulate=2, scaler=scaler,
               objectives=[objective(model, 3)])(video, label, 0)
     check(model, gradients(other), 1024.0)
+
+
+@pytest.mark.parametrize("chunk", [100, 3])
+def test_mixed_precision_has_classes_in_fp32(batch, chunk):
+    """The tower computes in bf16; embeddings, their means and their gradient do not."""
+    video, label = batch[0].float(), batch[1]
+    model, other = make_model().float(), make_model().float()
+    autocast = partial(torch.autocast, "cpu", dtype=torch.bfloat16)
+    cross_entropy(classify(other, video), label).backward()
+    own = objective(model, chunk)
+    own.live.autocast = autocast
+    assert own.live.start().dtype == torch.float32
+    own.live.stop()
+    PlainStep(model, cross_entropy, autocast=autocast, accumulate=2, objectives=[own])(
+        video, label, 0)
+    wanted = gradients(other)
+    for name, gradient in gradients(model).items():
+        assert gradient.dtype == torch.float32
+        difference = (gradient - wanted[name]).norm() / wanted[name].norm()
+        assert 0 < difference < 0.1, name
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

@@ -9,7 +9,8 @@ from benchmarks.text import format_table, machine_lines, met_or_missed
 
 UNITS = {"peak_gib": "peak GiB", "copies_above_plain": "copies above plain",
          "clips_per_s": "clips/s", "sentences_per_s": "sentences/s", "median_ms": "median ms",
-         "min_ms": "least ms", "tflops": "TFLOP/s", "matmul_tflops": "matmul TFLOP/s",
+         "min_ms": "least ms", "cpu_ms": "processor ms", "tflops": "TFLOP/s",
+         "matmul_tflops": "matmul TFLOP/s",
          "share": "share", "plain_ms": "plain ms", "over_plain": "/ plain",
          "floor_over_plain": "floor", "trained_millions": "trained M", "tflop": "TFLOP"}
 FORMATS = {"peak_gib": ".2f", "copies_above_plain": ".2f", "share": ".0%",
@@ -132,7 +133,7 @@ def class_texts_lines(result: dict[str, Any]) -> Iterator[str]:
     settings = result["settings"]
     title = (f"training step of {_clips(settings)}; {settings['classes']} classes, chunks of "
              f"{settings['chunk']} sentences")
-    columns = ("variant", "dtype", "sentences", "median_ms", "min_ms")
+    columns = ("variant", "dtype", "sentences", "median_ms", "min_ms", "cpu_ms")
     yield from _section(result, title, columns, "")
     yield from ratio_lines(result["ratios"])
 
