@@ -178,16 +178,15 @@ def build_trainer(cfg) -> Trainer:
     model = build_model(cfg, labels.names)
     if batches.captions is not None:
         batches.captions.tokenizer = model.model.tokenizer
+    trained = _list_trained(model)
     if not cfg.VAL_MODE:
         for name in build_objective_names(cfg):
             OBJECTIVES.get(name).extend_model(cfg, model)
-    frozen = freeze_parameters(model, cfg)
+    frozen = freeze_parameters(model, cfg) | (trained - _list_trained(model))
     if cfg.LOG_MODEL_INFO:
         log_model_info(model)
     embed_classes = partial(build_classifier, cfg, label_names=labels.names, cache=False)
-    trained = _list_trained(model)
     step, optimizer = build_updates(cfg, model, device)
-    frozen |= trained - _list_trained(model)
     own_text = embed_classes if model.train_text else None
     writer = build_tensorboard(cfg, labels.names)
     trainer = Trainer(

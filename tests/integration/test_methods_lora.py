@@ -92,6 +92,7 @@ def test_probing_moves_the_head_alone(tiny, tmp_path):
     trainer = build_trainer(build_resolved(load_cfg(None, options(
         tiny, tmp_path / "run", **{**SHORT, **PROBE, "TRAIN__CHECKPOINT_PERIOD": 1}))))
     begun = {n: t.clone() for n, t in trainer.model.state_dict().items()}
+    (tmp_path / "run").mkdir(exist_ok=True)
     trainer.run()
     states = [torch.load(checkpoint_path(tmp_path / "run", n), weights_only=True)
               for n in (1, 2, 3)]
@@ -110,6 +111,7 @@ def test_probing_moves_the_head_alone(tiny, tmp_path):
 def test_resuming_is_exact(name, after, tiny, tmp_path):
     """In the middle of an epoch, of probing and of fine-tuning."""
     def make(folder):
+        folder.mkdir(exist_ok=True)
         return build_trainer(build_resolved(load_cfg(None, options(tiny, folder, **{
             **SHORT, **METHODS[name], "TRAIN__BATCH_SIZE": 6, "TRAIN__CHECKPOINT_ITERS": after}))))
 
@@ -196,6 +198,7 @@ def test_merged_checkpoints_are_averaged_patched_and_tested(tiny, tmp_path, empt
 def test_the_live_model_validates_as_its_checkpoint(tiny, tmp_path):
     trainer = build_trainer(build_resolved(load_cfg(None, options(
         tiny, tmp_path / "run", **{**SHORT, **LORA, "SOLVER__BASE_LR": 0.01}))))
+    (tmp_path / "run").mkdir(exist_ok=True)
     trainer.run()
     video = torch.randn(2, 3, 4, 32, 32)
     live = trainer.model.eval()
