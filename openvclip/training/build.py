@@ -278,7 +278,8 @@ def _build_start(cfg, trainer: Trainer, embed_classes: Callable[[Backbone], torc
     text = copy_text_tower(model)
     loaded = build_initial_weights(cfg, trainer)
     other_text = text_tower_differs(model, text)
-    if trainer.start_iteration == 0 and other_text:
+    # Within an epoch of a text tower that trains, the checkpoint has that of the epoch's beginning.
+    if other_text and (trainer.start_iteration == 0 or trainer.embed_classes is None):
         model.set_classifier(embed_classes(model.model))
     if cfg.VAL_MODE:
         if loaded is None:

@@ -124,13 +124,25 @@ DISTILL = {"MODEL__RAW_MODEL_DISTILLATION": True}
 TEXTS = {"MODEL__TEXT_TOWER": "trainable"}
 
 
+def write_other_text(tiny, path):
+    """Weights whose text tower, which does not train, is not CLIP's."""
+    state = torch.load(tiny / "clip.pt", weights_only=True)
+    state["ln_final.weight"] = state["ln_final.weight"] * torch.linspace(0.2, 2.0, 64)
+    torch.save({"model_state": {f"model.{name}": t for name, t in state.items()}}, path)
+    return {"TRAIN__CUSTOM_LOAD": True, "TRAIN__CUSTOM_LOAD_FILE": path}
+
+
 @pytest.mark.parametrize("changes", [
     {**EWC, **L2SP, **INTERPOLATED},
     {**EWC, **PULL, **DISTILL, "TRAIN__ZS_CONS_ANCHOR": "restart"},
     {**EWC, "TRAIN__ZS_CONS": True, **TEXTS, **DISTILL, "TRAIN__ZS_CONS_ANCHOR": "restart"},
-], ids=["penalties", "restarts", "texts"])
+    {**EWC, "TRAIN__ZS_CONS": True, "TRAIN__ZS_CONS_RATIO": 0.3, "other text": True},
+], ids=["penalties", "restarts", "texts", "frozen texts"])
 def test_a_run_resumes_bit_for_bit_in_the_middle_of_an_epoch(changes, tiny, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
+    if "other text" in changes:
+        changes = {name: value for name, value in changes.items() if name != "other text"}
+        changes |= write_other_text(tiny, tmp_path / "other.pth")
     make_trainer(tiny, whole, **changes).run()
     stop_after(make_trainer(tiny, parts, **changes), 8)  # the second epoch's third of six
     written = (parts / "fisher_0.pth").stat().st_mtime_ns
@@ -168,8 +180,9 @@ def test_fisher_information_belongs_to_a_run(tiny, tmp_path):
     {"TRAIN__EWC_IDENTITY_FISHER": True, "DATA__MULTI_LABEL": True, "MODEL__LOSS_FUNC": "bce"},
     {"TRAIN__EWC_IGNORE_LOGIT_SCALE": True, "MIXUP__ENABLE": True, "AUG__NUM_SAMPLE": 2,
      "MODEL__LOSS_FUNC": "soft_cross_entropy"},
+    {"MODEL__TEXT_PROMPT": True},
     {"TUNE_HEAD": True, "MODEL__TEMPORAL_MODELING_TYPE": "stadapt_zeroinit", **L2SP},
-], ids=["identity", "several labels", "mixed", "head"])
+], ids=["identity", "several labels", "mixed", "prompts", "head"])
 def test_what_it_combines_with(changes, tiny, tmp_path):
     trainer = make_trainer(tiny, tmp_path / "run", **EWC, **changes)
     trainer.run()
@@ -177,7 +190,7 @@ def test_what_it_combines_with(changes, tiny, tmp_path):
     assert all(row["ewc_loss"] > 0 and row["total_loss"] > row["loss"] for row in rows)
     written = (tmp_path / "run" / "fisher_0.pth").exists()
     assert written == ("TRAIN__EWC_IDENTITY_FISHER" not in changes)
-    if "TUNE_HEAD" in changes:  # the head and the adapters are drawn to 0, which is their start
+    if "TUNE_HEAD" in changes:
         assert all(row["l2sp_loss"] > 0 for row in rows)
 
 

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from openvclip.data.lists.labels import build_label_space
 from openvclip.data.loader import build_loader
+from openvclip.models.build import build_classifier
 from openvclip.models.raw import build_raw_tensors
 from openvclip.training.objectives.fisher import (
     Fisher,
@@ -173,7 +175,14 @@ def _build_fisher(cfg: Any, model: nn.Module, parameters: Mapping[str, nn.Parame
                              max_bad_fraction=cfg.DATA.MAX_BAD_FRACTION)
     training = model.training
     model.train()
-    fisher = compute_fisher(model, build_loss(cfg), parameters, batches,
-                            parts=min(cfg.TRAIN.GRAD_ACCUM_STEPS, share))
-    model.train(training)
+    if model.embeds_classes:  # at each step, and not yet: prompts have no embeddings so far
+        names = build_label_space(cfg).names
+        model.live_classifier = build_classifier(cfg, model.model, names, cache=False).to(
+            device, model.model.logit_scale.dtype)
+    try:
+        fisher = compute_fisher(model, build_loss(cfg), parameters, batches,
+                                parts=min(cfg.TRAIN.GRAD_ACCUM_STEPS, share))
+    finally:
+        model.live_classifier = None
+        model.train(training)
     return fisher
