@@ -195,3 +195,45 @@ def test_predictions_say_that_they_leave_the_raw_model_out(tiny, tmp_path, caplo
     trained.write_text(cfg.dump())
     find_input_spec(None, trained)
     assert "config.yaml mixes the raw model's logits into those of tests" in caplog.text
+
+
+def test_froster_from_training_to_patched_tests(tiny, tmp_path, empty_cfg, in_process):
+    """Mixed precision, validation of patched weights, averaging's input, the raw model in tests."""
+    run = tmp_path / "run"
+    texts = {"MODEL__TEXT_TEMPLATES": "froster29"}
+    in_process(empty_cfg, options(
+        tiny, run, **METHODS["froster"], **INTERPOLATED, TRAIN__MIXED_PRECISION=True,
+        TRAIN__EVAL_PATCHING_RATIO=0.5, MODEL__TEXT_CHUNK=2, SOLVER__BASE_LR=1e-2,
+        TEST__PATCHING_RATIOS="[0.0,0.5,1.0]", TEST__SAVE_RESULTS_PATH="p.pt"))
+    stats = [json.loads(x) for x in (run / "json_stats.jsonl").read_text().splitlines()]
+    rows = [row for row in stats if row["_type"] == "train_epoch"]
+    assert all(row["froster_loss"] > 0 and row["connect_froster_loss"] > 0 for row in rows)
+    content = torch.load(checkpoint_path(run, 2), weights_only=True)
+    assert not [name for name in content["model_state"] if "projector" in name]
+    projectors = content["objectives"]["froster"]
+    assert len(projectors) == 4 and all(t.any() for t in projectors.values())
+    clip = torch.load(tiny / "clip.pt", weights_only=True)
+    for name in ("token_embedding.weight", "ln_final.weight", "visual.proj", "logit_scale"):
+        assert not torch.equal(content["model_state"][f"model.{name}"], clip[name]), name
+    results = json.loads((run / "results.json").read_text())
+    assert (results["prompts"]["name"], results["prompts"]["count"]) == ("froster29", 29)
+
+    alone = {"TRAIN__ENABLE": False, "TEST__SAVE_RESULTS_PATH": "p.pt", **texts}
+    in_process(empty_cfg, options(tiny, tmp_path / "clip", **alone))
+    scores = {ratio: load_predictions(run / f"p_ratio{ratio:.2f}.pt")[0] for ratio in (0.0, 1.0)}
+    torch.testing.assert_close(
+        scores[1.0], load_predictions(tmp_path / "clip/p.pt")[0], atol=1e-4, rtol=0)
+    assert not torch.allclose(scores[0.0], scores[1.0], atol=1e-2)
+    # As published: beside the model its projectors and the raw model.
+    state = {**content["model_state"], **{f"raw_model.{n}": t for n, t in clip.items()},
+             **projectors}
+    torch.save({"model_state": state}, tmp_path / "published.pyth")
+    in_process(empty_cfg, options(
+        tiny, tmp_path / "published", **alone, TEST__CUSTOM_LOAD=True,
+        TEST__CUSTOM_LOAD_FILE=tmp_path / "published.pyth"))
+    assert torch.equal(load_predictions(tmp_path / "published/p.pt")[0], scores[0.0])
+    in_process(empty_cfg, options(
+        tiny, tmp_path / "mixed", **alone, TEST__CUSTOM_LOAD=True, MODEL__KEEP_RAW_MODEL=True,
+        MODEL__ENSEMBLE_PRED=True, MODEL__ENSEMBLE_RAWMODEL_RATIO=0.5,
+        TEST__CUSTOM_LOAD_FILE=checkpoint_path(run, 2)))
+    assert not torch.equal(load_predictions(tmp_path / "mixed/p.pt")[0], scores[0.0])

@@ -278,6 +278,7 @@ FROSTER = ["TRAIN.OBJECTIVES", "['froster']", "MODEL.TEXT_TEMPLATES", "froster29
     ([*FROSTER, "MODEL.KEEP_RAW_MODEL", "True", "MODEL.RAW_MODEL_DISTILLATION", "True"],
      "MODEL.RAW_MODEL_DISTILLATION is True; .* TRAIN.FROSTER.RATIO"),
     ([*FROSTER, "TUNE_HEAD", "True"], "TUNE_HEAD is True; with TRAIN.OBJECTIVES .'froster'"),
+    ([*FROSTER, "TRAIN.LORA.ENABLE", "True"], "TRAIN.LORA.ENABLE is True; with .*'froster'"),
     ([*FROSTER, "TRAIN.SHARDING", "fsdp"], "TRAIN.SHARDING is fsdp; .* must be ddp"),
     ([*FROSTER, "MODEL.TEXT_TOWER", "trainable"], "MODEL.TEXT_TOWER is trainable; .* by itself"),
     ([*FROSTER, "MODEL.STATIC_GRAPH", "True"], "MODEL.STATIC_GRAPH is True; .* taken twice"),

@@ -39,6 +39,7 @@ refuse_others = refuse_with(ON, is_froster, {
         False, "in FROSTER's code the key stands for this objective, and MODEL.DISTILLATION_RATIO "
         "for TRAIN.FROSTER.RATIO; here it adds another loss"),
     "MODEL.TEXT_PROMPT": (False, "it trains the text tower itself"),
+    "TRAIN.LORA.ENABLE": (False, "that leaves the text tower as it is"),
     "TUNE_HEAD": (False, "the class embeddings are those of the text tower"),
     "TRAIN.SHARDING": ("ddp", "processes encode different texts"),
     "TRAIN.LINEAR_CONNECT_PER_RANK": (False, "processes share the texts at the same weights"),
