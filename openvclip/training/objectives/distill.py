@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from openvclip.models.layers import at_least_fp32
+from openvclip.models.video_clip import VideoCLIP
 from openvclip.training.objectives.objective import Objective, Part
 from openvclip.training.objectives.raw_features import RawFeatures, build_raw_features
 
@@ -40,7 +41,7 @@ class RawDistillation(Objective):
         self.raw, self.weight = raw, weight
 
     @classmethod
-    def build(cls, cfg: Any, model: nn.Module) -> RawDistillation:
+    def build(cls, cfg: Any, model: VideoCLIP) -> RawDistillation:
         """Build what ``MODEL.RAW_MODEL_DISTILLATION`` asks for."""
         return cls(build_raw_features(cfg, model), cfg.MODEL.DISTILLATION_RATIO)
 

@@ -100,13 +100,13 @@ class Froster(Objective):
         self.weight, self.draw = weight, draw or (lambda step: draw_template(0, step))
 
     @classmethod
-    def extend_model(cls, cfg: Any, model: nn.Module) -> None:
+    def extend_model(cls, cfg: Any, model: VideoCLIP) -> None:
         """Add the projectors, and ask for the embeddings of the frames."""
         model.extras[cls.name] = build_projectors(cfg, model)
         model.keep_frames = model.embeds_classes = True
 
     @classmethod
-    def build(cls, cfg: Any, model: nn.Module) -> Froster:
+    def build(cls, cfg: Any, model: VideoCLIP) -> Froster:
         """Build what ``TRAIN.OBJECTIVES [froster]`` asks for."""
         names, seed = build_label_space(cfg).names, cfg.RNG_SEED
         texts = tokenize_classes(

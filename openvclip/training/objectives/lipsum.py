@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from openvclip.clip.text_tokens import ClipTokenizer
 from openvclip.models.backbone import Backbone
+from openvclip.models.video_clip import VideoCLIP
 from openvclip.training.objectives.objective import Objective, Part
 from openvclip.training.objectives.raw_features import RawFeatures, build_raw_features
 from openvclip.utils.errors import ConfigError
@@ -88,12 +89,12 @@ class EnergyGap(Objective):
         self._texts: Tensor | None = None
 
     @classmethod
-    def extend_model(cls, cfg: Any, model: nn.Module) -> None:
+    def extend_model(cls, cfg: Any, model: VideoCLIP) -> None:
         """Ask for the embeddings of the frames."""
         model.keep_frames = True
 
     @classmethod
-    def build(cls, cfg: Any, model: nn.Module) -> EnergyGap:
+    def build(cls, cfg: Any, model: VideoCLIP) -> EnergyGap:
         """Build what ``TRAIN.LIPSUM`` asks for."""
         options = cfg.TRAIN.LIPSUM
         draw = RandomTexts(model.model, options.TEXTS, options.LENGTH, cfg.RNG_SEED)

@@ -7,9 +7,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from openvclip.interpolation import Weights
+from openvclip.models.video_clip import VideoCLIP
 
 
 class Captions(NamedTuple):
@@ -77,7 +78,7 @@ class Objective:
     _seen: Tensor | None = None
 
     @classmethod
-    def extend_model(cls, cfg: Any, model: nn.Module) -> None:
+    def extend_model(cls, cfg: Any, model: VideoCLIP) -> None:
         """Add to ``model.extras`` what trains beside it, or choose what trains.
 
         It is called before the model is wrapped and before the optimizer is made.
@@ -88,7 +89,7 @@ class Objective:
         """
 
     @classmethod
-    def build(cls, cfg: Any, model: nn.Module) -> Objective:
+    def build(cls, cfg: Any, model: VideoCLIP) -> Objective:
         """Make it from the config.
 
         Args:
