@@ -49,4 +49,5 @@ METHODS = {
     "ema": Method({"TRAIN.EMA.ENABLE": True}, 1.02, touched=3),
     "lora": Method({"TRAIN.LORA.ENABLE": True}, 0.85, saves_memory=True),
     "lipsum": Method({"TRAIN.OBJECTIVES": ["lipsum"]}),
+    "froster": Method({"TRAIN.OBJECTIVES": ["froster"], "MODEL.TEXT_TEMPLATES": "froster29"}),
 }

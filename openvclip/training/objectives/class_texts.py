@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from openvclip.checkpoints.loading import build_autocast
 from openvclip.data.lists.labels import build_label_space
 from openvclip.models.text import class_texts
 from openvclip.models.text_choices import build_text_choice
+from openvclip.models.video_clip import VideoCLIP
 from openvclip.training.objectives.live_classifier import LiveClassifier, tokenize_classes
 from openvclip.training.objectives.objective import Objective, Part
 from openvclip.utils.errors import ConfigError
@@ -62,12 +63,12 @@ class ClassTextTraining(Objective):
         self._rows: Tensor | None = None
 
     @classmethod
-    def extend_model(cls, cfg: Any, model: nn.Module) -> None:
+    def extend_model(cls, cfg: Any, model: VideoCLIP) -> None:
         """Say that class embeddings are made at each step."""
         model.embeds_classes = True
 
     @classmethod
-    def build(cls, cfg: Any, model: nn.Module) -> ClassTextTraining:
+    def build(cls, cfg: Any, model: VideoCLIP) -> ClassTextTraining:
         """Build what ``MODEL.TEXT_TOWER trainable`` or ``MODEL.TEXT_PROMPT`` asks for."""
         names, sample = build_label_space(cfg).names, cfg.MODEL.TEXT_SAMPLE
         choice = build_text_choice(cfg, names)

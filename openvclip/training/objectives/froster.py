@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -43,12 +43,8 @@ class Projectors(nn.Module):
     def __init__(self, width: int, seed: int) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
-        self.projector_v, self.projector_t = (
-            nn.Sequential(nn.Linear(width, width, bias=False), nn.GELU(),
-                          nn.Linear(width, width, bias=False)) for _ in range(2))
-        for projector in (self.projector_v, self.projector_t):
-            nn.init.kaiming_normal_(projector[0].weight, generator=generator)
-            nn.init.zeros_(projector[2].weight)
+        self.projector_v = _make_projector(width, generator)
+        self.projector_t = _make_projector(width, generator)
 
     def project_frames(self, frames: Tensor) -> Tensor:
         """(N, D) -> (N, D), not normalised."""
@@ -57,6 +53,13 @@ class Projectors(nn.Module):
     def project_classes(self, classes: Tensor) -> Tensor:
         """(C, D) -> (C, D), not normalised."""
         return classes + SHARE * self.projector_t(classes)
+
+
+def _make_projector(width: int, generator: torch.Generator) -> nn.Sequential:
+    first, second = (nn.Linear(width, width, bias=False) for _ in range(2))
+    nn.init.kaiming_normal_(first.weight, generator=generator)
+    nn.init.zeros_(second.weight)
+    return nn.Sequential(first, nn.GELU(), second)
 
 
 def build_projectors(cfg: Any, model: VideoCLIP) -> Projectors:
@@ -117,8 +120,9 @@ class Froster(Objective):
         # CLIP's own text tower, which the model still has, is not needed after this.
         embedded = embed_all(model.model, texts).unflatten(0, (len(names), -1))
         scale = model.model.logit_scale
-        return cls(live, model.extras[cls.name], raw, embedded.to(scale.device, scale.dtype),
-                   cfg.TRAIN.FROSTER.RATIO, lambda step: draw_template(seed, step))
+        return cls(live, cast(Projectors, model.extras[cls.name]), raw,
+                   embedded.to(scale.device, scale.dtype), cfg.TRAIN.FROSTER.RATIO,
+                   lambda step: draw_template(seed, step))
 
     def begin_step(self, step: int) -> None:
         """Draw the template of the step, the same for all of its passes."""

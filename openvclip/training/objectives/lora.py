@@ -41,7 +41,7 @@ class LoRA(Objective):
         self.model, self.factors = model, factors
 
     @classmethod
-    def extend_model(cls, cfg: Any, model: VideoCLIP) -> None:  # type: ignore[override]
+    def extend_model(cls, cfg: Any, model: VideoCLIP) -> None:
         """Add to the weights that ``TRAIN.LORA.TARGETS`` name, and freeze CLIP."""
         lora = cfg.TRAIN.LORA
         names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -58,7 +58,7 @@ class LoRA(Objective):
                     len(list(model.model.vision_blocks())), count / 1e6)
 
     @classmethod
-    def build(cls, cfg: Any, model: VideoCLIP) -> LoRA:  # type: ignore[override]
+    def build(cls, cfg: Any, model: VideoCLIP) -> LoRA:
         """Build what ``TRAIN.LORA.ENABLE`` asks for."""
         return cls(model, dict(model.extras[_NAME].items()))  # type: ignore[operator]
 
