@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openvclip.checkpoints.loading import build_autocast
+from openvclip.checkpoints.loading import build_autocast, unwrap
 from openvclip.data.lists.labels import build_label_space
 from openvclip.models.text import class_texts
 from openvclip.models.text_choices import build_text_choice
@@ -65,7 +65,7 @@ class ClassTextTraining(Objective):
     @classmethod
     def extend_model(cls, cfg: Any, model: VideoCLIP) -> None:
         """Say that class embeddings are made at each step."""
-        model.embeds_classes = True
+        unwrap(model).embeds_classes = True
 
     @classmethod
     def build(cls, cfg: Any, model: VideoCLIP) -> ClassTextTraining:
@@ -79,9 +79,11 @@ class ClassTextTraining(Objective):
                 f"MODEL.TEXT_SAMPLE is {sample}, but a class has at most {max(counts)} texts "
                 f"({choice.file or choice.name}); lower it, or set 0 for all"
             )
-        tokens = tokenize_classes(model.model, texts, cfg.MODEL.CONTEXT_LENGTH, not shared)
-        autocast = build_autocast(cfg, model.model.logit_scale.device, "TRAIN")
-        live = LiveClassifier(model, tokens, cfg.MODEL.TEXT_CHUNK, autocast)
+        video_clip = unwrap(model)
+        clip = video_clip.model
+        tokens = tokenize_classes(clip, texts, cfg.MODEL.CONTEXT_LENGTH, not shared)
+        autocast = build_autocast(cfg, clip.logit_scale.device, "TRAIN")
+        live = LiveClassifier(video_clip, tokens, cfg.MODEL.TEXT_CHUNK, autocast)
         drawn = sum(min(count, sample or count) for count in counts)
         logger.info("class sentences are encoded with gradients (%s): %d of %d classes a step",
                     choice.file or choice.name, drawn, len(names))

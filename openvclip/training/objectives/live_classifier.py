@@ -72,7 +72,11 @@ class LiveClassifier:
         self.num_classes = int(texts.classes.max()) + 1
         self._columns = model.model.count_columns(texts.tokens)
         self._share = slice(distributed.rank(), None, distributed.world_size())
-        self.stop()
+        self._chunks: tuple[Tensor, ...] = ()
+        self._counts = torch.empty(0)
+        self._kept: Tensor | None = None
+        self._means: Tensor | None = None
+        self._embeddings: Tensor | None = None
 
     def start(self, rows: Tensor | None = None) -> Tensor:
         """Make the class embeddings at the weights that the model holds, and let it use them.
@@ -109,7 +113,8 @@ class LiveClassifier:
         The gradients of all chunks but the last are on the parameters by then.
         """
         leaf = self.model.live_classifier
-        assert leaf is not None and self._means is not None  # start was called
+        embeddings, means = self._embeddings, self._means
+        assert leaf is not None and embeddings is not None and means is not None  # after start
         gradient, = torch.autograd.grad(total, leaf, retain_graph=True)
         if leaf.grad is not None:  # of the batch's earlier parts
             gradient = gradient + leaf.grad
@@ -118,7 +123,7 @@ class LiveClassifier:
             # mean at these texts, times the number of processes, is the sum.
             gradient = gradient.contiguous()
             dist.all_reduce(gradient)
-        at_means, = torch.autograd.grad(self._embeddings, self._means, gradient)
+        at_means, = torch.autograd.grad(embeddings, means, gradient)
         for own in self._chunks[:-1]:
             self._add_gradients(own, at_means)
         last = self._sum(self._chunks[-1]) if self._kept is None else self._kept
@@ -128,8 +133,7 @@ class LiveClassifier:
     def stop(self) -> None:
         """Let go of the embeddings; the model classifies by ``classifier`` again."""
         self.model.live_classifier = None
-        self._chunks: tuple[Tensor, ...] = ()
-        self._kept = self._means = self._embeddings = self._counts = None
+        self._kept = self._means = self._embeddings = None
 
     def _sum(self, rows: Tensor) -> Tensor:
         """(C, D): the sum over the texts of each class, divided by how many all processes have."""
