@@ -139,7 +139,7 @@ def _add_against(commands) -> None:
 
 def _add_one_precision(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--clips", type=_positive, default=4, help="of a batch; default: 4")
+    add("--clips", type=_positive, default=8, help="of a batch; default: 8, the published share")
     add("--frames", type=_positive, default=8, help="of a clip; default: 8")
     add("--dtype", choices=("fp32", "bf16", "fp16"), default="fp32",
         help="precision, the lower ones by autocast; default: fp32")
