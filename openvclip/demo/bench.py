@@ -20,7 +20,7 @@ import torch
 
 from openvclip.checkpoints import files as ckpt
 from openvclip.checkpoints.averaging import average_checkpoints
-from openvclip.config import load_cfg
+from openvclip.config import get_cfg, load_cfg
 from openvclip.config.defaults import flatten
 from openvclip.demo.dataset import label_maps
 from openvclip.demo.methods import METHODS, Bench
@@ -71,7 +71,7 @@ def list_jobs(bench: Bench) -> list[Job]:
 
 
 def build_run_config(bench: Bench, job: Job) -> tuple[Any, dict[str, Any]]:
-    """Return a run's resolved config, and what its results depend on.
+    """Return a run's resolved config, and those of its settings that are not defaults.
 
     Raises:
         ConfigError: the config file or ``bench.opts`` are wrong.
@@ -82,7 +82,9 @@ def build_run_config(bench: Bench, job: Job) -> tuple[Any, dict[str, Any]]:
         "DATA.PATH_TO_DATA_DIR", str(data / "trained"), "TEST.ENABLE", "False",
         "DATA.INDEX_LABEL_MAPPING_FILE", str(data / "trained-index2cls.json"),
     ]))
-    kept = {key: value for key, value in flatten(cfg).items() if key not in ELSEWHERE}
+    usual = flatten(get_cfg())  # keys of a later version leave the results as they are
+    kept = {key: value for key, value in flatten(cfg).items()
+            if key not in ELSEWHERE and value != usual[key]}
     return cfg, kept
 
 
@@ -111,7 +113,9 @@ def check_settings(bench: Bench, jobs: Sequence[Job]) -> None:
         if job.seed is not None:
             cfg, kept = build_run_config(bench, job)
             first, last = build_average_range(bench, cfg)
-            wanted |= {"averaged": [first, last], **kept}
+            method = METHODS[job.method]
+            wanted |= {"averaged": [first, last], "weights": method.weights,
+                       "test": list(method.test), **kept}
         for folder in (bench.root / "runs" / job.place, bench.root / "test" / job.place):
             check_same(folder / SETTINGS, wanted)
 
@@ -140,7 +144,7 @@ def check_same(path: Path, wanted: dict[str, Any]) -> None:
 
 
 def _show(value: Any, missing: object) -> str:
-    text = "absent" if value is missing else str(value)
+    text = "not set" if value is missing else str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -209,9 +213,10 @@ def run_test(bench: Bench, job: Job, name: str) -> bool:
         "MODEL.NUM_CLASSES", str(len(label_maps()[labels])), "OUTPUT_DIR", str(output),
     ]
     if job.seed is not None:
-        opts += ["TEST.CUSTOM_LOAD", "True", "TEST.CUSTOM_LOAD_FILE",
+        own = METHODS[job.method].test
+        opts += [*own, "TEST.CUSTOM_LOAD", "True", "TEST.CUSTOM_LOAD_FILE",
                  str(bench.root / "runs" / job.place / AVERAGE),
-                 "TEST.PATCHING_RATIOS", str(list(bench.ratios))]
+                 "TEST.PATCHING_RATIOS", str([*bench.ratios, *([1.0] if own else [])])]
     cfg = build_resolved(load_cfg(str(bench.configs / "test.yaml"), opts))
     run_tests(build_runners(cfg))
     return True

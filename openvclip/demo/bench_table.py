@@ -30,8 +30,9 @@ def read_sweeps(bench: Bench) -> tuple[dict[str, Sweeps], dict[str, float]]:
     tests = bench.root / "test"
     clip = {name: read_sweep(tests / CLIP / name / RESULTS)[0.0] for name in (*CHOOSE_ON, *SETS)}
     return {
-        method: {name: [{**read_sweep(tests / f"seed{seed}" / method / name / RESULTS),
-                         1.0: clip[name]} for seed in bench.seeds]
+        method: {name: [{1.0: clip[name],
+                         **read_sweep(tests / f"seed{seed}" / method / name / RESULTS)}
+                        for seed in bench.seeds]
                  for name in (*CHOOSE_ON, *SETS)}
         for method in bench.methods
     }, clip

@@ -98,12 +98,13 @@ def _measure_memory(bench: Bench, name: str) -> int:
 
 
 def _write_short_list(bench: Bench) -> Path:
-    """Write a training list of videos of many classes; return its folder."""
+    """Write lists of videos of many classes; return their folder."""
     folder = bench.root / FOLDER / "list"
     rows = read_table(bench.root / "data/trained/train.csv").splitlines()
     chosen = rows[::max(1, len(rows) // MEMORY_ROWS)]
-    with replacing(folder / "train.csv") as file:
-        file.write("".join(f"{row}\n" for row in chosen))
+    for name in ("train.csv", "val.csv"):
+        with replacing(folder / name) as file:
+            file.write("".join(f"{row}\n" for row in chosen))
     return folder
 
 

@@ -22,11 +22,13 @@ class Method:
         title: its name in table and picture.
         cost: about how long a step takes, in plain steps: the longest runs are started first.
         weights: which of a checkpoint's weights are averaged: current, or ema.
+        test: KEY VALUE ... of its tests. CLIP is then tested in the same way, at ratio 1.
     """
 
     title: str
     cost: float = 1.0
     weights: str = CURRENT
+    test: tuple[str, ...] = ()
 
 
 # In the order of the table; the name is that of the config file.
@@ -36,11 +38,13 @@ METHODS = {
     "ewc": Method("EWC", 1.2),  # with the Fisher information
     "l2sp": Method("L2-SP"),
     "distill": Method("distillation", 1.3),
+    "froster": Method("FROSTER-like", 1.7, test=("MODEL.TEXT_TEMPLATES", "froster29")),
     "ema": Method("EMA", weights="ema"),
+    "lora": Method("LoRA", 0.8),
 }
 PLAIN = "plain"
-# The demo's world with fewer test videos: they are evaluated once per run and ratio.
-SIZE = DatasetSize(train=24, val=4, test=4, unseen=2, knew=4, val_knew=4)
+# The demo's world with fewer videos: so many runs, each tested at so many ratios, in half an hour.
+SIZE = DatasetSize(train=20, val=4, test=4, unseen=2, knew=4, val_knew=4)
 # 0 is left out: its world was used to choose the methods' settings.
 SEEDS = (2, 3, 4)
 # Shares of CLIP in the tested weights; 1, CLIP itself, is tested once for all.

@@ -142,6 +142,8 @@ def test_all_methods_have_a_config_that_differs_from_plain_in_the_method_only():
         cfg = load_cfg(str(CONFIGS / f"{name}.yaml"), [])
         for section in ("DATA", "DATA_LOADER", "AUG", "MIXUP"):
             assert cfg[section] == plain[section], name
+        if name != "lora":  # as in its paper
+            assert cfg.SOLVER.BASE_LR == plain.SOLVER.BASE_LR
         for key in ("MAX_EPOCH", "WARMUP_EPOCHS", "OPTIMIZING_METHOD", "CLIP_GRAD_L2NORM"):
             assert cfg.SOLVER[key] == plain.SOLVER[key], name
         assert cfg.TRAIN.BATCH_SIZE == plain.TRAIN.BATCH_SIZE

@@ -49,6 +49,18 @@ def test_other_ranks_only_warn(tmp_path, capsys, fresh_log):
     assert not (tmp_path / "stdout.log").exists()
 
 
+def test_one_of_several_runs_side_by_side_leaves_the_terminal_to_one_logger(
+    tmp_path, capsys, fresh_log
+):
+    setup_logging(tmp_path, terminal="openvclip.mine")
+    get_logger("mine").info("done in 3 s")
+    get_logger("theirs").info("a step")
+    get_logger("theirs").warning("careful")
+    terminal, file = capsys.readouterr().out, (tmp_path / "stdout.log").read_text()
+    assert "done in 3 s" in terminal and "careful" in terminal and "a step" not in terminal
+    assert all(text in file for text in ("done in 3 s", "careful", "a step"))
+
+
 def test_progress_says_rate_and_time_left(caplog):
     caplog.set_level(logging.INFO, logger="openvclip")
     progress = Progress(4, "testing", "videos", period=0.0)
