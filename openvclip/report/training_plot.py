@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
@@ -99,9 +99,15 @@ def draw_training(points: Points, names: Callable[[str], Sequence[str]]) -> Figu
     figure = Figure(figsize=(11 if validated or panels else 6.5, 5.6 + rows * ROW),
                     layout="constrained")
     # Figures in the figure, so that each keeps its own margins.
-    top, below = (figure.subfigures(2, 1, height_ratios=(5.6, rows * ROW)) if panels
-                  else (figure, None))
-    left, right = top.subfigures(1, 2) if validated else (top, None)
+    top: Any = figure
+    below: Any = None
+    left: Any
+    right: Any = None
+    if panels:
+        top, below = figure.subfigures(2, 1, height_ratios=(5.6, rows * ROW))
+    left = top
+    if validated:
+        left, right = top.subfigures(1, 2)
     losses, rates = left.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     _draw_losses(losses, main, points)
     losses.set_ylabel("training loss")
