@@ -85,7 +85,8 @@ def test_each_method_is_on_and_trains(world, name):
 
 def test_operations_of_the_methods_are_as_the_maths_says(world):
     flops = {name: count_flops(ConfiguredStep(TINY, world, METHODS[name].options).compute_gradients)
-             for name in ("plain", "interpolated", "ewc", "ema")}
+             for name in ("plain", "interpolated", "ewc", "ema", "froster")}
+    assert 1.2 * flops["plain"] < flops["froster"]
     assert flops["interpolated"] == pytest.approx(2 * flops["plain"], rel=1e-6)
     assert flops["ewc"] == flops["ema"] == flops["plain"] > 0
 
