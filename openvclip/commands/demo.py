@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from openvclip.utils.command_line import Parser, through_run_tool
 from openvclip.utils.text import clean_lines
@@ -85,8 +86,9 @@ def _compare(args: argparse.Namespace) -> str:
     from openvclip.demo.pretrain import PretrainOptions
     from openvclip.launch.comparison import compare
 
-    given = {name: tuple(getattr(args, name)) for name in ("methods", "seeds", "ratios", "opts")
-             if getattr(args, name)}
+    given: dict[str, Any] = {
+        name: tuple(getattr(args, name)) for name in ("methods", "seeds", "ratios", "opts")
+        if getattr(args, name)}
     return compare(
         Bench(Path(args.root), Path(args.configs), **given), seed=args.seed,
         size=SIZE.scaled(args.scale), lanes=args.lanes,

@@ -111,7 +111,8 @@ def _write_short_list(bench: Bench) -> Path:
 def _measure_seconds(bench: Bench) -> tuple[dict[str, float], dict[str, float]]:
     """Return each method's median seconds per step, and the seconds before its first step."""
     runs: dict[str, tuple[Trainer, dict]] = {}
-    before, taken = {}, {name: [] for name in bench.methods}
+    before: dict[str, float] = {}
+    taken: dict[str, list[float]] = {name: [] for name in bench.methods}
     for name in bench.methods:
         trainer = _build_trainer(bench, name)
         started = time.perf_counter()

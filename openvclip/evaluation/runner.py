@@ -122,7 +122,7 @@ class Runner:
         distributed.barrier()
         return results
 
-    def _predict(self) -> dict[Held, Predictions]:
+    def _predict(self) -> dict[float, Predictions]:
         setup, loader = self.setup, self.setup.loader
         ratios = list(setup.ratios) or [0.0]
         forward, count = self.task.outputs(setup.model.eval())
@@ -132,12 +132,13 @@ class Runner:
             loader.skip(self.resume_log.done)
         ensemble = partial(
             ViewEnsemble, len(loader.dataset), count, setup.num_clips, self.task.method)
-        return predict(
+        found = predict(
             forward, loader, ensemble, own_videos=loader.count_rows(),
             weights=setup.weights, ratios=ratios, device=setup.device, autocast=setup.autocast,
             resume_log=self.resume_log, what=self.task.doing,
             lines=EvaluationLines("test_iter", setup.log_period, setup.device),
         )
+        return {ratio: found[ratio] for ratio in ratios}
 
     def _write(self, results: dict[str, Any], predictions: Mapping[float, Predictions]) -> None:
         """Log the numbers and write every file of the results."""

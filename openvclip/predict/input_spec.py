@@ -133,8 +133,9 @@ def build_input_spec(cfg: Any) -> InputSpec:
 
 def change_input(spec: InputSpec, **changes: Any) -> InputSpec:
     """Return the input with the changes that are given; the text none stands for None."""
-    return replace(spec, **{name: None if value == "none" else value
-                            for name, value in changes.items() if value is not None})
+    given: dict[str, Any] = {name: None if value == "none" else value
+                             for name, value in changes.items() if value is not None}
+    return replace(spec, **given)
 
 
 def follow_tower(spec: InputSpec, tower: TowerSpec | None) -> InputSpec:

@@ -99,15 +99,10 @@ def draw_training(points: Points, names: Callable[[str], Sequence[str]]) -> Figu
     figure = Figure(figsize=(11 if validated or panels else 6.5, 5.6 + rows * ROW),
                     layout="constrained")
     # Figures in the figure, so that each keeps its own margins.
-    top: Any = figure
-    below: Any = None
-    left: Any
-    right: Any = None
-    if panels:
-        top, below = figure.subfigures(2, 1, height_ratios=(5.6, rows * ROW))
-    left = top
-    if validated:
-        left, right = top.subfigures(1, 2)
+    parts: Any = figure
+    top, below = (parts.subfigures(2, 1, height_ratios=(5.6, rows * ROW)) if panels
+                  else (parts, None))
+    left, right = top.subfigures(1, 2) if validated else (top, None)
     losses, rates = left.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     _draw_losses(losses, main, points)
     losses.set_ylabel("training loss")

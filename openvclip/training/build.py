@@ -71,7 +71,7 @@ def build_objectives(cfg, model: nn.Module) -> list[Objective]:
 def build_objective_names(cfg) -> list[str]:
     """Return the objectives that the config switches on and names, in the registry's order."""
     on = {*switched_on(cfg), *cfg.TRAIN.OBJECTIVES}
-    return [name for name in OBJECTIVES.names() if name in on]
+    return [name for name in OBJECTIVES.names() if name is not None and name in on]
 
 
 def build_validator(

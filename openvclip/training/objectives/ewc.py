@@ -14,6 +14,7 @@ from openvclip.data.lists.labels import build_label_space
 from openvclip.data.loader import build_loader
 from openvclip.models.build import build_classifier
 from openvclip.models.raw import build_raw_tensors
+from openvclip.models.video_clip import VideoCLIP
 from openvclip.training.objectives.fisher import (
     Fisher,
     compute_fisher,
@@ -71,7 +72,7 @@ class EWC(WeightPenalty):
         self._digest = self._expected = ""
 
     @classmethod
-    def build(cls, cfg: Any, model: nn.Module) -> EWC:
+    def build(cls, cfg: Any, model: VideoCLIP) -> EWC:
         """Build what ``TRAIN.EWC_*`` ask for."""
         train = cfg.TRAIN
         anchors = build_raw_tensors(cfg, model)
@@ -152,7 +153,7 @@ class EWC(WeightPenalty):
         self._expected = state[STATE]
 
 
-def _build_ones(cfg: Any, model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> Fisher:
+def _build_ones(cfg: Any, model: VideoCLIP, parameters: Mapping[str, nn.Parameter]) -> Fisher:
     """Return ones for the parameters on which logits depend; it takes no data."""
     size, scale = model.model.image_size, model.model.logit_scale
     video = torch.zeros(1, 3, model.num_frames, size, size, device=scale.device)
@@ -160,7 +161,7 @@ def _build_ones(cfg: Any, model: nn.Module, parameters: Mapping[str, nn.Paramete
             for name in find_used(model, parameters, video)}
 
 
-def _build_fisher(cfg: Any, model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> Fisher:
+def _build_fisher(cfg: Any, model: VideoCLIP, parameters: Mapping[str, nn.Parameter]) -> Fisher:
     """Compute it over the training list: its augmentation, half of the batch, no mixing, fp32."""
     device, processes = model.model.logit_scale.device, distributed.world_size()
     half = cfg.clone()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from openvclip.clip.towers import load_tower
 from openvclip.models.build import build_clip_source
 from openvclip.models.raw import find_anchors
+from openvclip.models.video_clip import VideoCLIP
 from openvclip.training.objectives.penalty import Quadratic, WeightPenalty
 from openvclip.utils.logging import get_logger
 
@@ -43,7 +44,7 @@ class L2SP(WeightPenalty):
             self._penalties.append(Quadratic(new, None, beta))
 
     @classmethod
-    def build(cls, cfg: Any, model: nn.Module) -> L2SP:
+    def build(cls, cfg: Any, model: VideoCLIP) -> L2SP:
         """Build what ``TRAIN.L2SP`` asks for."""
         own = cfg.TRAIN.L2SP
         source = build_clip_source(cfg)

@@ -32,7 +32,7 @@ class ProbeFirst(Objective):
         self.probing: bool | None = None
 
     @classmethod
-    def build(cls, cfg: Any, model: VideoCLIP) -> ProbeFirst:  # type: ignore[override]
+    def build(cls, cfg: Any, model: VideoCLIP) -> ProbeFirst:
         """Build what ``TRAIN.LP_FT`` asks for."""
         return cls(model, cfg.TRAIN.LP_FT.EPOCHS, cfg.TRAIN.LP_FT.LR_FACTOR)
 
