@@ -70,6 +70,7 @@ NOT_RUN = {
     r"my_clip\.mp4": "stands for somebody's own files",
     r" EXTENSIONS ": "names a module of somebody's own; test_extending.py runs the page's",
     r"benchmark\.py data --generate": "measures for minutes; test_benchmark.py runs it",
+    r"benchmark\.py (methods|class-texts|against)": "measures for minutes; tests/tools runs them",
 }
 if importlib.util.find_spec("transformers") is None:
     NOT_RUN[r"make_captions\.py|(mine|part_\*)\.jsonl"] = "needs transformers"
