@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from openvclip.commands.weights import add_weights_option
-from openvclip.utils.command_line import Parser, through_run_tool
+from openvclip.utils.command_line import Parser, add_weights_option, through_run_tool
 
 
 def build_parser() -> Parser:

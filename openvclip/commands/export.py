@@ -9,8 +9,7 @@ All of them appear, or none. docs/export.md explains how to load them.
 
 from __future__ import annotations
 
-from openvclip.commands.weights import add_weights_option
-from openvclip.utils.command_line import Parser, through_run_tool
+from openvclip.utils.command_line import Parser, add_weights_option, through_run_tool
 from openvclip.utils.text import clean_lines
 
 

@@ -14,8 +14,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 
-from openvclip.commands.weights import add_weights_option
-from openvclip.utils.command_line import Parser, run_tool
+from openvclip.utils.command_line import Parser, add_weights_option, run_tool
 from openvclip.utils.errors import DataError
 from openvclip.utils.text import clean_lines
 

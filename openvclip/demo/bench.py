@@ -134,7 +134,7 @@ def check_same(path: Path, wanted: dict[str, Any]) -> None:
     except (OSError, ValueError, TypeError) as error:
         raise DataError(f"cannot read {path}: {error}; delete its folder") from error
     missing = object()
-    now = json.loads(json.dumps(wanted))
+    now = dict(parse_json(json.dumps(wanted)))
     for key in dict.fromkeys([*now, *before]):
         old, new = before.get(key, missing), now.get(key, missing)
         if old != new:

@@ -163,3 +163,14 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise what is wrong as an error of the project."""
         raise ConfigError(f"command line: {message}; -h shows the options")
+
+
+def add_weights_option(add: Callable) -> None:
+    """Add ``--weights`` to a parser of a command that reads a checkpoint.
+
+    Args:
+        add: the parser's ``add_argument``.
+    """
+    add("--weights", choices=("current", "ema"), default="current",
+        help="of a checkpoint: the current ones, or ema, their moving average (TRAIN.EMA); "
+        "default: current")
