@@ -76,8 +76,7 @@ class VideoCLIP(nn.Module):
         classifier: (classes, embed_dim) embeddings of the classes, each of length 1.
         tune_head: train a copy of ``classifier``.
         train_text: let the text tower train, of one with prompts what trains beside them; it needs
-            captions, or class embeddings that are made
-            at each step, to do so.
+            captions, or class embeddings that are made at each step, to do so.
         train_bias: let ``logit_bias`` train, if the CLIP has one; only a sigmoid loss depends on
             it.
 
