@@ -8,6 +8,7 @@ from openvclip.interpolation.mixing import (
     WeightPatcher,
     Weights,
     WeightsAndClassifier,
+    check_shape,
     compact,
     draw_ratio,
     patch_state_dict,
@@ -16,6 +17,6 @@ from openvclip.interpolation.moving_average import AverageWeights, MovingAverage
 
 __all__ = [
     "AverageWeights", "MixedWeights", "MovingAverage", "StateDict", "WeightInterpolator",
-    "WeightPatcher", "Weights", "WeightsAndClassifier", "average_state_dicts", "compact",
-    "draw_ratio", "patch_state_dict",
+    "WeightPatcher", "Weights", "WeightsAndClassifier", "average_state_dicts", "check_shape",
+    "compact", "draw_ratio", "patch_state_dict",
 ]

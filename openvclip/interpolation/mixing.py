@@ -43,6 +43,20 @@ def draw_ratio(low: float, high: float, *, seed: int, step: int, rank: int | Non
     return random.Random(name).uniform(low, high)
 
 
+def check_shape(
+    name: str, parameter: Tensor, anchor: Tensor, source: str, key: str = ""
+) -> None:
+    """Raise a CheckpointError unless CLIP's tensor has the shape of the model's parameter.
+
+    ``source`` is where CLIP's is from, and ``key`` the setting that names it, for the error.
+    """
+    if parameter.shape != anchor.shape:
+        raise CheckpointError(
+            f"{name} has shape {tuple(parameter.shape)} in the model and {tuple(anchor.shape)} in "
+            f"{source}; use the CLIP that the model was made from{key}"
+        )
+
+
 def compact(tensor: Tensor) -> Tensor:
     """Return a copy of a tensor: in fp16 if that is exact, as for OpenAI's archives."""
     half = tensor.half()
@@ -133,12 +147,8 @@ class WeightInterpolator(Weights):
                 f"CLIP's: {next(iter(anchor), 'none')})"
             )
         for name, parameter in shared.items():
-            if parameter.shape != anchor[name].shape:
-                raise CheckpointError(
-                    f"{name} has shape {tuple(parameter.shape)} in the model and "
-                    f"{tuple(anchor[name].shape)} in the original CLIP; use the CLIP that the "
-                    "model was made from (TRAIN.CLIP_ORI_PATH)"
-                )
+            check_shape(name, parameter, anchor[name], "the original CLIP",
+                        key=" (TRAIN.CLIP_ORI_PATH)")
         super().__init__(shared)
         self._additions = [(self.names.index(name), addition)
                            for name, addition in (additions or {}).items() if name in shared]

@@ -224,9 +224,8 @@ def build_classifier(
     """Return the (classes, embed_dim) classifier of ``label_names`` made by ``clip``'s text tower.
 
     Its texts are those of MODEL.TEXT_TEMPLATES or MODEL.CLASS_DESCRIPTIONS, or have the CLIP's
-    prompts. A GPU is used if the
-    run has one. Results are kept in MODEL.TEXT_CACHE_DIR unless ``cache`` is False, as for a text
-    tower that trains.
+    prompts. A GPU is used if the run has one. Results are kept in MODEL.TEXT_CACHE_DIR unless
+    ``cache`` is False, as for a text tower that trains.
     """
     choice = build_text_choice(cfg, label_names, clip.prompts is not None)
     logger.info("class texts: %s (%d sentences)", choice.file or choice.name,

@@ -9,16 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from openvclip.clip.towers import load_tower
-from openvclip.interpolation import compact
+from openvclip.interpolation import check_shape, compact
 from openvclip.models.backbone import Backbone
 from openvclip.models.build import build_clip_source, compile_blocks
 from openvclip.models.temporal import build_temporal_clip
-from openvclip.models.video_clip import VideoCLIP
-from openvclip.utils.errors import CheckpointError
+from openvclip.models.video_clip import VideoCLIP, share
 from openvclip.utils.logging import get_logger
 
 logger = get_logger(__name__)
-# Of attributes of the model; not as submodules, whose weights would be the model's.
+# What objectives of a model share.
 _NAME = "raw_model"
 _TENSORS = "raw_tensors"
 
@@ -35,25 +34,26 @@ def build_raw_model(cfg: Any, model: VideoCLIP, *, text: bool = False) -> VideoC
         model: still with the classifier that CLIP's text tower made.
         text: keep the text tower too; without it, no memory is held for one.
     """
-    known = model.__dict__.get(_NAME)
-    if known is None:
-        towers = _build_towers(cfg)
-        known = VideoCLIP(towers, cfg.DATA.NUM_FRAMES, model.classifier)
-        known.requires_grad_(False).eval()
-        if cfg.MODEL.COMPILE:
-            compile_blocks(towers)
-        if not text:
-            for parameter in towers.text_parameters().values():
-                parameter.data = parameter.data.new_empty(0)
-        logger.info("keeping %s as the raw model: frozen, each frame alone",
-                    build_clip_source(cfg))
-        model.__dict__[_NAME] = known
-    elif text and not has_text(known):
+    known = share(model, _NAME, lambda: _build_raw(cfg, model, text))
+    if text and not has_text(known):
         own = _build_towers(cfg).text_parameters()
         for name, parameter in known.model.text_parameters().items():
             parameter.data = own[name].data
     scale = model.model.logit_scale
     return known.to(scale.device, scale.dtype)
+
+
+def _build_raw(cfg: Any, model: VideoCLIP, text: bool) -> VideoCLIP:
+    towers = _build_towers(cfg)
+    raw = VideoCLIP(towers, cfg.DATA.NUM_FRAMES, model.classifier)
+    raw.requires_grad_(False).eval()
+    if cfg.MODEL.COMPILE:
+        compile_blocks(towers)
+    if not text:
+        for parameter in towers.text_parameters().values():
+            parameter.data = parameter.data.new_empty(0)
+    logger.info("keeping %s as the raw model: frozen, each frame alone", build_clip_source(cfg))
+    return raw
 
 
 def has_text(raw: VideoCLIP) -> bool:
@@ -77,12 +77,8 @@ def build_raw_tensors(cfg: Any, model: VideoCLIP) -> dict[str, Tensor]:
     Raises:
         CheckpointError: a shape differs.
     """
-    known = model.__dict__.get(_TENSORS)
-    if known is None:
-        source = build_clip_source(cfg)
-        known = find_anchors(model, load_tower(source)[1], source)
-        model.__dict__[_TENSORS] = known
-    return known
+    source = build_clip_source(cfg)
+    return share(model, _TENSORS, lambda: find_anchors(model, load_tower(source)[1], source))
 
 
 def find_anchors(
@@ -103,10 +99,7 @@ def find_anchors(
         tensor = clip.get(name.removeprefix("model."))
         if tensor is None or not parameter.requires_grad:
             continue
-        if tensor.shape != parameter.shape:
-            raise CheckpointError(
-                f"{name} has shape {tuple(parameter.shape)} in the model and "
-                f"{tuple(tensor.shape)} in {source}; use the CLIP that the model was made from")
+        check_shape(name, parameter, tensor, source)
         anchors[name] = compact(tensor.to(parameter.device, parameter.dtype))
     return anchors
 

@@ -63,6 +63,21 @@ def _unit(features: torch.Tensor) -> torch.Tensor:
         return F.normalize(at_least_fp32(features), dim=-1)
 
 
+def take_logits(output: torch.Tensor | Outputs) -> torch.Tensor:
+    """(B, classes) logits of what :class:`VideoCLIP` returns."""
+    return output.logits if isinstance(output, Outputs) else output
+
+
+def share(model: nn.Module, name: str, make: Callable[[], Any]) -> Any:
+    """Return what several objectives of a model use, made when first asked for.
+
+    It is an attribute of the model but no submodule, even if it is a module.
+    """
+    if name not in model.__dict__:
+        model.__dict__[name] = make()
+    return model.__dict__[name]
+
+
 class VideoCLIP(nn.Module):
     """CLIP as a classifier of video clips (Open-VCLIP, arXiv 2302.00624).
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from openvclip.interpolation import WeightInterpolator
-from openvclip.models.video_clip import Outputs
+from openvclip.models.video_clip import take_logits
 from openvclip.training.objectives.caption import CaptionContrast
 from openvclip.training.objectives.connect import Connect
 from openvclip.training.objectives.losses import ClassificationLoss, Loss
@@ -162,7 +162,7 @@ class PlainStep:
             shared = isinstance(self.model, nn.parallel.DistributedDataParallel) and not exchange
             with cast(Any, self.model).no_sync() if shared else nullcontext():
                 output = self._forward(part)
-                own = output.logits if isinstance(output, Outputs) else output
+                own = take_logits(output)
                 total: Any = sum(objective.weight * term for objective in self.objectives
                                  if (term := objective.term(output, own, part)) is not None)
                 total = self.scaler.scale(total * weight)

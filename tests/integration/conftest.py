@@ -12,6 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from conftest_integration import make_dataset
+from conftest_training import train_double
 from served_python import start_server
 
 
@@ -19,6 +20,17 @@ from served_python import start_server
 def tiny(tmp_path_factory) -> Path:
     """Folder of the tiny dataset."""
     return make_dataset(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def double(tiny, repo, tmp_path_factory):
+    """Train in float64: ``double(processes, **changes)``, see :func:`train_double`."""
+
+    def start(processes: int, *, output: Path | None = None, **changes):
+        output = output or tmp_path_factory.mktemp(f"by{processes}")
+        return train_double(tiny, repo, output, processes, changes)
+
+    return start
 
 
 @pytest.fixture(scope="session")

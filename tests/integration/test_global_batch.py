@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-from conftest_integration import INTERPOLATED, options
+from conftest_integration import INTERPOLATED
 
 from openvclip.checkpoints.files import checkpoint_path
 from openvclip.data.captions.index import write_captions
 
-PROGRAM = Path(__file__).with_name("double_run.py")
 # 12 rows: one batch of 8 an epoch, so 20 interpolated steps.
 CHANGES = {
     **INTERPOLATED, "TRAIN__BATCH_SIZE": 8, "SOLVER__MAX_EPOCH": 20, "TRAIN__CHECKPOINT_PERIOD": 20,
@@ -25,26 +19,12 @@ CHANGES = {
 
 
 @pytest.fixture(scope="module")
-def train(tiny, repo, tmp_path_factory):
+def train(double):
     """Train with some processes; returns the weights, the log's rows and the exchanges."""
 
     def start(processes, **changes):
-        output = changes.pop("OUTPUT_DIR", None) or tmp_path_factory.mktemp(f"by{processes}")
-        command = [sys.executable]
-        if processes > 1:
-            command += ["-m", "torch.distributed.run", "--standalone",
-                        "--nproc_per_node", str(processes)]
-        done = subprocess.run(
-            [*command, str(PROGRAM), *options(tiny, output, **{**CHANGES, **changes})],
-            capture_output=True, text=True, timeout=300, check=False,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repo)},
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        (line,) = [x for x in done.stdout.splitlines() if x.startswith("exchanged")]
-        epochs = changes.get("SOLVER__MAX_EPOCH", CHANGES["SOLVER__MAX_EPOCH"])
-        state = torch.load(checkpoint_path(output, epochs), weights_only=True)["model_state"]
-        rows = [json.loads(x) for x in (output / "json_stats.jsonl").read_text().splitlines()]
-        return state, [row for row in rows if row["_type"] == "train_epoch"], json.loads(line[9:])
+        run = double(processes, output=changes.pop("OUTPUT_DIR", None), **{**CHANGES, **changes})
+        return run.state, run.epochs, run.exchanged
 
     return start
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
 from conftest_integration import CLASSES, INTERPOLATED, options
+from conftest_training import make_trainer, read_lines, stop_after
 
 from openvclip.checkpoints.export import load_export
 from openvclip.checkpoints.files import checkpoint_path, load_file
@@ -20,12 +17,12 @@ from openvclip.config import load_cfg
 from openvclip.data.captions.index import write_captions
 from openvclip.models.resolve import build_resolved
 from openvclip.predict.classifier import load_model
-from openvclip.training.build import build_trainer
 
-PROGRAM = Path(__file__).with_name("double_run.py")
 # 12 rows: one batch of 8 an epoch, so 4 steps.
 CHANGES = {"TRAIN__BATCH_SIZE": 8, "SOLVER__MAX_EPOCH": 4, "TRAIN__CHECKPOINT_PERIOD": 4,
            "TRAIN__EVAL_PERIOD": 4, "TEST__ENABLE": False, "TRAIN__EMA__ENABLE": True}
+# Checkpoints of whole epochs only.
+EPOCHS = {"TRAIN__BATCH_SIZE": 4, "TRAIN__CHECKPOINT_ITERS": 0}
 METHODS = {
     "ema": {},
     "anchor": {**INTERPOLATED, "TRAIN__LINEAR_CONNECT_ANCHOR": "ema"},
@@ -33,23 +30,12 @@ METHODS = {
 
 
 @pytest.fixture(scope="module")
-def train(tiny, repo, tmp_path_factory):
+def train(double):
     """Train in float64 with some processes; returns the whole checkpoint and the log's lines."""
 
     def start(processes, **changes):
-        output = tmp_path_factory.mktemp(f"by{processes}")
-        command = [sys.executable]
-        if processes > 1:
-            command += ["-m", "torch.distributed.run", "--standalone",
-                        "--nproc_per_node", str(processes)]
-        done = subprocess.run(
-            [*command, str(PROGRAM), *options(tiny, output, **{**CHANGES, **changes})],
-            capture_output=True, text=True, timeout=300, check=False,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repo)},
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        rows = [json.loads(x) for x in (output / "json_stats.jsonl").read_text().splitlines()]
-        return torch.load(checkpoint_path(output, 4), weights_only=True), rows
+        run = double(processes, **{**CHANGES, **changes})
+        return run.content, read_lines(run.output)
 
     return start
 
@@ -84,32 +70,12 @@ def test_two_processes_equal_one(name, sharding, train, alone):
         k: v for k, v in their_line.items() if "acc" in k}
 
 
-class Stopped(Exception):
-    pass
-
-
-def build(tiny, output, **changes):
-    output.mkdir(exist_ok=True)
-    return build_trainer(build_resolved(load_cfg(None, options(tiny, output, **changes))))
-
-
 @pytest.mark.parametrize("name", METHODS)
 def test_a_run_resumes_bit_for_bit_in_the_middle_of_an_epoch(name, tiny, tmp_path):
-    changes = {"TRAIN__BATCH_SIZE": 2, "TRAIN__CHECKPOINT_ITERS": 1, "TEST__ENABLE": False,
-               "TRAIN__EMA__ENABLE": True, **METHODS[name]}
-    build(tiny, tmp_path / "whole", **changes).run()
-    trainer = build(tiny, tmp_path / "parts", **changes)
-    after = trainer.step.objectives[-1].after_update
-
-    def stop(step):
-        after(step)
-        if step == 8:  # the second epoch's third of six
-            raise Stopped
-
-    trainer.step.objectives[-1].after_update = stop
-    with pytest.raises(Stopped):
-        trainer.run()
-    resumed = build(tiny, tmp_path / "parts", **changes)
+    changes = {"TRAIN__EMA__ENABLE": True, **METHODS[name]}
+    make_trainer(tiny, tmp_path / "whole", **changes).run()
+    stop_after(make_trainer(tiny, tmp_path / "parts", **changes), 8)  # the third of six
+    resumed = make_trainer(tiny, tmp_path / "parts", **changes)
     assert (resumed.start_epoch, resumed.start_iteration) == (1, 2)
     resumed.run()
     whole, parts = (load_file(checkpoint_path(tmp_path / folder, 2))
@@ -124,7 +90,7 @@ def test_a_run_resumes_bit_for_bit_in_the_middle_of_an_epoch(name, tiny, tmp_pat
 
 def test_training_is_the_same_with_and_without(tiny, tmp_path):
     for name, changes in (("with", {"TRAIN__EMA__ENABLE": True}), ("without", {})):
-        build(tiny, tmp_path / name, **changes, TEST__ENABLE=False).run()
+        make_trainer(tiny, tmp_path / name, **changes, **EPOCHS).run()
     ours, theirs = (load_file(checkpoint_path(tmp_path / name, 2))
                     for name in ("with", "without"))
     assert "objectives" not in theirs
@@ -138,9 +104,10 @@ def trained(tiny, tmp_path_factory):
     output = tmp_path_factory.mktemp("run")
     file = output / "captions.sqlite"
     write_captions(file, {str(n): [f"clip number {n}"] for n in range(3)})
-    build(tiny, output, TEST__ENABLE=False, TRAIN__EMA__ENABLE=True, TRAIN__EMA__WARMUP=False,
-          TRAIN__EMA__DECAY=0.9, TRAIN__CAPTION__ENABLE=True, TRAIN__CAPTION__FILE=file,
-          TRAIN__CAPTION__TEXT_TOWER="trainable", TRAIN__EVAL_PATCHING_RATIO=0.5).run()
+    make_trainer(tiny, output, TRAIN__EMA__ENABLE=True, TRAIN__EMA__WARMUP=False,
+                 TRAIN__EMA__DECAY=0.9, TRAIN__CAPTION__ENABLE=True, TRAIN__CAPTION__FILE=file,
+                 TRAIN__CAPTION__TEXT_TOWER="trainable", TRAIN__EVAL_PATCHING_RATIO=0.5,
+                 **EPOCHS).run()
     return output
 
 

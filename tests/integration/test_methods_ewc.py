@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from conftest_integration import INTERPOLATED, options
+from conftest_training import assert_equal, launch, make_trainer, read_epochs, stop_after
 
 from openvclip.checkpoints.files import checkpoint_path
-from openvclip.config import load_cfg
-from openvclip.models.resolve import build_resolved
-from openvclip.training.build import build_trainer
 from openvclip.utils.errors import CheckpointError, ConfigError
 
-HERE = Path(__file__).parent
 EWC = {"TRAIN__EWC_SET": True, "MODEL__KEEP_RAW_MODEL": True, "TRAIN__EWC_CONSTRAIN_RATIO": 50.0}
 L2SP = {"TRAIN__L2SP__ENABLE": True}
 PULL = {"TRAIN__ZS_INIT_CONS": True, "TRAIN__ZS_RESTART_CONS": True, "TRAIN__ZS_RESTART_EPOCH": 2,
@@ -26,25 +19,6 @@ PULL = {"TRAIN__ZS_INIT_CONS": True, "TRAIN__ZS_RESTART_CONS": True, "TRAIN__ZS_
 # 12 rows: one batch of 8 an epoch.
 SHORT = {"TRAIN__BATCH_SIZE": 8, "SOLVER__MAX_EPOCH": 4, "TRAIN__CHECKPOINT_PERIOD": 4,
          "TRAIN__EVAL_PERIOD": 4, "TEST__ENABLE": False}
-
-
-def launch(repo, processes, program, *arguments):
-    command = [sys.executable]
-    if processes > 1:
-        command += ["-m", "torch.distributed.run", "--standalone",
-                    "--nproc_per_node", str(processes)]
-    done = subprocess.run(
-        [*command, str(HERE / program), *map(str, arguments)],
-        capture_output=True, text=True, timeout=300, check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repo)},
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def read_epochs(folder):
-    rows = [json.loads(x) for x in (folder / "json_stats.jsonl").read_text().splitlines()]
-    return [row for row in rows if row["_type"] == "train_epoch"]
 
 
 def assert_near(ours, theirs, most=1e-9):
@@ -79,45 +53,6 @@ def test_two_processes_equal_one(tiny, repo, tmp_path):
             assert (key in ours) == (key != "ewc_loss" or number in (1, 3))
             if key in ours:
                 assert ours[key] == pytest.approx(theirs[key], rel=2e-5), key
-
-
-class Stopped(Exception):
-    pass
-
-
-def make_trainer(tiny, folder, **changes):
-    folder.mkdir(exist_ok=True)
-    return build_trainer(build_resolved(load_cfg(None, options(
-        tiny, folder, TRAIN__BATCH_SIZE=2, TRAIN__CHECKPOINT_ITERS=1, TEST__ENABLE=False,
-        **changes))))
-
-
-def stop_after(trainer, step):
-    objective = trainer.step.objectives[-1]
-    after = objective.after_update
-
-    def stop(number):
-        after(number)
-        if number == step:
-            raise Stopped
-
-    objective.after_update = stop
-    with pytest.raises(Stopped):
-        trainer.run()
-
-
-def assert_equal(ours, theirs):
-    if isinstance(ours, torch.Tensor):
-        assert torch.equal(ours, theirs)
-    elif isinstance(ours, dict):
-        assert ours.keys() == theirs.keys()
-        for name in ours:
-            assert_equal(ours[name], theirs[name])
-    elif isinstance(ours, (list, tuple)):
-        for own, other in zip(ours, theirs, strict=True):
-            assert_equal(own, other)
-    else:
-        assert ours == theirs
 
 
 DISTILL = {"MODEL__RAW_MODEL_DISTILLATION": True}

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from conftest_integration import CLASSES, INTERPOLATED, options
+from conftest_training import make_trainer, read_epochs, stop_after
 
 from openvclip.checkpoints.averaging import average_checkpoints
 from openvclip.checkpoints.export import check_exportable
@@ -25,7 +20,6 @@ from openvclip.report.run.predictions_file import load_predictions
 from openvclip.training.build import build_trainer
 from openvclip.utils.errors import CheckpointError, ConfigError
 
-PROGRAM = Path(__file__).with_name("double_run.py")
 EXPERTS = {"MODEL__NUM_EXPERTS": 2, "MODEL__EXPERT_INSERT_LAYERS": "[1]",
            "MODEL__ROUTING_TYPE": "image-level", "MODEL__EXPERT_FINETUNE_FACTOR": 2.0,
            "MODEL__ROUTING_FINETUNE_FACTOR": 20.0}
@@ -38,30 +32,14 @@ SHORT = {**INTERPOLATED, "TRAIN__BATCH_SIZE": 8, "SOLVER__MAX_EPOCH": 4,
 
 
 @pytest.fixture(scope="module")
-def train(tiny, repo, tmp_path_factory):
+def train(double):
     """Train in float64 with some processes; returns the weights and the log's epochs."""
 
     def start(processes, **changes):
-        output = tmp_path_factory.mktemp(f"by{processes}")
-        command = [sys.executable]
-        if processes > 1:
-            command += ["-m", "torch.distributed.run", "--standalone",
-                        "--nproc_per_node", str(processes)]
-        done = subprocess.run(
-            [*command, str(PROGRAM), *options(tiny, output, **{**SHORT, **changes})],
-            capture_output=True, text=True, timeout=300, check=False,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repo)},
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        content = torch.load(checkpoint_path(output, SHORT["SOLVER__MAX_EPOCH"]), weights_only=True)
-        return content["model_state"], read_epochs(output)
+        run = double(processes, **{**SHORT, **changes})
+        return run.state, run.epochs
 
     return start
-
-
-def read_epochs(output):
-    rows = [json.loads(x) for x in (output / "json_stats.jsonl").read_text().splitlines()]
-    return [row for row in rows if row["_type"] == "train_epoch"]
 
 
 @pytest.mark.parametrize(("changes", "ways"), [
@@ -87,33 +65,11 @@ def test_two_processes_equal_one(changes, ways, train):
             assert ours[name] > 0
 
 
-class Stopped(Exception):
-    pass
-
-
 def test_a_run_resumes_bit_for_bit_in_the_middle_of_an_epoch(tiny, tmp_path):
-    changes = {**INTERPOLATED, **ROUTING, "TRAIN__BATCH_SIZE": 2, "TRAIN__CHECKPOINT_ITERS": 1,
-               "TEST__ENABLE": False}
-
-    def build(folder):
-        (tmp_path / folder).mkdir(exist_ok=True)
-        return build_trainer(build_resolved(load_cfg(
-            None, options(tiny, tmp_path / folder, **changes))))
-
-    build("whole").run()
-    trainer = build("parts")
-    last = trainer.step.objectives[-1]
-    after = last.after_update
-
-    def stop(step):
-        after(step)
-        if step == 8:  # the second epoch's third of six
-            raise Stopped
-
-    last.after_update = stop
-    with pytest.raises(Stopped):
-        trainer.run()
-    resumed = build("parts")
+    changes = {**INTERPOLATED, **ROUTING}
+    make_trainer(tiny, tmp_path / "whole", **changes).run()
+    stop_after(make_trainer(tiny, tmp_path / "parts", **changes), 8)  # the third of six
+    resumed = make_trainer(tiny, tmp_path / "parts", **changes)
     assert (resumed.start_epoch, resumed.start_iteration) == (1, 2)
     resumed.run()
     whole, parts = (torch.load(checkpoint_path(tmp_path / folder, 2), weights_only=True)

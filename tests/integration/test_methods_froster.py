@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
 from conftest_integration import INTERPOLATED, options
+from conftest_training import assert_close, assert_equal, make_trainer, stop_after
 
 from openvclip.checkpoints.files import checkpoint_path
 from openvclip.config import load_cfg
 from openvclip.data.captions.index import write_captions
 from openvclip.evaluation.build import build_runner
-from openvclip.models.resolve import build_resolved
 from openvclip.predict.input_spec import find_input_spec
 from openvclip.report.run.predictions_file import load_predictions
-from openvclip.training.build import build_trainer
 
-PROGRAM = Path(__file__).with_name("double_run.py")
 DISTILL = {"MODEL__KEEP_RAW_MODEL": True, "MODEL__RAW_MODEL_DISTILLATION": True,
            "MODEL__DISTILLATION_RATIO": 2.0}
 METHODS = {
@@ -37,24 +31,12 @@ SHORT = {"TRAIN__BATCH_SIZE": 8, "SOLVER__MAX_EPOCH": 4, "TRAIN__CHECKPOINT_PERI
 
 
 @pytest.fixture(scope="module")
-def train(tiny, repo, tmp_path_factory):
+def train(double):
     """Train in float64 with some processes; returns the whole checkpoint and the log's epochs."""
 
     def start(processes, **changes):
-        output = tmp_path_factory.mktemp(f"by{processes}")
-        command = [sys.executable]
-        if processes > 1:
-            command += ["-m", "torch.distributed.run", "--standalone",
-                        "--nproc_per_node", str(processes)]
-        done = subprocess.run(
-            [*command, str(PROGRAM), *options(tiny, output, **{**SHORT, **changes})],
-            capture_output=True, text=True, timeout=300, check=False,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repo)},
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        content = torch.load(checkpoint_path(output, SHORT["SOLVER__MAX_EPOCH"]), weights_only=True)
-        rows = [json.loads(x) for x in (output / "json_stats.jsonl").read_text().splitlines()]
-        return content, [row for row in rows if row["_type"] == "train_epoch"]
+        run = double(processes, **{**SHORT, **changes})
+        return run.content, run.epochs
 
     return start
 
@@ -63,16 +45,6 @@ def train(tiny, repo, tmp_path_factory):
 def alone(train):
     """What one process makes of a method; each is trained once."""
     return cache(lambda name: train(1, **INTERPOLATED, **METHODS[name]))
-
-
-def assert_close(ours, theirs, where=""):
-    """Whatever a checkpoint holds agrees to 1e-9."""
-    if isinstance(ours, torch.Tensor):
-        torch.testing.assert_close(ours, theirs, atol=1e-9, rtol=0, msg=where)
-    elif isinstance(ours, dict):
-        assert ours.keys() == theirs.keys()
-        for name in ours:
-            assert_close(ours[name], theirs[name], f"{where}.{name}")
 
 
 # Compiling takes longest: one of them does.
@@ -96,53 +68,18 @@ def test_two_processes_equal_one(name, sharding, train, alone):
             assert ours[key] > 0
 
 
-class Stopped(Exception):
-    pass
-
-
 @pytest.mark.parametrize("name", METHODS)
 def test_a_run_resumes_bit_for_bit_in_the_middle_of_an_epoch(name, tiny, tmp_path):
-    changes = {"TRAIN__BATCH_SIZE": 2, "TRAIN__CHECKPOINT_ITERS": 1, "TEST__ENABLE": False,
-               **INTERPOLATED, **METHODS[name]}
-
-    def build(folder):
-        (tmp_path / folder).mkdir(exist_ok=True)
-        return build_trainer(build_resolved(load_cfg(
-            None, options(tiny, tmp_path / folder, **changes))))
-
-    build("whole").run()
-    trainer = build("parts")
-    after = trainer.step.objectives[-1].after_update
-
-    def stop(step):
-        after(step)
-        if step == 8:  # the second epoch's third of six
-            raise Stopped
-
-    trainer.step.objectives[-1].after_update = stop
-    with pytest.raises(Stopped):
-        trainer.run()
-    resumed = build("parts")
+    changes = {**INTERPOLATED, **METHODS[name]}
+    make_trainer(tiny, tmp_path / "whole", **changes).run()
+    stop_after(make_trainer(tiny, tmp_path / "parts", **changes), 8)  # the third of six
+    resumed = make_trainer(tiny, tmp_path / "parts", **changes)
     assert (resumed.start_epoch, resumed.start_iteration) == (1, 2)
     resumed.run()
     contents = [torch.load(checkpoint_path(tmp_path / folder, 2), weights_only=True)
                 for folder in ("whole", "parts")]
     for part in ("model_state", "optimizer_state", "objectives"):
         assert_equal(*(content.get(part) for content in contents))
-
-
-def assert_equal(ours, theirs):
-    if isinstance(ours, torch.Tensor):
-        assert torch.equal(ours, theirs)
-    elif isinstance(ours, dict):
-        assert ours.keys() == theirs.keys()
-        for name in ours:
-            assert_equal(ours[name], theirs[name])
-    elif isinstance(ours, (list, tuple)):
-        for own, other in zip(ours, theirs, strict=True):
-            assert_equal(own, other)
-    else:
-        assert ours == theirs
 
 
 def test_distillation_with_all_around_it_and_a_test_with_the_raw_model(

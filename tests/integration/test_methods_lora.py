@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
 from conftest_integration import INTERPOLATED, options
+from conftest_training import assert_close, assert_equal, make_trainer, stop_when_saved
 
 from openvclip.checkpoints.files import checkpoint_path
 from openvclip.config import load_cfg
@@ -19,7 +16,6 @@ from openvclip.models.resolve import build_resolved
 from openvclip.report.run.predictions_file import load_predictions
 from openvclip.training.build import build_trainer
 
-PROGRAM = Path(__file__).with_name("double_run.py")
 LORA = {"TRAIN__LORA__ENABLE": True, "TRAIN__LORA__RANK": 4,
         "TRAIN__LORA__TARGETS": "['q','v','out','c_fc']"}
 PROBE = {"TUNE_HEAD": True, "TRAIN__LP_FT__ENABLE": True, "TRAIN__LP_FT__EPOCHS": 2,
@@ -32,25 +28,12 @@ HEAD = 3 * 32
 
 
 @pytest.fixture(scope="module")
-def train(tiny, repo, tmp_path_factory):
+def train(double):
     """Train in float64 with some processes; returns the checkpoint, the log's epochs, exchanges."""
 
     def start(processes, **changes):
-        output = tmp_path_factory.mktemp(f"by{processes}")
-        command = [sys.executable]
-        if processes > 1:
-            command += ["-m", "torch.distributed.run", "--standalone",
-                        "--nproc_per_node", str(processes)]
-        done = subprocess.run(
-            [*command, str(PROGRAM), *options(tiny, output, **{**SHORT, **changes})],
-            capture_output=True, text=True, timeout=300, check=False,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repo)},
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        (line,) = [x for x in done.stdout.splitlines() if x.startswith("exchanged")]
-        content = torch.load(checkpoint_path(output, 4), weights_only=True)
-        rows = [json.loads(x) for x in (output / "json_stats.jsonl").read_text().splitlines()]
-        return content, [x for x in rows if x["_type"] == "train_epoch"], json.loads(line[9:])
+        run = double(processes, **{**SHORT, **changes})
+        return run.content, run.epochs, run.exchanged
 
     return start
 
@@ -59,16 +42,6 @@ def train(tiny, repo, tmp_path_factory):
 def alone(train):
     """What one process makes of a method; each is trained once."""
     return cache(lambda name: train(1, **METHODS[name]))
-
-
-def assert_close(ours, theirs, where=""):
-    """Whatever is stored agrees to 1e-9."""
-    if isinstance(ours, torch.Tensor):
-        torch.testing.assert_close(ours, theirs, atol=1e-9, rtol=0, msg=where)
-    elif isinstance(ours, dict):
-        assert ours.keys() == theirs.keys(), where
-        for name in ours:
-            assert_close(ours[name], theirs[name], f"{where}.{name}")
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -110,44 +83,19 @@ def test_probing_moves_the_head_alone(tiny, tmp_path):
 @pytest.mark.parametrize("after", [1, 5])
 def test_resuming_is_exact(name, after, tiny, tmp_path):
     """In the middle of an epoch, of probing and of fine-tuning."""
-    def make(folder):
-        folder.mkdir(exist_ok=True)
-        return build_trainer(build_resolved(load_cfg(None, options(tiny, folder, **{
-            **SHORT, **METHODS[name], "TRAIN__BATCH_SIZE": 6, "TRAIN__CHECKPOINT_ITERS": after}))))
-
-    make(tmp_path / "whole").run()
+    changes = {**SHORT, **METHODS[name], "TRAIN__BATCH_SIZE": 6, "TRAIN__CHECKPOINT_ITERS": after}
+    position = (after // 2, 1)
+    make_trainer(tiny, tmp_path / "whole", **changes).run()
     file = checkpoint_path(tmp_path / "whole", 4)
-    stopped = make(tmp_path / "resumed")
-    write, done = stopped.save_partial, []
-
-    class Stop(Exception):
-        pass
-
-    def save(epoch, iterations):
-        write(epoch, iterations)
-        done.append((epoch, iterations))
-        raise Stop
-
-    stopped.save_partial = save
-    with pytest.raises(Stop):
-        stopped.run()
-    assert done == [(after // 2, 1)]
-    resumed = make(tmp_path / "resumed")
-    assert (resumed.start_epoch, resumed.start_iteration) == done[0]
+    stopped = make_trainer(tiny, tmp_path / "resumed", **changes)
+    assert stop_when_saved(stopped, position) == [position]
+    resumed = make_trainer(tiny, tmp_path / "resumed", **changes)
+    assert (resumed.start_epoch, resumed.start_iteration) == position
     resumed.run()
     ours, theirs = (torch.load(x, weights_only=True) for x in (
         file, checkpoint_path(tmp_path / "resumed", 4)))
     for key in ("model_state", "objectives", "optimizer_state"):
         assert_equal(ours.get(key), theirs.get(key))
-
-
-def assert_equal(ours, theirs):
-    if isinstance(ours, torch.Tensor):
-        assert torch.equal(ours, theirs)
-    elif isinstance(ours, dict):
-        assert ours.keys() == theirs.keys()
-        for name in ours:
-            assert_equal(ours[name], theirs[name])
 
 
 def test_merged_checkpoints_are_averaged_patched_and_tested(tiny, tmp_path, empty_cfg, in_process,

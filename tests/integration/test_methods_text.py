@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
 from conftest_integration import CLASSES, INTERPOLATED, options
+from conftest_training import make_trainer, stop_when_saved
 
 from openvclip.checkpoints.files import checkpoint_path, load_file
 from openvclip.config import load_cfg
@@ -20,10 +17,8 @@ from openvclip.evaluation.build import build_runner
 from openvclip.models.text import class_embeddings
 from openvclip.predict.classifier import load_model
 from openvclip.report.run.predictions_file import load_predictions
-from openvclip.training.build import build_trainer
 from openvclip.utils.errors import CheckpointError
 
-PROGRAM = Path(__file__).with_name("double_run.py")
 # 12 rows: one batch an epoch, so 4 interpolated steps.
 CHANGES = {
     **INTERPOLATED, "TRAIN__BATCH_SIZE": 12, "SOLVER__MAX_EPOCH": 4, "TRAIN__CHECKPOINT_PERIOD": 4,
@@ -37,25 +32,12 @@ FROZEN = {"class texts": (), "prompts": ("model.transformer.", "model.token_embe
 
 
 @pytest.fixture(scope="module")
-def train(tiny, repo, tmp_path_factory):
+def train(double):
     """Train in float64 with some processes; returns the weights, the log's rows, the exchanges."""
 
     def start(processes, **changes):
-        output = tmp_path_factory.mktemp(f"by{processes}")
-        command = [sys.executable]
-        if processes > 1:
-            command += ["-m", "torch.distributed.run", "--standalone",
-                        "--nproc_per_node", str(processes)]
-        done = subprocess.run(
-            [*command, str(PROGRAM), *options(tiny, output, **{**CHANGES, **changes})],
-            capture_output=True, text=True, timeout=300, check=False,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repo)},
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        (line,) = [x for x in done.stdout.splitlines() if x.startswith("exchanged")]
-        state = torch.load(checkpoint_path(output, 4), weights_only=True)["model_state"]
-        rows = [json.loads(x) for x in (output / "json_stats.jsonl").read_text().splitlines()]
-        return state, [row for row in rows if row["_type"] == "train_epoch"], json.loads(line[9:])
+        run = double(processes, **{**CHANGES, **changes})
+        return run.state, run.epochs, run.exchanged
 
     return start
 
@@ -96,32 +78,12 @@ def test_captions_and_class_texts_share_a_tower(train, tmp_path):
             assert ours[loss] == pytest.approx(theirs[loss], rel=2e-5), loss
 
 
-class Stopped(Exception):
-    """Stands for a signal between two steps."""
-
-
 @pytest.mark.parametrize("name", METHODS)
 def test_a_run_resumes_bit_for_bit_inside_an_epoch(name, tiny, tmp_path):
-    changes = {**INTERPOLATED, **METHODS[name], "TRAIN__CHECKPOINT_ITERS": 1,
-               "TRAIN__EVAL_PERIOD": 2, "TEST__ENABLE": False}
-
-    def trainer(output):
-        (tmp_path / output).mkdir(exist_ok=True)
-        return build_trainer(load_cfg(None, options(tiny, tmp_path / output, **changes)))
-
-    trainer("whole").run()
-    stopped = trainer("stopped")
-    save = stopped.save_partial
-
-    def save_and_stop(epoch, done):
-        save(epoch, done)
-        if (epoch, done) == (1, 2):
-            raise Stopped
-
-    stopped.save_partial = save_and_stop
-    with pytest.raises(Stopped):
-        stopped.run()
-    resumed = trainer("stopped")
+    changes = {**INTERPOLATED, **METHODS[name], "TRAIN__BATCH_SIZE": 4, "TRAIN__EVAL_PERIOD": 2}
+    make_trainer(tiny, tmp_path / "whole", **changes).run()
+    stop_when_saved(make_trainer(tiny, tmp_path / "stopped", **changes), (1, 2))
+    resumed = make_trainer(tiny, tmp_path / "stopped", **changes)
     assert (resumed.start_epoch, resumed.start_iteration) == (1, 2)
     resumed.run()
     whole, other = (load_file(checkpoint_path(tmp_path / run, 2)) for run in ("whole", "stopped"))

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest_integration import CLASSES, INTERPOLATED, options
+from conftest_training import launch
 from safetensors.torch import save_file
 
 from openvclip import load_model
@@ -115,17 +113,10 @@ def test_a_sharded_tower_trains_as_a_whole_one(tiny, repo, tmp_path):
     for processes, changes in ((1, {}), (2, {"TRAIN__SHARDING": "fsdp",
                                              "MODEL__USE_CHECKPOINT": True})):
         output = tmp_path / f"by{processes}"
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-        done = subprocess.run(
-            [sys.executable, *(launcher if processes > 1 else []),
-             str(Path(__file__).with_name("double_run.py")),
-             *options(tiny, output, **INTERPOLATED, **AUTO, **changes, MODEL__CLIP_PATH=clip,
-                      DATA__NUM_FRAMES=2, MODEL__TEXT_TEMPLATES="name_only", TEST__ENABLE=False,
-                      TRAIN__EVAL_PERIOD=10, SOLVER__MAX_EPOCH=1)],
-            capture_output=True, text=True, timeout=300, check=False,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repo)},
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+        launch(repo, processes, "double_run.py", *options(
+            tiny, output, **INTERPOLATED, **AUTO, **changes, MODEL__CLIP_PATH=clip,
+            DATA__NUM_FRAMES=2, MODEL__TEXT_TEMPLATES="name_only", TEST__ENABLE=False,
+            TRAIN__EVAL_PERIOD=10, SOLVER__MAX_EPOCH=1))
         states.append(load_file(checkpoint_path(output, 1))["model_state"])
     whole, sharded = states
     original = load_tower(clip)[1]

@@ -9,6 +9,7 @@ from torch import nn
 
 from openvclip.checkpoints.loading import unwrap
 from openvclip.interpolation import AverageWeights, MovingAverage, Weights
+from openvclip.models.video_clip import share
 from openvclip.training.objectives.objective import Objective
 from openvclip.utils.logging import get_logger
 
@@ -21,15 +22,16 @@ def build_moving_average(cfg: Any, model: nn.Module) -> MovingAverage:
 
     It is of all that trains of the model's own weights: not of ``extras``, which no test has.
     """
-    held = unwrap(model).__dict__
-    if _NAME not in held:
-        trained = {name: p for name, p in unwrap(model).named_parameters()
+    own, ema = unwrap(model), cfg.TRAIN.EMA
+
+    def make() -> MovingAverage:
+        trained = {name: p for name, p in own.named_parameters()
                    if p.requires_grad and not name.startswith("extras.")}
-        ema = cfg.TRAIN.EMA
-        held[_NAME] = MovingAverage(trained, ema.DECAY, ema.WARMUP)
         logger.info("keeping a moving average (EMA) of %d tensors: decay %g%s", len(trained),
                     ema.DECAY, ", less in the beginning" if ema.WARMUP else "")
-    return held[_NAME]
+        return MovingAverage(trained, ema.DECAY, ema.WARMUP)
+
+    return share(own, _NAME, make)
 
 
 class WeightAverage(Objective):

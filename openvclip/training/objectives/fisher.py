@@ -12,7 +12,7 @@ import xxhash
 from torch import Tensor, nn
 
 from openvclip.checkpoints import files as ckpt
-from openvclip.models.video_clip import Outputs
+from openvclip.models.video_clip import take_logits
 from openvclip.training.batches import BadRows
 from openvclip.training.log import IterationTimer
 from openvclip.training.objectives.losses import Loss
@@ -29,10 +29,6 @@ Fisher = dict[str, Tensor]
 Forward = Callable[[Tensor], Any]
 
 
-def _logits(output: Any) -> Tensor:
-    return output.logits if isinstance(output, Outputs) else output
-
-
 def _add_batch(
     forward: Forward, loss: Loss, batch: tuple[Tensor, Tensor], parameters: Sequence[Tensor],
     parts: int,
@@ -45,7 +41,7 @@ def _add_batch(
     total: list[Tensor | None] = [None] * len(parameters)
     right = 0
     for own, target in zip(video.chunk(parts), label.chunk(parts), strict=True):
-        logits = _logits(forward(own))
+        logits = take_logits(forward(own))
         hits = logits.argmax(dim=1) == target
         count = int(hits.sum())
         # The loss is a mean. Without a hit the graph is the same, for other processes wait.
@@ -119,7 +115,7 @@ def find_used(
 ) -> list[str]:
     """Return the names of the parameters on which the logits of ``video`` depend."""
     gradients = torch.autograd.grad(
-        _logits(forward(video)).sum(), list(parameters.values()), allow_unused=True)
+        take_logits(forward(video)).sum(), list(parameters.values()), allow_unused=True)
     return [name for name, gradient in zip(parameters, gradients, strict=True)
             if gradient is not None]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from openvclip.checkpoints.loading import build_autocast
 from openvclip.models.raw import build_raw_model
-from openvclip.models.video_clip import VideoCLIP
+from openvclip.models.video_clip import VideoCLIP, share
 from openvclip.training.objectives.objective import Part
 
 _NAME = "raw_features"
@@ -60,8 +60,5 @@ class RawFeatures:
 def build_raw_features(cfg: Any, model: VideoCLIP, *, text: bool = False) -> RawFeatures:
     """Return what objectives of ``model`` share; ``text`` as in :func:`build_raw_model`."""
     raw = build_raw_model(cfg, model, text=text)
-    known = model.__dict__.get(_NAME)
-    if known is None:
-        known = RawFeatures(raw, build_autocast(cfg, raw.model.logit_scale.device, "TRAIN"))
-        model.__dict__[_NAME] = known
-    return known
+    return share(model, _NAME, lambda: RawFeatures(
+        raw, build_autocast(cfg, raw.model.logit_scale.device, "TRAIN")))

@@ -14,6 +14,11 @@ from openvclip.training.objectives.keys import refuse_with, switch
 switch("caption", "TRAIN.CAPTION.ENABLE")
 
 
+def trains_text(cfg: CfgNode) -> bool:
+    caption = cfg.TRAIN.CAPTION
+    return caption.ENABLE and caption.TEXT_TOWER == "trainable"
+
+
 def check_captions(cfg: CfgNode) -> Iterator[str]:
     caption = cfg.TRAIN.CAPTION
     if not caption.ENABLE:
@@ -31,8 +36,7 @@ refuse_others = refuse_with("TRAIN.CAPTION.ENABLE True", lambda cfg: cfg.TRAIN.C
     "TRAIN.LINEAR_CONNECT_PER_RANK": (False, "all processes' embeddings meet in one loss"),
 })
 refuse_head = refuse_with(
-    "TRAIN.CAPTION.TEXT_TOWER trainable",
-    lambda cfg: cfg.TRAIN.CAPTION.ENABLE and cfg.TRAIN.CAPTION.TEXT_TOWER == "trainable",
+    "TRAIN.CAPTION.TEXT_TOWER trainable", trains_text,
     {"TUNE_HEAD": (False, "the class embeddings are those of the text tower")})
 
 # Ours. Captions of the training videos (Open-VCLIP++): in addition to the classification loss, a

@@ -10,6 +10,7 @@ from openvclip.config.defaults import under
 from openvclip.config.extensions import declare
 from openvclip.config.idle import is_on
 from openvclip.training.objectives.keys import refuse_with, switch
+from openvclip.training.objectives.keys.caption import trains_text
 from openvclip.utils.registry import not_a_choice
 
 switch("lora", "TRAIN.LORA.ENABLE")
@@ -27,11 +28,6 @@ def check_lora(cfg: CfgNode) -> Iterator[str]:
             yield f"TRAIN.LORA.TARGETS has {target!r} {lora.TARGETS.count(target)} times"
     if lora.ENABLE and lora.ALPHA == 0:
         yield "TRAIN.LORA.ALPHA is 0.0; TRAIN.LORA.ENABLE True needs more than 0"
-
-
-def trains_text(cfg: CfgNode) -> bool:
-    caption = cfg.TRAIN.CAPTION
-    return caption.ENABLE and caption.TEXT_TOWER == "trainable"
 
 
 refuse_others = refuse_with("TRAIN.LORA.ENABLE True", lambda cfg: cfg.TRAIN.LORA.ENABLE, {
